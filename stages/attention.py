@@ -1,0 +1,43 @@
+"""Attention maps of clean and attacked images under every method: the figure, and what was measured."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from stages.command import EXISTING, WRITTEN, stage
+from zsr import attention_study, figures, storage
+from zsr.attacks._noise import Noise
+from zsr.attention_study import AttentionStudy
+from zsr.data.split import Split
+from zsr.models import clip
+from zsr.models.classifier import Classifier
+from zsr.params import Count, Natural, block, component, read
+
+
+@stage
+@click.option("--checkpoints", type=EXISTING, required=True)
+@click.option("--sets", type=EXISTING, required=True)
+@click.option("--text", type=EXISTING, required=True)
+@click.option("--measured", type=WRITTEN, required=True)
+@click.option("--out", type=WRITTEN, required=True)
+def main(params: Path, checkpoints: Path, sets: Path, text: Path, measured: Path, out: Path) -> None:
+    document = read(params)
+    torch.set_num_threads(block(document, "threads", Count))
+    wanted = block(document, "attention", AttentionStudy)
+    attack, seed = component(document, "attacks", wanted.attack), block(document, "evaluate.seed", Natural)
+    embeddings = storage.load_tensors(text / f"{wanted.set}.safetensors")[0]["text_embeddings"]
+    images, labels, ids = Split.load(sets / wanted.set / "test.safetensors").tensors(range(wanted.images))
+    arch, maps, rows = block(document, "model.arch", str), {}, []
+    for method in block(document, "methods", dict[str, Any]):
+        model = Classifier(clip.create(arch, checkpoints / f"{method}.safetensors"), embeddings)
+        maps[method], facts = attention_study.measure(model, attack, images, labels, Noise(seed, wanted.set, ids))
+        rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
+    storage.write_rows(measured, rows)
+    shown = attention_study.panels(images, maps, rows, wanted.columns)
+    figures.attention(out, *shown, f"{block(document, 'name', str)}: {figures.ATTENTION_NOTE}")
+
+
+if __name__ == "__main__":
+    main()

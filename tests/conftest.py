@@ -1,0 +1,67 @@
+"""A small CLIP, a classifier of it and a batch: real towers with random weights, so limits and invariances are exact."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from zsr.methods._base import Batch
+from zsr.params import read
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def document() -> dict:
+    return read(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def _clip_model():
+    from zsr.models import clip
+
+    torch.manual_seed(1)
+    model = clip.create("zsr-tiny")
+    with torch.no_grad():  # as far from symmetric as a trained tower
+        model.visual.positional_embedding.normal_(std=0.5)
+        model.visual.ln_post.bias.normal_(std=0.3)
+    return model
+
+
+@pytest.fixture
+def clip_model(_clip_model):
+    """A CLIP of our tiny architecture that a test may change."""
+    return copy.deepcopy(_clip_model)
+
+
+@pytest.fixture
+def text_embeddings() -> torch.Tensor:
+    """Prompts of five classes, (5, 48), unit norm."""
+    return torch.nn.functional.normalize(torch.randn(5, 48, generator=torch.Generator().manual_seed(2)), dim=1)
+
+
+@pytest.fixture
+def model(clip_model, text_embeddings):
+    from zsr.models.classifier import Classifier
+
+    clip_model.requires_grad_(False).visual.requires_grad_(True)
+    return Classifier(clip_model, text_embeddings)
+
+
+@pytest.fixture
+def frozen(_clip_model, text_embeddings):
+    from zsr.models.classifier import Classifier
+
+    return Classifier(copy.deepcopy(_clip_model), text_embeddings).requires_grad_(False)
+
+
+@pytest.fixture
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(3)
+    return Batch(torch.rand(6, 3, 24, 24, generator=generator), torch.tensor([0, 1, 2, 3, 4, 0]), None)

@@ -1,0 +1,91 @@
+import dataclasses
+
+import pytest
+import torch
+
+from zsr.attacks._noise import Noise
+from zsr.attacks.clean import Clean
+from zsr.attacks.pgd import PGD
+
+PGD10 = PGD(eps=8 / 255, step_size=4 / 255, n_iter=10, random_start=True)
+
+
+def noise(n: int, scope="test", seed=0) -> Noise:
+    return Noise(seed, scope, list(range(n)))
+
+
+def test_pgd_reaches_the_corner_that_a_linear_objective_points_to():
+    images, slope = torch.rand(5, 3, 8, 8), torch.randn(3, 8, 8)
+    adv = PGD10.maximise(lambda x: (x * slope).sum((1, 2, 3)), images, noise(5))
+    torch.testing.assert_close(adv, (images + PGD10.eps * slope.sign()).clamp(0, 1))
+
+
+def test_pgd_stays_in_the_ball_and_among_pixels_and_leaves_parameters_alone(model, batch):
+    adv = PGD10(model, batch.images, batch.labels, noise(6))
+    assert (adv - batch.images).abs().max() <= PGD10.eps + 1e-6
+    assert adv.min() >= 0 and adv.max() <= 1 and not adv.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_pgd_raises_the_loss_of_every_image(model, batch):
+    from zsr.losses import cross_entropy
+
+    attack = dataclasses.replace(PGD10, random_start=False, step_size=1 / 255)
+    adv = attack(model, batch.images, batch.labels, noise(6))
+    assert (cross_entropy(model(adv), batch.labels) > cross_entropy(model(batch.images), batch.labels)).all()
+
+
+def test_pgd_returns_the_last_iterate_and_bounces_where_the_step_is_the_ball():
+    images = torch.full((1, 1, 1, 1), 0.5)
+    attack = PGD(eps=0.1, step_size=0.1, n_iter=3, random_start=False)
+    adv = attack.maximise(lambda x: -(x - 0.5).abs().sum((1, 2, 3)) + 0.01 * x.sum((1, 2, 3)), images, noise(1))
+    torch.testing.assert_close(adv, torch.full_like(images, 0.6))  # 0.6, 0.5, 0.6: not the best point, 0.5
+
+
+def test_without_a_random_start_the_first_gradient_is_taken_at_the_image():
+    seen = []
+    attack = PGD(eps=0.1, step_size=0.01, n_iter=1, random_start=False)
+    images = torch.rand(2, 3, 4, 4)
+    attack.maximise(lambda x: (seen.append(x.detach().clone()), x.sum((1, 2, 3)))[1], images, noise(2))
+    assert torch.equal(seen[0], images)
+
+
+def test_one_image_does_not_change_what_happens_to_another(model, batch):
+    whole = PGD10(model, batch.images, batch.labels, noise(6))
+    one = PGD10(model, batch.images[2:3], batch.labels[2:3], Noise(0, "test", [2]))
+    assert ((one - whole[2:3]).abs() > 1e-4).float().mean() < 0.01  # rounding may turn the sign of a tiny gradient
+
+
+def test_noise_belongs_to_the_image_not_to_its_place():
+    forward, backward = Noise(0, "shapes", [4, 7, 9]), Noise(0, "shapes", [9, 4])
+    draws, others = forward.uniform((3, 4, 4), "pgd"), backward.uniform((3, 4, 4), "pgd")
+    assert torch.equal(draws[0], others[1]) and torch.equal(draws[2], others[0])
+    assert draws.min() >= -1 and draws.max() < 1 and abs(draws.mean()) < 0.3
+
+
+@pytest.mark.parametrize(
+    "key", [(1, "shapes", 4, "pgd"), (0, "combos", 4, "pgd"), (0, "shapes", 5, "pgd"), (0, "shapes", 4, "x")]
+)
+def test_noise_differs_by_seed_set_image_and_stream(key):
+    seed, scope, image_id, stream = key
+    base = Noise(0, "shapes", [4]).uniform((3, 4, 4), "pgd")
+    assert not torch.equal(Noise(seed, scope, [image_id]).uniform((3, 4, 4), stream), base)
+
+
+def test_clean_returns_the_images(model, batch):
+    assert Clean()(model, batch.images, batch.labels, noise(6)) is batch.images
+
+
+def test_the_protocol_names_every_number_of_the_attack():
+    text = PGD10.protocol()
+    for fact in (
+        "l-inf",
+        "eps 8/255",
+        "step 4/255",
+        "10 iterations",
+        "random start",
+        "1 restart",
+        "last iterate",
+        "summed",
+    ):
+        assert fact in text

@@ -1,0 +1,146 @@
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from zsr.errors import ParamError
+from zsr.params import Count, PixelRange, Positive, Share, block, build, component, read
+from zsr.study import check
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: Positive
+    share: Share = 0.5
+
+
+@dataclass(frozen=True)
+class Outer:
+    eps: PixelRange
+    n_iter: Count
+    kind: Literal["sgd", "adamw"]
+    flag: bool
+    names: tuple[str, ...]
+    inner: Inner
+
+
+GOOD = {"eps": "8/255", "n_iter": 3, "kind": "sgd", "flag": True, "names": ["a"], "inner": {"rate": 1}}
+
+
+def test_a_good_block_becomes_a_dataclass_with_floats():
+    built = build(Outer, GOOD, "train")
+    assert built.eps == 8 / 255 and built.inner == Inner(1.0, 0.5) and built.names == ("a",)
+    assert isinstance(built.inner.rate, float)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n_itr": 3}, r"unknown key 'train.n_itr'; did you mean 'n_iter'\? \(known: eps, n_iter, .*\)"),
+        ({"n_iter": 2.5}, r"train.n_iter must be a whole number, got 2.5"),
+        ({"n_iter": 0}, r"train.n_iter must be at least 1, got 0"),
+        ({"n_iter": True}, r"train.n_iter must be a whole number, got True"),
+        ({"eps": "8 of 255"}, r"train.eps must be a number such as 0.1, 1e-3 or 8/255, got '8 of 255'"),
+        ({"eps": "1/0"}, r"train.eps must be a number .* got '1/0'"),
+        ({"eps": 8}, r"train.eps must be above 0 and at most 1, got 8"),
+        ({"eps": float("nan")}, r"train.eps must be a number .* got nan"),
+        ({"kind": "adam"}, r"train.kind must be one of sgd, adamw, got 'adam'; did you mean 'adamw'\?"),
+        ({"flag": "yes"}, r"train.flag must be true or false, got 'yes'"),
+        ({"names": "a"}, r"train.names must be a list, got 'a'"),
+        ({"names": [1]}, r"train.names\[0\] must be text, got 1"),
+        ({"inner": {"rate": -1}}, r"train.inner.rate must be above 0, got -1"),
+        ({"inner": {}}, r"missing key 'train.inner.rate'"),
+        ({"inner": 3}, r"train.inner must hold keys and values, got 3"),
+    ],
+)
+def test_bad_input_is_named_in_one_line(change, message):
+    with pytest.raises(ParamError, match=f"^{message}$"):
+        build(Outer, GOOD | change, "train")
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ParamError, match="missing key 'train.eps'"):
+        build(Outer, {k: v for k, v in GOOD.items() if k != "eps"}, "train")
+
+
+def test_yaml_is_read_as_dvc_writes_it(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("lr: 1e-05\nname: off\n")  # what -S leaves behind; YAML 1.1 reads a string and False
+    assert read(path) == {"lr": 1e-05, "name": "off"}
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: 1\na: 2", "- 1"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamError, match="params.yaml"):
+        read(path)
+
+
+def test_the_block_under_a_dotted_key(document):
+    assert block(document, "attacks.pgd.n_iter", Count) == document["attacks"]["pgd"]["n_iter"]
+    with pytest.raises(ParamError, match="missing key 'attacks.pdg'"):
+        block(document, "attacks.pdg.n_iter", Count)
+
+
+def test_the_method_under_study_reads_its_own_section(document):
+    assert component(document, "methods", "tga_zsr").lambda_ar == document["method"]["lambda_ar"]
+
+
+EDITS = {
+    "lambda_ar: 0.08": ("lambda_arr: 0.08", "unknown key 'method.lambda_arr'; did you mean 'lambda_ar'?"),
+    "  source: shapes ": ("  source: shape ", "data: 'shape' is not one of its sets: shapes, combos,"),
+    "    combos:\n": (
+        "    kombos:\n",
+        "data.sets.kombos names no module of zsr.data.sets: 'kombos'; did you mean 'combos'?",
+    ),
+    "  pgd:\n": ("  pdg:\n", "attention.attack is none of attacks (clean, pdg): 'pgd'"),
+    "  tecoa:\n    section: methods.tecoa": (
+        "  tekoa:\n    section: methods.tekoa",
+        "methods.tekoa names no module of zsr.methods: 'tekoa'; did you mean 'tecoa'? (known: clip, ",
+    ),
+    "section: methods.ft_adv": (
+        "section: methods.ft_ad",
+        "methods.ft_adv.section must be one of methods.ft_adv, method,",
+    ),
+    "optimizer: adamw": ("optimizer: adma", "train.optimizer must be one of sgd, adamw, muon, got 'adma'"),
+    "threads: 2": ("threads: two", "threads must be a whole number, got 'two'"),
+    "    n_iter: 10": ("    n_iter: 0", "attacks.pgd.n_iter must be at least 1, got 0"),
+    "arch: zsr-tiny ": ("archh: zsr-tiny ", "unknown key 'model.archh'; did you mean 'arch'?"),
+}
+
+
+@pytest.mark.parametrize("text", EDITS)
+def test_a_mistake_in_the_study_is_named_before_anything_runs(tmp_path, text):
+    mistake, message = EDITS[text]
+    study = (ROOT / "params.yaml").read_text()
+    assert text in study
+    (tmp_path / "params.yaml").write_text(study.replace(text, mistake))
+    with pytest.raises(ParamError) as error:
+        check(tmp_path / "params.yaml")
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert str(error.value).startswith(str(tmp_path / "params.yaml"))
+
+
+def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path):
+    (tmp_path / "params.yaml").write_text(
+        (ROOT / "params.yaml").read_text().replace("lambda_ar: 0.08", "lambda_ar: abc")
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "stages.check_params",
+        "--params",
+        tmp_path / "params.yaml",
+        "--out",
+        tmp_path / "ok",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / "ok").exists()
+    assert done.stderr.strip().endswith("method.lambda_ar must be a number such as 0.1, 1e-3 or 8/255, got 'abc'")
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr

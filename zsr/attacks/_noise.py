@@ -1,0 +1,26 @@
+"""Random numbers that belong to an image: batch size, order and number of machines do not change them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zsr import storage
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Draws for the images of one batch, keyed by (seed, scope, image id, stream). scope names a set or a step."""
+
+    seed: int
+    scope: str
+    ids: Sequence[int]
+
+    def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
+        """Uniform on [-1, 1), (B, *shape), from the CPU generator, which gives the same values on every machine."""
+        return torch.stack([2 * torch.rand(tuple(shape), generator=self._of(i, stream)) - 1 for i in self.ids])
+
+    def _of(self, image_id: int, stream: str) -> torch.Generator:
+        key = storage.digest(f"{self.seed}/{self.scope}/{int(image_id)}/{stream}")
+        return torch.Generator().manual_seed(int(key[:8], 16))

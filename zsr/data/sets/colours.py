@@ -1,0 +1,13 @@
+"""colours: which of eight colours a shape has. An easy control, not a test of robustness."""
+
+from zsr.data.drawing import draw, picture, place, shape_stamp
+from zsr.data.split import Split
+from zsr.data.vocabulary import COLOURS, SHAPES
+
+
+def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    def paint(rng, label):
+        mask = place(rng, shape_stamp(str(rng.choice(SHAPES))), image_size)
+        return picture(rng, mask, list(COLOURS)[label], split)[0]
+
+    return draw("colours", split, n, seed, tuple(f"{colour} shape" for colour in COLOURS), paint)

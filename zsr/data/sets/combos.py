@@ -1,0 +1,15 @@
+"""combos: the 24 colour-shape pairs that neither pre-training nor the source set shows, told apart among themselves."""
+
+from zsr.data.drawing import draw, picture, place, shape_stamp
+from zsr.data.split import Split
+from zsr.data.vocabulary import held_out_pairs
+
+
+def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    pairs = held_out_pairs()
+
+    def paint(rng, label):
+        colour, shape = pairs[label]
+        return picture(rng, place(rng, shape_stamp(shape), image_size), colour, split)[0]
+
+    return draw("combos", split, n, seed, tuple(f"{colour} {shape}" for colour, shape in pairs), paint)

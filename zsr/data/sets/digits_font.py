@@ -1,0 +1,15 @@
+"""digits_font: ten printed digits; the test split is set in fonts that pre-training never saw."""
+
+from zsr.data.drawing import TEST_FONTS, TRAIN_FONTS, draw, picture, place, random_glyph
+from zsr.data.split import Split
+from zsr.data.vocabulary import COLOURS, DIGITS
+
+
+def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    fonts = TRAIN_FONTS if split == "train" else TEST_FONTS
+
+    def paint(rng, label):
+        mask = place(rng, random_glyph(rng, str(label), fonts), image_size)
+        return picture(rng, mask, str(rng.choice(list(COLOURS))), split)[0]
+
+    return draw("digits_font", split, n, seed, tuple(f"digit {name}" for name in DIGITS), paint)

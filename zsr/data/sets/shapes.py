@@ -1,0 +1,14 @@
+"""shapes: twelve shapes in bright colours, the source of every fine-tuning; held-out colour-shape pairs are absent."""
+
+from zsr.data.drawing import draw, picture, place, shape_stamp
+from zsr.data.split import Split
+from zsr.data.vocabulary import COLOURS, SHAPES, held_out_pairs
+
+
+def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    def paint(rng, label):
+        seen = [colour for colour in COLOURS if (colour, SHAPES[label]) not in held_out_pairs()]
+        mask = place(rng, shape_stamp(SHAPES[label]), image_size)
+        return picture(rng, mask, str(rng.choice(seen)), split)[0]
+
+    return draw("shapes", split, n, seed, SHAPES, paint)

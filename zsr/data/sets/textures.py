@@ -1,0 +1,12 @@
+"""textures: five patterns over the whole picture, in two colours."""
+
+from zsr.data.drawing import draw, texture
+from zsr.data.split import Split
+from zsr.data.vocabulary import TEXTURES
+
+
+def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    def paint(rng, label):
+        return texture(rng, TEXTURES[label], image_size)[0]
+
+    return draw("textures", split, n, seed, tuple(f"{kind} texture" for kind in TEXTURES), paint)

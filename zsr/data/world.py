@@ -1,0 +1,40 @@
+"""Which sets the study has, and how many images of each."""
+
+from dataclasses import dataclass
+
+from zsr.params import Count, Natural
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetSize:
+    train: Natural  # 0: no training split
+    test: Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    seed: Natural
+    image_size: Count
+    template: str  # of every prompt; {} is the class name with its article
+    source: str  # the one set that methods are fine-tuned on
+    controls: tuple[str, ...]  # sets too easy to tell anything of robustness; left out of the strict average
+    sets: dict[str, SetSize]  # name -> size; the order of the tables
+
+    def __post_init__(self):
+        if "{}" not in self.template:
+            raise ValueError(f"template must contain {{}} where the class name goes, got {self.template!r}")
+        for name in (self.source, *self.controls):
+            if name not in self.sets:
+                raise ValueError(f"'{name}' is not one of its sets: {', '.join(self.sets)}")
+        if not self.sets[self.source].train:
+            raise ValueError(f"the source '{self.source}' needs a training split: sets.{self.source}.train is 0")
+
+    def groups(self) -> dict[str, list[str]]:
+        """The averages that tables show: group -> its sets."""
+        unseen = [name for name in self.sets if name != self.source]
+        return {
+            "all": list(self.sets),
+            "source": [self.source],
+            "unseen": unseen,
+            "unseen_strict": [name for name in unseen if name not in self.controls],
+        }

@@ -1,0 +1,104 @@
+"""Figures, drawn from tables and arrays. Matplotlib only, no model."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+CLEAN = "clean"  # the attack that is none
+ATTENTION_NOTE = (
+    "text-guided attention, TGA-ZSR's map for the true class. Brightest: the patch that agrees most with the prompt.\n"
+    "Each map is stretched to [0, 1] whatever its contrast. It is no segmentation: the object may be its darkest part."
+)
+STILL = {"Software": None}  # no version in the file: equal figures are equal bytes
+
+
+def _colours(methods: Sequence[str]) -> dict:
+    return {method: plt.get_cmap("tab10")(i % 10) for i, method in enumerate(methods)}
+
+
+def _names(rows: Sequence[Mapping], key: str) -> list[str]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _write(figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, metadata=STILL)
+    plt.close(figure)
+
+
+def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, note: str) -> None:
+    """Robust against clean accuracy, mean over a group of sets, one panel per attack, 95 % intervals."""
+    rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
+    methods = _names(averages, "method")
+    attacks = [attack for attack in _names(averages, "attack") if attack != CLEAN]
+    figure, axes = plt.subplots(1, len(attacks), figsize=(5.6 * len(attacks), 4.4), squeeze=False, layout="constrained")
+    for axis, attack in zip(axes[0], attacks):
+        for method, colour in _colours(methods).items():
+            x, y = rows[method, CLEAN], rows[method, attack]
+            spans = {"xerr": float(x["half_width"]), "yerr": float(y["half_width"])}
+            axis.errorbar(float(x["mean"]), float(y["mean"]), **spans, fmt="o", color=colour, capsize=2, label=method)
+        axis.set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %", title=note)
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    _write(figure, path)
+
+
+def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
+    """Accuracy of every method on every set, one panel per attack, Wilson 95 % intervals."""
+    methods, attacks, sets = (_names(cells, key) for key in ("method", "attack", "set"))
+    rows = {(r["method"], r["attack"], r["set"]): r for r in cells}
+    figure, axes = plt.subplots(len(attacks), 1, figsize=(10, 3 * len(attacks)), squeeze=False, layout="constrained")
+    width = 0.8 / len(methods)
+    for axis, attack in zip(axes[:, 0], attacks):
+        for i, (method, colour) in enumerate(_colours(methods).items()):
+            low, value, high = (
+                np.array([float(rows[method, attack, s][key]) for s in sets]) for key in ("low", "accuracy", "high")
+            )
+            place = np.arange(len(sets)) + (i + 0.5) * width - 0.4
+            spans = np.clip([value - low, high - value], 0, None)
+            axis.bar(place, value, width, yerr=spans, color=colour, label=method, error_kw={"lw": 0.8})
+        axis.set_xticks(np.arange(len(sets)), sets)
+        axis.set(ylabel=f"{attack}, %", ylim=(0, 100))
+    axes[0, 0].set_title(note)
+    axes[0, 0].legend(fontsize=7, ncols=len(methods))
+    _write(figure, path)
+
+
+def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
+    """Every loss term of every trained method against the step, one panel per method."""
+    trained = {method: rows for method, rows in curves.items() if rows}
+    figure, axes = plt.subplots(1, len(trained), figsize=(3.2 * len(trained), 3.2), squeeze=False, layout="constrained")
+    for axis, (method, rows) in zip(axes[0], trained.items()):
+        terms = [name for name in rows[0] if name not in ("step", "lr", "loss")]
+        for term in terms:
+            axis.plot([int(r["step"]) for r in rows], [float(r[term]) for r in rows], lw=1, label=term)
+        axis.set(xlabel="step", title=method)
+        axis.legend(fontsize=7)
+    figure.suptitle(note, fontsize=10)
+    _write(figure, path)
+
+
+def attention(path: Path, images, panels: Mapping[str, tuple], captions: Mapping[str, str], note: str) -> None:
+    """Maps of clean and attacked images side by side, one row per method under a row of the images.
+
+    images: (clean, attacked) arrays (N, H, W, 3) in [0, 1]; panels: method -> (clean, attacked) maps (N, h, w).
+    """
+    n = len(images[0])
+    rows = {"image": images} | dict(panels)
+    figure, axes = plt.subplots(len(rows), 2 * n, figsize=(1.05 * 2 * n, 1.28 * len(rows) + 1.2), layout="constrained")
+    for line, (name, pair) in zip(axes, rows.items()):
+        for i, axis in enumerate(line):
+            style = {} if name == "image" else {"cmap": "viridis", "vmin": 0, "vmax": 1}
+            axis.imshow(pair[i % 2][i // 2], interpolation="nearest", **style)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_title(captions[name], fontsize=8, loc="left")
+    for i, axis in enumerate(axes[-1]):
+        axis.set_xlabel(("clean", "attacked")[i % 2], fontsize=7)
+    figure.suptitle(note, fontsize=9)
+    _write(figure, path)

@@ -1,0 +1,15 @@
+"""CLIP: the base model as it is, the undefended row of every table. Radford et al., ICML 2021."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zsr.methods._base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLIP(Method):
+    trains: ClassVar[bool] = False
+    attacked: ClassVar[bool] = False
+
+
+METHOD = CLIP

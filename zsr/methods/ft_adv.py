@@ -1,0 +1,18 @@
+"""FT-Adv.: CLIP's own contrastive loss on adversarial images. The baseline of TGA-ZSR (Yu et al., NeurIPS 2024).
+
+The attack raises the class-wise cross-entropy, not the contrastive loss (quirk F3 of the published code).
+"""
+
+from dataclasses import dataclass
+
+from zsr.losses import symmetric_contrastive
+from zsr.methods._base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTAdv(Method):
+    def losses(self, model, frozen, batch, adv):
+        return {"contrastive_adv": symmetric_contrastive(model(adv), batch.labels).mean()}
+
+
+METHOD = FTAdv

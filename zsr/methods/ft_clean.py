@@ -1,0 +1,18 @@
+"""FT-Clean: CLIP's own contrastive loss on clean images. The baseline of TGA-ZSR (Yu et al., NeurIPS 2024)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zsr.losses import symmetric_contrastive
+from zsr.methods._base import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class FTClean(Method):
+    attacked: ClassVar[bool] = False
+
+    def losses(self, model, frozen, batch, adv):
+        return {"contrastive": symmetric_contrastive(model(batch.images), batch.labels).mean()}
+
+
+METHOD = FTClean

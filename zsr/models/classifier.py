@@ -1,0 +1,68 @@
+"""CLIP as a zero-shot classifier of pixels: the text side is a fixed matrix, only the image tower computes."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] to logits over C class prompts. Attacks act on what it is given: pixels.
+
+    visual: an open_clip VisionTransformer with CLS or average pooling.
+    text_embeddings: (C, D), unit norm. logit_scale: exp of CLIP's learnt scale, 100 for OpenAI's models.
+    Inputs of another size are enlarged to the tower's inside (bicubic), so the attack acts at the native size.
+    """
+
+    def __init__(self, clip: nn.Module, text_embeddings: Tensor):
+        super().__init__()
+        visual = clip.visual
+        if getattr(visual, "pool_type", None) not in ("tok", "avg") or visual.attn_pool or visual.final_ln_after_pool:
+            raise ValueError(
+                f"{type(visual).__name__}: only towers with plain CLS or average pooling give patch tokens"
+            )
+        self.visual = visual
+        self.register_buffer("logit_scale", clip.logit_scale.detach().exp().clone())
+        self.register_buffer("text_embeddings", text_embeddings)
+        self.register_buffer("mean", torch.tensor(visual.image_mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(visual.image_std).view(3, 1, 1))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens."""
+        return self.visual.grid_size
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width at which the tower sees an image."""
+        return tuple(self.visual.image_size)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """CLS and patch tokens through ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D)."""
+        if images.shape[-2:] != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bicubic", align_corners=False)
+        taken = self.visual.forward_intermediates(
+            (images - self.mean) / self.std,
+            indices=1,
+            normalize_intermediates=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        last = torch.cat([taken["image_intermediates_prefix"][0], taken["image_intermediates"][0]], dim=1)
+        return last @ self.visual.proj
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Raw image features of tokens, (B, 1+P, D) -> (B, D). Pooling and projection commute: both are linear."""
+        return tokens[:, 0] if self.visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Raw, unnormalised image features, (B, D)."""
+        return self.pool(self.tokens(images))
+
+    def classify(self, image_features: Tensor) -> Tensor:
+        """Logits of raw features: logit_scale times the cosine with every class prompt, (B, D) -> (B, C)."""
+        return self.logit_scale * F.normalize(image_features, dim=-1) @ self.text_embeddings.T
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, 3, H, W) -> (B, C)."""
+        return self.classify(self.image_features(images))

@@ -1,0 +1,34 @@
+"""open_clip models by name: built, loaded, saved. The tiny CLIP is a config file like any other."""
+
+from pathlib import Path
+
+import open_clip
+import torch
+from torch import nn
+
+from zsr import storage
+from zsr.errors import ParamError
+
+open_clip.add_model_config(Path(__file__).parent / "configs")
+
+
+def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
+    """The CLIP model of an open_clip name, in eval mode, fp32; randomly initialised unless a checkpoint is given.
+
+    Raises ParamError where open_clip knows no such name.
+    """
+    if arch not in open_clip.list_models():
+        raise ParamError(f"model.arch must be a model name of open_clip, got '{arch}' (ours: zsr-tiny)")
+    return open_clip.create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
+
+
+def save(path: Path, model: nn.Module) -> None:
+    """Weights that `open_clip.create_model(arch, pretrained=path)` loads; equal weights give equal bytes."""
+    storage.save_tensors(path, model.state_dict())
+
+
+@torch.no_grad()
+def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> torch.Tensor:
+    """Unit-norm text embeddings of C prompts, (C, D) fp32."""
+    tokens = open_clip.get_tokenizer(arch)(prompts)
+    return model.encode_text(tokens, normalize=True).float()

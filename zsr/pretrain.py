@@ -1,0 +1,81 @@
+"""CLIP pre-training of the tiny model on drawn, captioned pictures: where the embedded study's base comes from."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsr.params import Count
+from zsr.train import Recipe, fit, mix
+
+MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Recipe):
+    pool: Count  # pictures, drawn once
+
+
+@dataclass(frozen=True)
+class Pool:
+    """images: (N, 3, H, W) uint8. captions: (N, K) rows of `texts`. texts: (T, context) token ids, no row twice."""
+
+    images: Tensor
+    captions: Tensor
+    texts: Tensor
+
+    @classmethod
+    def of(cls, images, captions: list[tuple[str, ...]], tokenizer) -> "Pool":
+        """From pictures (N, H, W, 3) and K captions of each."""
+        row: dict[str, int] = {}
+        rows = [[row.setdefault(text, len(row)) for text in texts] for texts in captions]
+        return cls(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(rows), tokenizer(list(row)))
+
+
+def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str, Tensor]:
+    """CLIP's symmetric loss on a batch (Radford et al., 2021), one random caption and shift per picture.
+
+    Pictures that drew the same caption share the target mass between them.
+    """
+    caption = pool.captions[samples, torch.randint(pool.captions.shape[1], (len(samples),))]
+    target = (caption[:, None] == caption[None]).float()
+    target = target / target.sum(dim=1, keepdim=True)
+    images = _shifted(pool.images[samples].float() / 255)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
+    image_features = model.encode_image((images - mean) / std, normalize=True)
+    text_features = model.encode_text(pool.texts[caption], normalize=True)
+    logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
+    return {"contrastive": 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))}
+
+
+def _shifted(images: Tensor) -> Tensor:
+    """Each image moved by up to MAX_SHIFT pixels, edges repeated."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, [MAX_SHIFT] * 4, mode="replicate")
+    dy, dx = torch.randint(2 * MAX_SHIFT + 1, (2, n))
+    rows = (dy[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (dx[:, None] + torch.arange(width))[:, None, None, :]
+    return padded[torch.arange(n)[:, None, None, None], torch.arange(3)[:, None, None], rows, columns]
+
+
+def pretrain(
+    create: Callable[[], nn.Module],
+    pool: Pool,
+    recipe: Pretraining,
+    scratch: Path,
+    watch: Callable[[Iterable[int], int], Iterable[int]] = lambda steps, done: steps,
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """A CLIP model trained from scratch, and its curve. See `zsr.train.fit` for scratch, watch and errors.
+
+    create: makes the untrained model. Positional embeddings start large (sd .5): so small a tower learns faster.
+    """
+    torch.manual_seed(mix(recipe.seed))
+    model = create()
+    nn.init.normal_(model.visual.positional_embedding, std=0.5)
+    rows = fit(
+        model, lambda step, samples: contrastive_terms(model, pool, samples), len(pool.images), recipe, scratch, watch
+    )
+    return model.eval(), rows

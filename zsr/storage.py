@@ -1,0 +1,105 @@
+"""Files that survive a kill: tensors with facts beside them, JSON, digests; every write is atomic."""
+
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+FACTS = "facts"  # one key only: safetensors does not keep the order of several
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write to a temporary name, flush to disk, rename: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def write_rows(path: Path, rows: Sequence[dict], header: Sequence[str] = ()) -> None:
+    """A CSV file; header: its columns where there may be no row."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else list(header), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, buffer.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def save_arrays(path: Path, arrays: dict, facts: dict | None = None) -> None:
+    """Write named NumPy arrays and a JSON object of facts as one safetensors file, the same bytes every time."""
+    from safetensors.numpy import save
+
+    write_atomic(path, save(arrays, metadata={FACTS: json.dumps(facts or {})}))
+
+
+def save_tensors(path: Path, tensors: dict, facts: dict | None = None) -> None:
+    """As `save_arrays`, for torch tensors."""
+    from safetensors.torch import save
+
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(contiguous, metadata={FACTS: json.dumps(facts or {})}))
+
+
+def load_arrays(path: Path) -> tuple[dict, dict]:
+    """Named NumPy arrays and the facts written with them."""
+    return _load(path, "np")
+
+
+def load_tensors(path: Path) -> tuple[dict, dict]:
+    """Named torch tensors, on the CPU, and the facts written with them."""
+    return _load(path, "pt")
+
+
+def _load(path: Path, framework: str) -> tuple[dict, dict]:
+    from safetensors import safe_open
+
+    with safe_open(str(path), framework=framework) as file:
+        facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
+        return {name: file.get_tensor(name) for name in file.keys()}, facts
+
+
+def digest(*parts: bytes | str | Path) -> str:
+    """A short hash of byte strings, texts and the contents of files, in order; none can run into the next."""
+    total = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        total.update(hashlib.sha256(content).digest())
+    return total.hexdigest()[:32]
+
+
+def code_digest() -> str:
+    """A hash of every module of zsr that this process has loaded, so that edited code restores no old results."""
+    files = {Path(m.__file__) for n, m in sys.modules.items() if n.split(".")[0] == "zsr" and m.__file__}
+    return digest(*sorted(files))
+
+
+@contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Hold `path` alone: a process left over from a killed run is waited for, so that two never write one result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,111 @@
+"""Tables for people: Markdown, LaTeX and CSV from the rows of `zsr.results`, protocol facts below each."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from zsr import storage
+
+Row = Mapping[str, str]
+PUBLISHED = {  # our attack -> (table, attack) of published/tga_zsr_tables.csv
+    "clean": ("clean", "none"),
+    "pgd": ("robust_pgd100", "pgd100"),
+    "cw": ("robust_cw", "cw"),
+    "autoattack": ("robust_autoattack", "autoattack"),
+}
+
+
+def _names(rows: Iterable[Row], key: str) -> list[str]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def write(folder: Path, name: str, title: str, parts: Mapping[str, tuple[list, list]], notes: Sequence[str]) -> None:
+    """folder/name.md and folder/name.tex: one table per part (caption -> header, body), the notes below."""
+    markdown, latex = [f"# {title}"], []
+    for caption, (header, body) in parts.items():
+        markdown.append(f"**{caption}**\n\n" + tabulate(body, header, "github", disable_numparse=True))
+        latex.append(f"% {caption}\n" + tabulate(body, header, "latex_booktabs", disable_numparse=True))
+    markdown.append("\n".join(f"- {note}" for note in notes))
+    latex.append("\n".join(f"% {note}" for note in notes))
+    storage.write_atomic(folder / f"{name}.md", ("\n\n".join(markdown) + "\n").encode())
+    storage.write_atomic(folder / f"{name}.tex", ("\n\n".join(latex) + "\n").encode())
+
+
+def accuracy(folder: Path, cells: Sequence[Row], averages: Sequence[Row], title: str) -> None:
+    """Accuracy of every method, attack and set, averages first."""
+    by_cell = {(r["method"], r["attack"], r["set"]): r for r in cells}
+    by_group = {(r["method"], r["attack"], r["group"]): r for r in averages}
+    sets, groups = _names(cells, "set"), _names(averages, "group")
+    groups.remove("source")  # one set, which stands among the sets
+    parts = {}
+    for attack in _names(cells, "attack"):
+        body = [
+            [method]
+            + [_with_half_width(by_group[method, attack, group]) for group in groups]
+            + [_with_interval(by_cell[method, attack, s]) for s in sets]
+            for method in _names(cells, "method")
+        ]
+        parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
+    write(folder, "accuracy", title, parts, _accuracy_notes(cells))
+    storage.write_rows(folder / "accuracy.csv", cells)
+
+
+def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
+    subsets = ", ".join(f"{s} {n} ({ids})" for s, n, ids in dict.fromkeys((r["set"], r["n"], r["ids"]) for r in cells))
+    protocols = [f"{attack}: {text}." for attack, text in dict.fromkeys((r["attack"], r["protocol"]) for r in cells)]
+    return [
+        "Under an attack an image counts when it is right without and with the attack.",
+        f"n, test images of each set (digest of their ids): {subsets}.",
+        "[low, high]: Wilson 95 % interval of a cell. ±: 95 % half-width of a mean of cells, every set weighing the "
+        "same. Both come from the choice of test images alone; one base model and one fine-tuning seed stand behind them.",
+        *protocols,
+    ]
+
+
+def orderings(folder: Path, pairs: Sequence[Row], published: Sequence[Row], group: str, title: str) -> None:
+    """Which method beats which: the sign of each published difference of averages beside ours, with its interval."""
+    paper = {
+        (r["table"], r["attack"], r["method"]): float(r["top1_percent"]) for r in published if r["dataset"] == "average"
+    }
+    rows = []
+    for pair in pairs:
+        if pair["group"] != group or pair["attack"] not in PUBLISHED:
+            continue
+        first, second = (paper.get((*PUBLISHED[pair["attack"]], pair[side])) for side in ("first", "second"))
+        if first is None or second is None:
+            continue
+        rows.append(_ordering(pair, first - second))
+    body = [list(row.values()) for row in rows]
+    counts = ", ".join(f"{sum(r['here'] == verdict for r in rows)} {verdict}" for verdict in _names(rows, "here"))
+    notes = [
+        "paper: difference of the averages over 16 sets, ViT-B/32, eps 1/255 (published/tga_zsr_tables.csv).",
+        f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images, "
+        "± its 95 % half-width over the choice of images. Only the signs compare between the two, not the sizes.",
+        "appears: the same sign, and our interval leaves out zero; reversed: the other sign, likewise; "
+        "undecided: our interval holds zero.",
+        f"In all: {counts}.",
+    ]
+    write(folder, "orderings", title, {"first minus second, points": (list(rows[0]) if rows else [], body)}, notes)
+    storage.write_rows(folder / "orderings.csv", rows, header=["attack"])
+
+
+def _ordering(pair: Row, paper: float) -> dict[str, str]:
+    mean, half = float(pair["mean"]), float(pair["half_width"])
+    verdict = "undecided" if abs(mean) <= half else "appears" if mean * paper > 0 else "reversed"
+    return {
+        "attack": pair["attack"],
+        "first": pair["first"],
+        "second": pair["second"],
+        "paper": f"{paper:+.2f}",
+        "ours": f"{mean:+.1f} ± {half:.1f}",
+        "here": verdict,
+    }
+
+
+def _with_half_width(row: Row) -> str:
+    return f"{float(row['mean']):.1f} ± {float(row['half_width']):.1f}"
+
+
+def _with_interval(row: Row) -> str:
+    return f"{float(row['accuracy']):.1f} [{float(row['low']):.0f}, {float(row['high']):.0f}]"
