@@ -39,7 +39,8 @@ def main(method: str, attack_name: str, params: Path, checkpoint: Path, sets: Pa
         split = Split.load(test)
         inputs = storage.digest(checkpoint, embedded, storage.code_digest(), repr((attack, evaluation.seed)))
         cell = {"method": method, "attack": attack_name, "set_name": name}
-        blank = Record(**cell, fingerprint=inputs, protocol=protocol(model, attack, split))
+        stated = protocol(model, attack, split.images.shape[1], facts["template"], evaluation.seed)
+        blank = Record(**cell, fingerprint=inputs, protocol=stated)
         kept = scratch("evaluate", method, attack_name, f"{name}-{inputs}.json")
         with storage.claimed(kept):
             watch = progress(f"{method} {attack_name} {name}", "batch")

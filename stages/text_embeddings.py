@@ -25,7 +25,7 @@ def main(params: Path, sets: Path, base: Path, out: Path) -> None:
     for name in block(document, "data.sets", dict[str, SetSize]):
         test = sets / name / "test.safetensors"
         prompts = Split.load(test).prompts(template)
-        facts = {"prompts": prompts, "images": storage.digest(test)}  # so that evaluation reruns when images change
+        facts = {"template": template, "prompts": prompts, "images": storage.digest(test)}  # new images: new facts
         embeddings = clip.embed_texts(model, arch, prompts)
         storage.save_tensors(out / f"{name}.safetensors", {"text_embeddings": embeddings}, facts)
 

@@ -1,4 +1,4 @@
-"""A small CLIP, a classifier of it and a batch: real towers with random weights, so limits and invariances are exact."""
+"""A small CLIP, a classifier of it and a batch: real towers with random weights."""
 
 import copy
 from pathlib import Path
@@ -58,7 +58,7 @@ def model(clip_model, text_embeddings):
 def frozen(_clip_model, text_embeddings):
     from zsr.models.classifier import Classifier
 
-    return Classifier(copy.deepcopy(_clip_model), text_embeddings).requires_grad_(False)
+    return Classifier(copy.deepcopy(_clip_model), text_embeddings).requires_grad_(False).train()
 
 
 @pytest.fixture

@@ -64,4 +64,4 @@ def test_anchors_are_what_the_frozen_model_says_of_each_image(document, clip_mod
 
 def test_the_first_step_of_tga_starts_at_zero_constraint(document, clip_model, text, source, recipe, tmp_path):
     rows = finetune(component(document, "methods", "tga_zsr"), clip_model, text, source, recipe, tmp_path / "s")
-    assert rows[0]["attention_constraint"] == 0 < rows[1]["attention_constraint"]
+    assert rows[0]["attention_constraint"] < 1e-5 < 1e-4 < rows[1]["attention_constraint"]  # rounding, then a move

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.conftest import ROOT
 from zsr.attention import text_guided_attention
 from zsr.methods._base import Batch
 from zsr.params import component, read
-from tests.conftest import ROOT
 
 METHODS = list(read(ROOT / "params.yaml")["methods"])
 
@@ -94,10 +94,8 @@ def test_contrastive_fine_tuning_cannot_fall_below_the_duplicates_in_the_batch(d
 def test_at_the_start_the_constraint_of_tga_is_zero_with_zero_gradient(document, model, frozen, batch):
     terms = losses(document, "tga_zsr", model, frozen, batch)
     assert terms["attention_constraint"] == 0 and terms["attention_refinement"] > 0
-    assert torch.equal(
-        gradients(terms["attention_constraint"], model),
-        torch.zeros_like(gradients(terms["attention_constraint"], model)),
-    )
+    slope = gradients(terms["attention_constraint"], model)
+    assert torch.equal(slope, torch.zeros_like(slope))
 
 
 def test_tga_is_the_published_formula_at_full_resolution(document, model, frozen, batch):

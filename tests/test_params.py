@@ -109,8 +109,18 @@ EDITS = {
         "methods.ft_adv.section must be one of methods.ft_adv, method,",
     ),
     "optimizer: adamw": ("optimizer: adma", "train.optimizer must be one of sgd, adamw, muon, got 'adma'"),
+    "  - colours\n": (
+        "".join(f"  - {name}\n" for name in ("combos", "colours", "letters", "digits_font", "digits_real", "textures")),
+        "data: sets needs one besides the source and the controls, got shapes, combos,",
+    ),
     "threads: 2": ("threads: two", "threads must be a whole number, got 'two'"),
-    "    n_iter: 10": ("    n_iter: 0", "attacks.pgd.n_iter must be at least 1, got 0"),
+    "    n_iter: 20": ("    n_iter: 0", "attacks.pgd.n_iter must be at least 1, got 0"),
+    "arch: zsr-tiny  ": (
+        "arch: zsr-tny  ",
+        "model.arch must be a model name of open_clip, got 'zsr-tny'; did you mean 'zsr-tiny'?",
+    ),
+    "  columns: 6": ("  columns: 101", "attention: columns <= images <= 200, got 101 and 100"),
+    "  clean: {}\n": ("", "attacks must have 'clean', got pgd"),
     "arch: zsr-tiny ": ("archh: zsr-tiny ", "unknown key 'model.archh'; did you mean 'arch'?"),
 }
 

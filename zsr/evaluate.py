@@ -38,11 +38,11 @@ class Meter:
         return self.model(images)
 
 
-def protocol(model: Classifier, attack, split: Split) -> str:
+def protocol(model: Classifier, attack, image_size: int, template: str, seed: int) -> str:
     """The facts that travel with every number."""
     return (
-        f"{attack.protocol()}; acts at {split.images.shape[1]} px; logit scale {model.logit_scale.item():.4g}; "
-        "gradients and verdicts fp32"
+        f"{attack.protocol()}; acts at {image_size} px; noise seed {seed}; logit scale {model.logit_scale.item():.4g}; "
+        f"prompt '{template}'; gradients and verdicts fp32"
     )
 
 

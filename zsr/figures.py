@@ -42,9 +42,10 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
             x, y = rows[method, CLEAN], rows[method, attack]
             spans = {"xerr": float(x["half_width"]), "yerr": float(y["half_width"])}
             axis.errorbar(float(x["mean"]), float(y["mean"]), **spans, fmt="o", color=colour, capsize=2, label=method)
-        axis.set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %", title=note)
+        axis.set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
+    figure.suptitle(note, fontsize=9)
     _write(figure, path)
 
 
@@ -65,7 +66,8 @@ def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
         axis.set_xticks(np.arange(len(sets)), sets)
         axis.set(ylabel=f"{attack}, %", ylim=(0, 100))
     axes[0, 0].set_title(note)
-    axes[0, 0].legend(fontsize=7, ncols=len(methods))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, ncols=len(methods), loc="outside lower center")
     _write(figure, path)
 
 
@@ -90,15 +92,14 @@ def attention(path: Path, images, panels: Mapping[str, tuple], captions: Mapping
     """
     n = len(images[0])
     rows = {"image": images} | dict(panels)
-    figure, axes = plt.subplots(len(rows), 2 * n, figsize=(1.05 * 2 * n, 1.28 * len(rows) + 1.2), layout="constrained")
-    for line, (name, pair) in zip(axes, rows.items()):
-        for i, axis in enumerate(line):
-            style = {} if name == "image" else {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    figure = plt.figure(figsize=(2 * n, 1.35 * len(rows) + 0.6), layout="constrained")
+    figure.suptitle(note, fontsize=9)
+    for part, (name, pair) in zip(figure.subfigures(len(rows), 1), rows.items()):
+        part.suptitle(captions[name], fontsize=8, x=0.01, ha="left")
+        style = {} if name == "image" else {"cmap": "viridis", "vmin": 0, "vmax": 1}
+        for i, axis in enumerate(part.subplots(1, 2 * n)):
             axis.imshow(pair[i % 2][i // 2], interpolation="nearest", **style)
             axis.set_xticks([])
             axis.set_yticks([])
-        line[0].set_title(captions[name], fontsize=8, loc="left")
-    for i, axis in enumerate(axes[-1]):
-        axis.set_xlabel(("clean", "attacked")[i % 2], fontsize=7)
-    figure.suptitle(note, fontsize=9)
+            axis.set_xlabel(("clean", "attacked")[i % 2] if name == "image" else "", fontsize=7)
     _write(figure, path)

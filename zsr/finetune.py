@@ -37,7 +37,8 @@ def finetune(
     """
     if not method.trains:
         return []
-    frozen = Classifier(copy.deepcopy(clip), text_embeddings).eval().requires_grad_(False)
+    frozen = Classifier(copy.deepcopy(clip), text_embeddings).requires_grad_(False)
+    frozen.train()  # there is no dropout; but eval mode has attention kernels of its own, which round otherwise
     clip.requires_grad_(False).visual.requires_grad_(True)
     model = Classifier(clip, text_embeddings)
     pixels = torch.from_numpy(source.images).permute(0, 3, 1, 2)

@@ -86,10 +86,10 @@ def build(schema: Any, value: Any, key: str) -> Any:
         return checked
     if origin is Literal:
         if value not in args:
-            raise ParamError(f"{key} must be {_choices(args)}, got {value!r}{_nearest(value, args)}")
+            raise ParamError(f"{key} must be {_choices(args)}, got {value!r}{nearest(value, args)}")
         return value
     if origin is tuple:
-        if not isinstance(value, list) or not value:
+        if not isinstance(value, list):
             raise ParamError(f"{key} must be a list, got {value!r}")
         return tuple(build(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if origin is dict:
@@ -107,7 +107,7 @@ def _build_dataclass(schema: type, value: Any, key: str) -> Any:
     for name in value:
         if name not in names:
             raise ParamError(
-                f"unknown key '{prefix}{name}'{_nearest(name, names)} (known: {', '.join(names) or 'none'})"
+                f"unknown key '{prefix}{name}'{nearest(name, names)} (known: {', '.join(names) or 'none'})"
             )
     for field in fields(schema):
         if field.name not in value and field.default is MISSING and field.default_factory is MISSING:
@@ -145,7 +145,8 @@ def _choices(options: tuple) -> str:
     return "one of " + ", ".join(map(str, options))
 
 
-def _nearest(value: Any, options) -> str:
+def nearest(value: Any, options) -> str:
+    """What follows an unknown name in a message: "; did you mean 'x'?", or nothing where no option is close."""
     close = get_close_matches(str(value), list(map(str, options)), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
@@ -174,5 +175,5 @@ def module_of(package: str, name: str, key: str) -> ModuleType:
     choices = [m.name for m in iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
     if name not in choices:
         known = ", ".join(sorted(choices))
-        raise ParamError(f"{key} names no module of {package}: '{name}'{_nearest(name, choices)} (known: {known})")
+        raise ParamError(f"{key} names no module of {package}: '{name}'{nearest(name, choices)} (known: {known})")
     return import_module(f"{package}.{name}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsr.errors import ParamError
 from zsr.params import Count
 from zsr.train import Recipe, fit, mix
 
@@ -74,6 +75,9 @@ def pretrain(
     """
     torch.manual_seed(mix(recipe.seed))
     model = create()
+    if pool.images.shape[2:] != tuple(model.visual.image_size):
+        sides = pool.images.shape[2], model.visual.image_size[0]
+        raise ParamError("data.image_size must be that of model.arch: got {}, the tower sees {}".format(*sides))
     nn.init.normal_(model.visual.positional_embedding, std=0.5)
     rows = fit(
         model, lambda step, samples: contrastive_terms(model, pool, samples), len(pool.images), recipe, scratch, watch

@@ -1,6 +1,7 @@
 """The whole of params.yaml, put together and checked before anything is computed."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ from zsr.data.world import Data
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation
 from zsr.finetune import FineTuning
-from zsr.params import Count, build, component, module_of, read
+from zsr.params import Count, build, component, module_of, nearest, read
 from zsr.pretrain import Pretraining
 
 
@@ -36,14 +37,16 @@ class Study:
     attention: AttentionStudy
 
     def __post_init__(self):
-        if self.attention.set not in self.data.sets:
-            raise ValueError(
-                f"attention.set is none of data.sets ({', '.join(self.data.sets)}): '{self.attention.set}'"
-            )
-        if self.attention.attack not in self.attacks:
-            raise ValueError(
-                f"attention.attack is none of attacks ({', '.join(self.attacks)}): '{self.attention.attack}'"
-            )
+        if "clean" not in self.attacks:
+            raise ValueError(f"attacks must have 'clean', got {', '.join(self.attacks) or 'none'}")
+        shown = self.attention
+        if shown.set not in self.data.sets:
+            raise ValueError(f"attention.set is none of data.sets ({', '.join(self.data.sets)}): '{shown.set}'")
+        if shown.attack not in self.attacks:
+            raise ValueError(f"attention.attack is none of attacks ({', '.join(self.attacks)}): '{shown.attack}'")
+        if not shown.columns <= shown.images <= self.data.sets[shown.set].test:
+            n = self.data.sets[shown.set].test
+            raise ValueError(f"attention: columns <= images <= {n}, got {shown.columns} and {shown.images}")
 
 
 def check(path: Path) -> Study:
@@ -54,8 +57,20 @@ def check(path: Path) -> Study:
         for kind in ("methods", "attacks"):
             for name in document[kind]:
                 component(document, kind, name)
+        _check_arch(study.model.arch)
         for name in study.data.sets:
             module_of("zsr.data.sets", name, f"data.sets.{name}")
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
     return study
+
+
+def _check_arch(arch: str) -> None:
+    """Look the name up among the config files of open_clip and ours: importing open_clip takes seconds."""
+    folders = [
+        Path(find_spec("open_clip").origin).parent / "model_configs",
+        Path(__file__).parent / "models" / "configs",
+    ]
+    names = sorted(path.stem for folder in folders for path in folder.glob("*.json"))
+    if arch not in names:
+        raise ParamError(f"model.arch must be a model name of open_clip, got '{arch}'{nearest(arch, names)}")

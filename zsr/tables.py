@@ -58,7 +58,7 @@ def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
         "Under an attack an image counts when it is right without and with the attack.",
         f"n, test images of each set (digest of their ids): {subsets}.",
         "[low, high]: Wilson 95 % interval of a cell. ±: 95 % half-width of a mean of cells, every set weighing the "
-        "same. Both come from the choice of test images alone; one base model and one fine-tuning seed stand behind them.",
+        "same. Both come from the choice of test images alone: one base model, one fine-tuning seed.",
         *protocols,
     ]
 

@@ -6,7 +6,7 @@ from zsr.data.drawing import TRAIN_FONTS, finish, photo_crop, picture, place, ra
 from zsr.data.vocabulary import COLOURS, DIGITS, LETTERS, PHOTOS, SHAPES, TEXTURES, Scene, captions, held_out_pairs
 
 MIX = {"shape": 0.36, "digit": 0.26, "letter": 0.22, "texture": 0.11, "photo": 0.05}
-WARP = 0.06  # how far glyphs are bent, in shares of their side: nobody writes like a font
+WARP = 0.08  # how far glyphs are bent, in shares of their side: nobody writes like a font
 
 
 def draw_pool(n: int, seed: int, image_size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:

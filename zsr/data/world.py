@@ -28,6 +28,8 @@ class Data:
                 raise ValueError(f"'{name}' is not one of its sets: {', '.join(self.sets)}")
         if not self.sets[self.source].train:
             raise ValueError(f"the source '{self.source}' needs a training split: sets.{self.source}.train is 0")
+        if not self.groups()["unseen_strict"]:
+            raise ValueError(f"sets needs one besides the source and the controls, got {', '.join(self.sets)}")
 
     def groups(self) -> dict[str, list[str]]:
         """The averages that tables show: group -> its sets."""

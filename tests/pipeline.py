@@ -1,0 +1,73 @@
+"""A checkout of the project in a temporary folder, in which tests run DVC."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from zsr.params import read
+
+ROOT = Path(__file__).parents[1]
+
+
+class Checkout:
+    """A copy of the tracked and new files, as its own git repository, with its own DVC cache and scratch folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+            if (ROOT / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.commit("start")
+
+    def commit(self, message: str) -> None:
+        who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
+        for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "--allow-empty", "-m", message]):
+            subprocess.run(["git", *command], cwd=self.folder, check=True, capture_output=True)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "ZSR_"))}
+        return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "100"}
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        """DVC in a process group of its own."""
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        command = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **output)
+
+    def dvc(self, *arguments: str) -> str:
+        process = self.start(*arguments)
+        text, _ = process.communicate()
+        assert process.returncode == 0, text
+        return text
+
+    def edit(self, changes: dict[str, object]) -> None:
+        """Set dotted keys of params.yaml; None deletes one."""
+        path = self.folder / "params.yaml"
+        document = read(path)
+        for key, value in changes.items():
+            *parents, last = key.split(".")
+            block = document
+            for parent in parents:
+                block = block[parent]
+            if value is None:
+                del block[last]
+            else:
+                block[last] = value
+        path.write_text(json.dumps(document, indent=1))  # JSON is YAML
+
+    def contents(self, *patterns: str) -> dict[Path, bytes]:
+        """Every file that a pattern matches, and what is in it."""
+        return {p: p.read_bytes() for pattern in patterns for p in self.folder.glob(pattern) if p.is_file()}
+
+
+def ran(output: str) -> set[str]:
+    """The stages that a `dvc repro` or `dvc exp run` executed."""
+    return set(re.findall(r"Running stage '([^']+)'", output))

@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+
+from zsr.data.captioned import draw_pool
+from zsr.data.split import Split, make
+from zsr.data.vocabulary import COLOURS, SHAPES, Scene, captions, held_out_pairs
+from zsr.errors import ParamError
+
+CLASSES = {"shapes": 12, "combos": 24, "colours": 8, "letters": 12, "digits_font": 10, "digits_real": 10, "textures": 5}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_set_gives_pictures_labels_and_names(name):
+    split = make(name, "test", 48, seed=0, image_size=24)
+    assert split.images.shape == (48, 24, 24, 3) and split.images.dtype == np.uint8
+    assert len(split.classnames) == CLASSES[name] and set(split.labels.tolist()) <= set(range(CLASSES[name]))
+    assert len(np.unique(split.images.reshape(48, -1), axis=0)) == 48
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_more_images_leave_the_first_ones_as_they_were(name):
+    few, many = make(name, "test", 20, 0, 24), make(name, "test", 40, 0, 24)
+    assert np.array_equal(few.images, many.images[:20]) and np.array_equal(few.ids, many.ids[:20])
+
+
+def test_splits_and_seeds_differ():
+    base = make("shapes", "train", 8, 0, 24).images
+    assert not np.array_equal(base, make("shapes", "test", 8, 0, 24).images)
+    assert not np.array_equal(base, make("shapes", "train", 8, 1, 24).images)
+
+
+def test_classes_come_in_turn():
+    assert make("shapes", "train", 120, 0, 24).labels.tolist() == list(range(12)) * 10
+
+
+def test_a_split_survives_its_file(tmp_path):
+    split = make("digits_real", "test", 30, 0, 24)
+    split.save(tmp_path / "a.safetensors")
+    loaded = Split.load(tmp_path / "a.safetensors")
+    assert np.array_equal(split.images, loaded.images) and np.array_equal(split.ids, loaded.ids)
+    assert (split.classnames, split.nouns) == (loaded.classnames, loaded.nouns)
+    loaded.save(tmp_path / "b.safetensors")
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_real_digits_are_the_scans_of_scikit_learn():
+    from sklearn.datasets import load_digits
+
+    split, scans = make("digits_real", "test", 200, 0, 24), load_digits()
+    assert np.array_equal(split.labels, scans.target[split.ids])
+    ink = split.images[..., 0].reshape(200, -1).mean(1)
+    assert np.corrcoef(ink, scans.images[split.ids].reshape(200, -1).mean(1))[0, 1] > 0.99
+    assert (split.images[:, :2] == 0).all() and (split.images[..., 0] == split.images[..., 2]).all()
+
+
+def test_real_digits_are_never_trained_on_nor_invented():
+    with pytest.raises(ParamError, match="data.sets.digits_real.train must be 0: .* got 10"):
+        make("digits_real", "train", 10, 0, 24)
+    with pytest.raises(ParamError, match="data.sets.digits_real.test must be at most 1797, .* got 1798"):
+        make("digits_real", "test", 1798, 0, 24)
+
+
+def test_two_colours_of_every_shape_are_held_out():
+    pairs = held_out_pairs()
+    assert len(set(pairs)) == 24
+    assert all(sum(shape == s for _, s in pairs) == 2 for shape in SHAPES)
+
+
+def test_neither_pre_training_nor_the_source_shows_a_held_out_pair():
+    _, texts = draw_pool(600, 0, 24)
+    named = [text[2] for text in texts]  # "a red star"
+    for colour, shape in held_out_pairs():
+        assert not any(text.endswith(f" {colour} {shape}") for text in named)
+    assert any(text.endswith(" star") for text in named)
+    split = make("shapes", "train", 240, 0, 24)
+    for colour, shape in held_out_pairs():
+        images = split.images[split.labels == SHAPES.index(shape)].astype(float) / 255
+        brightest = images.reshape(len(images), -1, 3)[
+            np.arange(len(images)), images.sum(-1).reshape(len(images), -1).argmax(1)
+        ]
+        nearest = [min(COLOURS, key=lambda name: np.abs(np.array(COLOURS[name]) - pixel).sum()) for pixel in brightest]
+        assert nearest.count(colour) <= 1  # noise may turn one pixel, a drawn pair would be 1 in 8
+
+
+def test_objects_are_brighter_than_what_is_behind_them():
+    images = make("shapes", "test", 60, 0, 24).images.max(-1).astype(float)
+    border = np.concatenate([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], axis=1)
+    assert (np.percentile(images, 95, axis=(1, 2)) > border.mean(1) + 60).all()
+
+
+def test_every_caption_of_a_scene_is_said_right():
+    star = captions(Scene("star", "orange", "a navy background"))
+    assert star == (
+        "this is a photo of a star",
+        "a photo of a star",
+        "an orange star",
+        "this is a photo of an orange star",
+        "a star on a navy background",
+        "an orange star on a navy background",
+        "a photo of an orange star",
+        "a star in orange",
+    )
+    letter = captions(Scene("letter e", "red", ""))
+    assert letter[0] == "this is a photo of the letter e" and letter[3] == "this is a photo of the red letter e"
+    assert captions(Scene("flower", "", ""))[3] == "this is a photo of a flower"
+
+
+def test_prompts_are_among_the_captions_of_pre_training():
+    _, texts = draw_pool(800, 0, 24)
+    known = {text for row in texts for text in row}
+    for name in ("shapes", "letters", "digits_font", "textures"):
+        assert set(make(name, "test", 24, 0, 24).prompts("this is a photo of {}")) <= known
+
+
+def test_the_pool_is_the_same_every_time():
+    first, second = draw_pool(50, 0, 24), draw_pool(60, 0, 24)
+    assert len(first[0]) == 50 and np.array_equal(first[0], draw_pool(50, 0, 24)[0])
+    assert not np.array_equal(first[0], draw_pool(50, 1, 24)[0]) and len(second[1]) == 60

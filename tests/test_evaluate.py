@@ -1,0 +1,132 @@
+import dataclasses
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from zsr.attacks.clean import Clean
+from zsr.attacks.pgd import PGD
+from zsr.data.split import make
+from zsr.errors import StudyError
+from zsr.evaluate import Evaluation, evaluate, protocol
+from zsr.models.classifier import Classifier
+from zsr.records import Record
+
+PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True)
+BLANK = Record(method="clip", attack="pgd", set_name="shapes", fingerprint="f", protocol="p")
+
+
+@pytest.fixture(scope="module")
+def split():
+    return make("shapes", "test", 64, 0, 24)
+
+
+@pytest.fixture
+def trained(clip_model, split):
+    """A classifier that is often right: its prompts are fitted to the features of a random tower by least squares."""
+    images, labels, _ = split.tensors(range(64))
+    with torch.no_grad():
+        features = F.normalize(Classifier(clip_model, torch.eye(48)).image_features(images), dim=1)
+    fitted = torch.linalg.lstsq(features, F.one_hot(labels, 12) - 1 / 12).solution
+    return Classifier(clip_model, F.normalize(fitted.T, dim=1))
+
+
+def run(model, split, scratch, attack=PGD4, batch_size=16, save_every=1, **changes):
+    return evaluate(
+        model,
+        attack,
+        split,
+        dataclasses.replace(BLANK, **changes),
+        Evaluation(seed=0, batch_size=batch_size, save_every=save_every),
+        scratch,
+    )
+
+
+def test_bits_do_not_depend_on_the_batch_size(trained, split, tmp_path):
+    records = [run(trained, split, tmp_path / str(size), batch_size=size) for size in (1, 7, 64)]
+    assert 0 < sum(records[0].adv_bits) < sum(records[0].clean_bits)
+    for record in records[1:]:
+        assert record.clean_bits == records[0].clean_bits and record.adv_bits == records[0].adv_bits
+
+
+def test_bits_do_not_depend_on_the_company_of_an_image(trained, split, tmp_path):
+    record = run(trained, split, tmp_path / "all")
+    rows = torch.randperm(64)[:20].numpy()
+    part = dataclasses.replace(split, images=split.images[rows], labels=split.labels[rows], ids=split.ids[rows])
+    some = run(trained, part, tmp_path / "some")
+    assert some.ids == tuple(rows.tolist())
+    assert some.adv_bits == tuple(record.adv_bits[row] for row in rows)
+
+
+def test_the_record_counts_what_was_done(trained, split, tmp_path):
+    record = run(trained, split, tmp_path / "r", batch_size=10)
+    assert record.gradients == 4 * 64 and record.forwards == 2 * 64 and len(record.ids) == 64
+    assert record.robust_bits == tuple(c and a for c, a in zip(record.clean_bits, record.adv_bits))
+    clean = run(trained, split, tmp_path / "c", attack=Clean())
+    assert clean.adv_bits == clean.clean_bits == record.clean_bits and clean.gradients == 0
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_killed_evaluation_continues_where_it_was(trained, split, tmp_path):
+    whole = run(trained, split, tmp_path / "whole")
+
+    class Dying:
+        eps = PGD4.eps
+        calls = 0
+
+        def __call__(self, *args):
+            Dying.calls += 1
+            if Dying.calls == 3:
+                raise Killed
+            return PGD4(*args)
+
+    with pytest.raises(Killed):
+        run(trained, split, tmp_path / "killed", attack=Dying())
+    assert len(Record.load(tmp_path / "killed").ids) == 32
+    Dying.calls = 10
+    assert run(trained, split, tmp_path / "killed", attack=Dying()) == whole
+    assert Dying.calls == 12  # the two batches that were missing
+
+
+def test_a_finished_record_is_not_computed_again_and_one_of_another_fingerprint_is_not_used(trained, split, tmp_path):
+    first = run(trained, split, tmp_path / "r")
+    assert run(None_but_eval(), split, tmp_path / "r") == first
+    other = run(trained, split, tmp_path / "r", attack=Clean(), fingerprint="g")
+    assert other.fingerprint == "g" and other.adv_bits != first.adv_bits
+
+
+class None_but_eval:
+    """A model that may be set up, not asked."""
+
+    def eval(self):
+        return self
+
+    def requires_grad_(self, flag):
+        return self
+
+
+def test_logits_that_are_not_finite_are_no_verdict(trained, split, tmp_path):
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            return images.flatten(1)[:, :12] / 0
+
+    with pytest.raises(StudyError, match="clip under pgd on shapes: logits are not finite"):
+        run(Broken(), split, tmp_path / "r", attack=Clean())
+
+
+def test_an_attack_that_leaves_its_ball_is_caught(trained, split, tmp_path):
+    class Cheat(Clean):
+        def __call__(self, model, images, labels, noise):
+            return 1 - images
+
+    with pytest.raises(AssertionError, match="left its ball"):
+        run(trained, split, tmp_path / "r", attack=Cheat())
+
+
+def test_protocol_facts(trained, split):
+    text = protocol(trained, PGD4, 24, "a photo of {}", 3)
+    for fact in ("eps 0.4/255", "acts at 24 px", "noise seed 3", "logit scale 14.29", "prompt 'a photo of {}'", "fp32"):
+        assert fact in text

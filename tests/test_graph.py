@@ -1,0 +1,188 @@
+"""dvc.yaml against the code and params.yaml: nothing a stage reads is missing from it, nothing else reruns it."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import ROOT, Checkout
+from zsr.params import read
+
+DYNAMIC = {"finetune": "zsr/methods/{}.py", "data": "zsr/data/sets/{}.py", "evaluate": "zsr/attacks/{}.py"}
+PARAMS = read(ROOT / "params.yaml")
+METHODS, ATTACKS, SETS = list(PARAMS["methods"]), list(PARAMS["attacks"]), list(PARAMS["data"]["sets"])
+COMPUTING = {"base_model", "text_embeddings", "attention"}
+FINETUNE = {f"finetune@{m}" for m in METHODS}
+EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
+DATA = {f"data@{s}" for s in SETS}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return Checkout(tmp_path_factory.mktemp("graph"))
+
+
+@pytest.fixture
+def repo(checkout):
+    from dvc.repo import Repo
+
+    with Repo(str(checkout.folder)) as opened:
+        yield opened
+
+
+def closure(seeds: set[str]) -> set[str]:
+    """Files of the project that Python files import, directly or not; empty package files carry nothing."""
+    seen, queue = set(), list(seeds)
+    while queue:
+        path = queue.pop()
+        if path in seen or not (ROOT / path).is_file() or path.endswith("__init__.py"):
+            continue
+        seen.add(path)
+        for node in ast.walk(ast.parse((ROOT / path).read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            queue += [name.replace(".", "/") + ".py" for name in names if name.split(".")[0] in ("zsr", "stages")]
+    if "zsr/models/clip.py" in seen:
+        seen.add("zsr/models/configs")
+    return seen
+
+
+def needed(stage) -> set[str]:
+    """Code that a stage of dvc.yaml reads: the closure of its command and of the module its item names."""
+    command = re.search(r"python -m (\S+)", stage.cmd).group(1).replace(".", "/") + ".py"
+    group, _, item = stage.name.partition("@")
+    seeds = {command}
+    if group in DYNAMIC:
+        seeds.add(DYNAMIC[group].format(item.rpartition("-")[2] if group == "evaluate" else item))
+        assert (ROOT / max(seeds)).is_file()
+    if group == "attention":
+        seeds.add(f"zsr/attacks/{PARAMS['attention']['attack']}.py")
+    if group == "params":
+        for package in ("methods", "attacks", "data/sets"):
+            seeds |= {str(path.relative_to(ROOT)) for path in (ROOT / "zsr" / package).glob("*.py")}
+    return closure(seeds)
+
+
+def code_deps(stage) -> set[str]:
+    return {dep.def_path for dep in stage.deps if dep.def_path.split("/")[0] in ("zsr", "stages")}
+
+
+def covered(path: str, deps: set[str]) -> bool:
+    """Is a path among the deps, or in a folder that is?"""
+    return any(path == dep or path.startswith(f"{dep}/") for dep in deps)
+
+
+def test_every_file_that_a_stage_imports_is_among_its_deps(repo):
+    assert len(repo.index.stages) == 8 + len(DATA | FINETUNE | EVALUATE)
+    for stage in repo.index.stages:
+        deps = code_deps(stage)
+        missing = {path for path in needed(stage) if not covered(path, deps)}
+        assert not missing, f"{stage.name} imports {sorted(missing)}"
+
+
+def test_no_group_of_stages_lists_code_that_none_of_it_reads(repo):
+    groups: dict[str, tuple[set, set]] = {}
+    for stage in repo.index.stages:
+        deps, read_by = groups.setdefault(stage.name.partition("@")[0], (set(), set()))
+        deps |= code_deps(stage)
+        read_by |= needed(stage)
+    for group, (deps, read_by) in groups.items():
+        unused = {dep for dep in deps if not any(covered(path, {dep}) for path in read_by)}
+        assert not unused, f"{group} lists {sorted(unused)}"
+
+
+CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then calls changed, besides the params check
+    "method.lambda_ar": (0.1, {"finetune@tga_zsr"}),
+    "methods.embedding_anchor.lambda_adv": (2.0, {"finetune@embedding_anchor", "collect", "figures", "attention"}),
+    "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | {"collect", "attention"}),
+    "train.lr": (0.002, FINETUNE),
+    "train.attack.eps": ("4/255", FINETUNE),
+    "evaluate.seed": (1, EVALUATE | {"attention"}),
+    "evaluate.batch_size": (50, EVALUATE),
+    "base_model.epochs": (5, {"base_model"}),
+    "data.template": ("a picture of {}", {"text_embeddings", "collect"}),
+    "data.sets.letters.test": (100, {"data@letters", "text_embeddings", "collect"} | EVALUATE),
+    "data.sets.shapes.train": (2000, {"data@shapes", "text_embeddings", "collect"} | EVALUATE),
+    "data.seed": (1, DATA | {"collect"}),
+    "data.image_size": (32, DATA | {"base_model", "collect"}),
+    "data.controls": (["colours", "textures"], {"collect"}),
+    "model.arch": ("ViT-B-32", COMPUTING | FINETUNE | EVALUATE),
+    "threads": (1, COMPUTING | FINETUNE | EVALUATE),
+    "attention.columns": (4, {"attention"}),
+    "name": ("other", {"tables", "figures", "attention"}),
+}
+
+
+def changed(checkout) -> set[str]:
+    """Stages whose params or code `dvc status` calls changed; data that is absent from the checkout does not count."""
+    from dvc.repo import Repo
+
+    found = set()
+    with Repo(str(checkout.folder)) as repo:
+        for stage, entries in repo.status().items():
+            deps = [entry.get("changed deps", {}) for entry in entries if isinstance(entry, dict)]
+            if any(state != "deleted" for states in deps for state in states.values()):
+                found.add(stage.rpartition(":")[2])
+    return found
+
+
+def test_the_committed_lock_belongs_to_the_committed_code_and_params(checkout):
+    assert changed(checkout) == set()
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_change_of_params_touches_exactly_its_stages(checkout, key):
+    value, expected = CHANGES[key]
+    original = (checkout.folder / "params.yaml").read_text()
+    try:
+        checkout.edit({key: value})
+        assert changed(checkout) == expected | {"params"}
+    finally:
+        (checkout.folder / "params.yaml").write_text(original)
+
+
+def test_an_edited_method_touches_its_own_training_only(checkout):
+    path = checkout.folder / "zsr/methods/tecoa.py"
+    original = path.read_text()
+    try:
+        path.write_text(original + "# edited\n")
+        assert changed(checkout) == {"finetune@tecoa", "params"}
+    finally:
+        path.write_text(original)
+
+
+def test_all_that_follows_from_the_method_under_study(repo):
+    """What `dvc exp run -S method.lambda_ar=0.1` may run: its training and what stands below it, nothing beside."""
+    import networkx
+
+    stages = {stage.name: stage for stage in repo.index.stages}
+    below = {stage.name for stage in networkx.ancestors(repo.index.graph, stages["finetune@tga_zsr"])}
+    assert below == {"evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd", "attention", "collect", "tables", "figures"}
+
+
+def test_a_comment_reruns_the_check_alone(checkout):
+    path = checkout.folder / "params.yaml"
+    original = path.read_text()
+    try:
+        path.write_text("# a comment\n" + original)
+        assert changed(checkout) == {"params"}
+    finally:
+        path.write_text(original)
+
+
+def test_expensive_outputs_can_come_from_the_run_cache(repo):
+    """`cache: false` on an output other than a metric or plot, or `persist`, switches a stage's run-cache off."""
+    for stage in repo.index.stages:
+        if stage.name.partition("@")[0] in ("base_model", "finetune", "evaluate", "text_embeddings", "data"):
+            assert all((out.use_cache or out.metric or out.plot) and not out.persist for out in stage.outs), stage.name
+
+
+def test_no_path_is_said_twice(repo):
+    """dvc.yaml hands every path to the command; stages hard-code none."""
+    outs = {out.def_path for stage in repo.index.stages for out in stage.outs if "/" in out.def_path}
+    for path in (ROOT / "stages").glob("*.py"):
+        assert not [out for out in outs if out in Path(path).read_text()], path

@@ -1,0 +1,61 @@
+import math
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+
+from zsr.data.captioned import draw_pool
+from zsr.models import clip
+from zsr.pretrain import MAX_SHIFT, Pool, Pretraining, _shifted, contrastive_terms, pretrain
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return Pool.of(*draw_pool(256, 0, 24), open_clip.get_tokenizer("zsr-tiny"))
+
+
+def test_the_pool_keeps_each_text_once_and_each_picture_its_captions():
+    texts = [("a star", "a red star"), ("a fish", "a star")]
+    made = Pool.of(np.zeros((2, 24, 24, 3), np.uint8), texts, open_clip.get_tokenizer("zsr-tiny"))
+    assert (
+        made.texts.shape == (3, 16)
+        and made.captions.tolist() == [[0, 1], [2, 0]]
+        and made.images.shape == (2, 3, 24, 24)
+    )
+
+
+def test_captions_fit_the_context(pool):
+    end = open_clip.get_tokenizer("zsr-tiny").eot_token_id
+    assert (pool.texts == end).any(dim=1).all() and (pool.texts[:, -1] != end).all()  # nothing was cut off
+
+
+def test_pictures_that_share_a_caption_share_its_target(clip_model):
+    same = Pool(
+        torch.zeros(4, 3, 24, 24, dtype=torch.uint8),
+        torch.zeros(4, 1, dtype=torch.long),
+        torch.ones(1, 16, dtype=torch.long),
+    )
+    loss = contrastive_terms(clip_model, same, torch.arange(4))["contrastive"]
+    torch.testing.assert_close(loss, torch.tensor(math.log(4)))  # all alike: the uniform target is met exactly
+
+
+def test_shifts_move_whole_pictures_by_at_most_their_bound():
+    images = torch.zeros(50, 3, 9, 9)
+    images[:, :, 4, 4] = 1
+    moved = _shifted(images)
+    places = moved[:, 0].flatten(1).argmax(1)
+    assert torch.equal(moved.sum((1, 2, 3)), torch.full((50,), 3.0)) and torch.equal(moved[:, 0], moved[:, 2])
+    offsets = torch.stack([places // 9 - 4, places % 9 - 4])
+    assert offsets.abs().max() == MAX_SHIFT and len(offsets.unique(dim=1).T) > 10
+
+
+def test_pre_training_learns_and_is_repeatable(pool, tmp_path):
+    recipe = Pretraining(
+        seed=0, pool=256, epochs=2.5, batch_size=32, optimizer="muon", lr=0.003, weight_decay=0.1, warmup_steps=5,
+        grad_clip=1.0, save_every=50,
+    )  # fmt: skip
+    first, rows = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "a")
+    second, again = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "b")
+    assert rows == again and all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters()))
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3

@@ -1,0 +1,197 @@
+"""The whole pipeline through DVC on a study of two sets and two methods: killed twice, repeated, changed, extended.
+
+The tests share one checkout and build on each other, in order.
+"""
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.pipeline import Checkout, ran
+from zsr.params import read
+from zsr.records import Record
+from zsr.storage import read_json, read_rows
+
+SMALL = {
+    "data.sets.shapes": {"train": 160, "test": 30},
+    "data.sets.digits_real": {"train": 0, "test": 30},
+    "data.sets.combos": None,
+    "data.sets.colours": None,
+    "data.sets.letters": None,
+    "data.sets.digits_font": None,
+    "data.sets.textures": None,
+    "data.controls": [],
+    "base_model.pool": 640,
+    "base_model.epochs": 3,
+    "base_model.warmup_steps": 5,
+    "train.epochs": 12,
+    "train.batch_size": 16,
+    "train.save_every": 5,
+    "methods.ft_clean": None,
+    "methods.ft_adv": None,
+    "methods.tecoa": None,
+    "methods.embedding_anchor": None,
+    "evaluate.batch_size": 3,
+    "attacks.pgd.n_iter": 10,
+    "attention.images": 10,
+    "attention.columns": 2,
+}
+STEPS = 120
+METHOD = '''"""A method that exists only in this test."""
+
+from dataclasses import dataclass
+
+from zsr.losses import cross_entropy
+from zsr.methods._base import Method
+from zsr.params import NonNegative
+
+
+@dataclass(frozen=True, kw_only=True)
+class Throwaway(Method):
+    weight: NonNegative
+
+    def losses(self, model, frozen, batch, adv):
+        return {"ce": self.weight * cross_entropy(model(batch.images), batch.labels).mean()}
+
+
+METHOD = Throwaway
+'''
+
+
+def kill_when(checkout: Checkout, target: str, unfinished: str) -> Path:
+    """Start `dvc repro target`; kill all its processes as soon as a file of unfinished work is there."""
+    process = checkout.start("repro", target)
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and process.poll() is None:
+        found = [p for p in (checkout.folder / ".scratch").glob(unfinished) if p.suffix not in (".lock", ".tmp")]
+        if found:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return found[0]
+        time.sleep(0.005)
+    raise AssertionError(f"{target} left no unfinished work:\n{process.communicate()[0]}")
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    checkout = Checkout(tmp_path_factory.mktemp("study"))
+    (checkout.folder / "dvc.lock").unlink()
+    checkout.edit(SMALL)
+    checkout.commit("small")
+    return checkout
+
+
+def test_a_killed_training_goes_on_from_its_checkpoint(study):
+    unfinished = kill_when(study, "finetune@tga_zsr", "finetune/tga_zsr/*")
+    step = torch.load(unfinished, weights_only=True)["step"]
+    assert 0 < step < STEPS and not (study.folder / "data/checkpoints/tga_zsr.safetensors").exists()
+    output = study.dvc("repro", "finetune@tga_zsr")
+    assert ran(output) == {"finetune@tga_zsr"}
+    steps = [int(done) for done in re.findall(rf"(\d+)/{STEPS} ", output)]
+    assert step <= steps[0] < STEPS and steps[-1] == STEPS
+    assert len(read_rows(study.folder / "metrics/curves/tga_zsr.csv")) == STEPS
+    assert not unfinished.exists()
+
+
+def test_a_killed_evaluation_goes_on_from_its_record(study):
+    unfinished = kill_when(study, "evaluate@tga_zsr-pgd", "evaluate/tga_zsr/pgd/*.json")
+    done = len(Record.load(unfinished).ids)
+    assert 0 < done < 30
+    output = study.dvc("repro", "evaluate@tga_zsr-pgd")
+    assert ran(output) == {"evaluate@tga_zsr-pgd"}
+    batches = [int(count) for count in re.findall(r"tga_zsr pgd shapes:.*?(\d+)/10 ", output)]
+    assert done // 3 <= batches[0] and batches[-1] == 10
+
+
+def test_the_study_runs_to_tables_figures_and_metrics(study):
+    output = study.dvc("repro")
+    assert "finetune@clip" in ran(output) and "finetune@tga_zsr" not in ran(output)
+    written = [f"tables/{name}" for name in ("accuracy.md", "accuracy.tex", "accuracy.csv", "orderings.md")]
+    written += [f"figures/{name}.png" for name in ("attention", "per_set", "trade_off", "training")]
+    for path in [*written, "metrics/attention.csv"]:
+        assert (study.folder / path).stat().st_size > 100, path
+    rows = read_rows(study.folder / "metrics/accuracy.csv")
+    assert [(r["method"], r["attack"], r["set"]) for r in rows] == [
+        (m, a, s) for m in ("clip", "tga_zsr") for a in ("clean", "pgd") for s in ("shapes", "digits_real")
+    ]
+    assert all(0 <= float(r["low"]) <= float(r["accuracy"]) <= float(r["high"]) <= 100 for r in rows)
+    summary = read_json(study.folder / "metrics/all/clip.json")
+    assert summary["pgd"] <= summary["clean"]
+    study.commit("ran")
+
+
+def test_an_uninterrupted_run_gives_the_same_bytes(study):
+    results = ("data/checkpoints/*", "data/records/*/*", "metrics/**/*")
+    before = study.contents(*results)
+    lock = (study.folder / "dvc.lock").read_bytes()
+    for path in (study.folder / ".scratch/evaluate/tga_zsr").rglob("*.json"):
+        path.unlink()
+    for stage in ("finetune@tga_zsr", "evaluate@tga_zsr-pgd", "collect"):
+        assert ran(study.dvc("repro", "--force", "--single-item", stage)) == {stage}
+    assert len(before) > 15 and study.contents(*results) == before
+    assert (study.folder / "dvc.lock").read_bytes() == lock
+
+
+def test_nothing_runs_when_nothing_changed(study):
+    assert "Data and pipelines are up to date." in study.dvc("repro")
+
+
+def test_metrics_fit_the_terminal_and_read_like_a_table(study):
+    lines = study.dvc("metrics", "show").splitlines()
+    assert lines[0].split() == ["Path", "clean", "pgd"] and len(lines) == 1 + 4 * 2
+    assert max(map(len, lines)) <= 100
+
+
+def test_an_experiment_reruns_one_training_and_what_follows_from_it(study):
+    output = study.dvc("exp", "run", "-S", "method.lambda_ar=0.1", "-n", "ar01")
+    assert ran(output) <= {
+        "params", "finetune@tga_zsr", "evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd", "collect", "tables", "figures",
+        "attention",
+    }  # fmt: skip
+    assert {"params", "finetune@tga_zsr", "evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd"} <= ran(output)
+    lines = study.dvc("metrics", "diff").splitlines()
+    assert max(map(len, lines)) <= 100 and all("tga_zsr.json" in line for line in lines[1:] if line)
+    assert "ar01" in study.dvc("exp", "show", "--csv")
+    study.edit({"method.lambda_ar": 0.08})
+    assert not ran(study.dvc("repro")) & {"finetune@tga_zsr", "evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd"}
+
+
+def test_plots_need_no_network(study):
+    study.dvc("plots", "show", "--out", "plots")
+    page = (study.folder / "plots/index.html").read_text()
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//""", page) and "cdn.jsdelivr.net" not in page
+    assert page.count("vegaEmbed('#") >= 2 and page.count("<img") >= 4 and "window.vegaEmbed=" in page
+
+
+def test_a_set_added_costs_its_own_evaluation_only(study):
+    study.edit({"data.sets.textures": {"train": 0, "test": 12}})
+    output = study.dvc("repro")
+    assert not any(stage.startswith(("finetune", "base_model")) for stage in ran(output))
+    assert "data@textures" in ran(output) and "evaluate@clip-pgd" in ran(output)
+    assert "clip pgd textures:   0%" in output and "clip pgd shapes: 100%" in output
+    assert "clip pgd shapes:   0%" not in output  # its record was there
+
+
+def test_a_method_is_one_file_and_one_block(study):
+    (study.folder / "zsr/methods/throwaway.py").write_text(METHOD)
+    study.edit({"methods.throwaway": {"section": "methods.throwaway", "weight": 0.5}})
+    output = study.dvc("repro")
+    assert {"finetune@throwaway", "evaluate@throwaway-clean", "evaluate@throwaway-pgd"} <= ran(output)
+    assert not ran(output) & {"finetune@clip", "finetune@tga_zsr", "base_model"}
+    table = (study.folder / "tables/accuracy.md").read_text()
+    assert len(re.findall(r"^\| throwaway +\|", table, re.MULTILINE)) == 2
+    assert set(read_json(study.folder / "metrics/all/throwaway.json")) == {"clean", "pgd"}
+
+
+def test_a_mistake_stops_the_study_with_one_line(study):
+    study.edit({"train.lr": -1})
+    process = study.start("repro")
+    output, _ = process.communicate()
+    assert process.returncode != 0 and ran(output) == {"params"}
+    assert "Error: params.yaml: train.lr must be above 0, got -1" in output and "Traceback" not in output
+    assert read(study.folder / "params.yaml")["train"]["lr"] == -1
