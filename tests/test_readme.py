@@ -1,0 +1,59 @@
+"""What the README says is what the committed results say."""
+
+import re
+
+import pytest
+
+from tests.pipeline import ROOT, Checkout
+from zsr.storage import read_rows
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_metrics_shown_are_those_that_dvc_shows(tmp_path):
+    shown = re.search(r"\$ dvc metrics show\n(.*?)\n```", README, re.DOTALL).group(1)
+    printed = Checkout(tmp_path).dvc("metrics", "show")
+    assert [line.rstrip() for line in shown.splitlines()] == [line.rstrip() for line in printed.rstrip().splitlines()]
+
+
+def test_the_table_of_averages_is_that_of_the_metrics():
+    rows = {(r["group"], r["method"], r["attack"]): r for r in read_rows(ROOT / "metrics/averages.csv")}
+    methods = list(dict.fromkeys(method for _, method, _ in rows))
+    for method in methods:
+        columns = [(group, attack) for group in ("all", "unseen_strict") for attack in ("clean", "pgd")]
+        cells = [rows[group, method, attack] for group, attack in columns]
+        line = " | ".join(f"{float(r['mean']):.1f} ± {float(r['half_width']):.1f}" for r in cells)
+        assert f"| {method} | {line} |" in README
+
+
+@pytest.mark.parametrize("verdict", ["appear", "reversed", "undecided"])
+def test_the_count_of_orderings_is_that_of_the_table(verdict):
+    verdicts = [row["here"] for row in read_rows(ROOT / "tables/orderings.csv")]
+    sentence = re.search(
+        r"Of the paper's (\d+) orderings.*?\n\n|Of the paper's (\d+) orderings.*?\)", README, re.DOTALL
+    ).group()
+    assert str(len(verdicts)) in sentence
+    count = re.search(rf"(\d+)\s+(?:is |are |stays? )?{verdict}", sentence).group(1)
+    assert int(count) == sum(v.startswith(verdict) for v in verdicts)
+
+
+@pytest.mark.parametrize(
+    "first, second, attack, sign, figures",
+    [
+        ("tecoa", "tga_zsr", "clean", -1, "+1.2 ± 1.1"),
+        ("tecoa", "tga_zsr", "pgd", -1, "-0.1 ± 1.1"),
+        ("ft_adv", "tga_zsr", "pgd", -1, "-1.6 ± 1.5"),
+        ("tga_zsr", "embedding_anchor", "clean", -1, "+6.6 ± 1.3"),
+        ("tga_zsr", "embedding_anchor", "pgd", -1, "+3.0 ± 1.5"),
+    ],
+)
+def test_the_differences_named_are_those_of_the_metrics(first, second, attack, sign, figures):
+    key = {"group": "all", "attack": attack, "first": first, "second": second}
+    row = next(r for r in read_rows(ROOT / "metrics/pairs.csv") if key.items() <= r.items())
+    assert f"{sign * float(row['mean']):+.1f} ± {float(row['half_width']):.1f}" == figures
+    assert figures.lstrip("+") in README
+
+
+def test_every_file_that_is_linked_is_there():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
