@@ -10,7 +10,7 @@ from stages.command import EXISTING, WRITTEN, stage
 from zsr import attention_study, figures, storage
 from zsr.attacks._noise import Noise
 from zsr.attention_study import AttentionStudy
-from zsr.data.split import Split
+from zsr.data import prepared
 from zsr.models import clip
 from zsr.models.classifier import Classifier
 from zsr.params import Count, Natural, block, component, read
@@ -27,11 +27,11 @@ def main(params: Path, checkpoints: Path, sets: Path, text: Path, measured: Path
     torch.set_num_threads(block(document, "threads", Count))
     wanted = block(document, "attention", AttentionStudy)
     attack, seed = component(document, "attacks", wanted.attack), block(document, "evaluate.seed", Natural)
-    embeddings = storage.load_tensors(text / f"{wanted.set}.safetensors")[0]["text_embeddings"]
-    images, labels, ids = Split.load(sets / wanted.set / "test.safetensors").tensors(range(wanted.images))
+    data = prepared.load(sets, text, wanted.set)
+    images, labels, ids = data.split.tensors(range(wanted.images))
     arch, maps, rows = block(document, "model.arch", str), {}, []
     for method in block(document, "methods", dict[str, Any]):
-        model = Classifier(clip.create(arch, checkpoints / f"{method}.safetensors"), embeddings)
+        model = Classifier(clip.create(arch, checkpoints / f"{method}.safetensors"), data.text_embeddings)
         maps[method], facts = attention_study.measure(model, attack, images, labels, Noise(seed, wanted.set, ids))
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
     storage.write_rows(measured, rows)

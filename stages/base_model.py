@@ -22,7 +22,7 @@ def main(params: Path, out: Path, curve: Path) -> None:
     torch.set_num_threads(block(document, "threads", Count))
     recipe, arch = block(document, "base_model", Pretraining), block(document, "model.arch", str)
     image_size = block(document, "data.image_size", Count)
-    unfinished = scratch("base_model", storage.digest(storage.code_digest(), repr((recipe, arch, image_size))))
+    unfinished = scratch("base_model", storage.digest(storage.computer_digest(), repr((recipe, arch, image_size))))
     with storage.claimed(unfinished):
         pool = Pool.of(*draw_pool(recipe.pool, recipe.seed, image_size), open_clip.get_tokenizer(arch))
         model, rows = pretrain(lambda: clip.create(arch), pool, recipe, unfinished, progress("pre-training", "step"))

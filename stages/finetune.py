@@ -28,7 +28,7 @@ def main(name: str, params: Path, source: Path, text: Path, base: Path, out: Pat
     method, recipe = component(document, "methods", name), block(document, "train", FineTuning)
     model = clip.create(block(document, "model.arch", str), base)
     embeddings = storage.load_tensors(text)[0]["text_embeddings"]
-    inputs = storage.digest(source, text, base, storage.code_digest(), repr((method, recipe)))
+    inputs = storage.digest(source, text, base, storage.computer_digest(), repr((method, recipe)))
     unfinished = scratch("finetune", name, inputs)
     with storage.claimed(unfinished):
         watch = progress(f"fine-tuning {name}", "step")

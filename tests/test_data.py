@@ -24,9 +24,9 @@ def test_more_images_leave_the_first_ones_as_they_were(name):
 
 
 def test_splits_and_seeds_differ():
-    base = make("shapes", "train", 8, 0, 24).images
-    assert not np.array_equal(base, make("shapes", "test", 8, 0, 24).images)
-    assert not np.array_equal(base, make("shapes", "train", 8, 1, 24).images)
+    base = make("shapes", "train", 24, 0, 24).images
+    for other in (make("shapes", "test", 24, 0, 24).images, make("shapes", "train", 24, 1, 24).images):
+        assert not any(np.array_equal(one, another) for one, another in zip(base, other))
 
 
 def test_classes_come_in_turn():
@@ -54,9 +54,9 @@ def test_real_digits_are_the_scans_of_scikit_learn():
 
 
 def test_real_digits_are_never_trained_on_nor_invented():
-    with pytest.raises(ParamError, match="data.sets.digits_real.train must be 0: .* got 10"):
+    with pytest.raises(ParamError, match="data.sets.digits_real.train must be at most 0, got 10"):
         make("digits_real", "train", 10, 0, 24)
-    with pytest.raises(ParamError, match="data.sets.digits_real.test must be at most 1797, .* got 1798"):
+    with pytest.raises(ParamError, match="data.sets.digits_real.test must be at most 1797, got 1798"):
         make("digits_real", "test", 1798, 0, 24)
 
 

@@ -58,6 +58,21 @@ def test_bits_do_not_depend_on_the_company_of_an_image(trained, split, tmp_path)
     assert some.adv_bits == tuple(record.adv_bits[row] for row in rows)
 
 
+def test_the_attack_is_given_the_noise_of_each_image(trained, split, tmp_path):
+    keys = []
+
+    class Spy(Clean):
+        def __call__(self, model, images, labels, noise):
+            keys.append((noise.seed, noise.scope, list(noise.ids)))
+            return images
+
+    rows = list(range(63, 53, -1))
+    part = dataclasses.replace(split, images=split.images[rows], labels=split.labels[rows], ids=split.ids[rows])
+    run(trained, part, tmp_path / "r", attack=Spy(), batch_size=4)
+    assert [key[:2] for key in keys] == [(0, "shapes")] * 3
+    assert [i for key in keys for i in key[2]][:10] == rows
+
+
 def test_the_record_counts_what_was_done(trained, split, tmp_path):
     record = run(trained, split, tmp_path / "r", batch_size=10)
     assert record.gradients == 4 * 64 and record.forwards == 2 * 64 and len(record.ids) == 64

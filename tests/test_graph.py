@@ -46,7 +46,7 @@ def closure(seeds: set[str]) -> set[str]:
             elif isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
             queue += [name.replace(".", "/") + ".py" for name in names if name.split(".")[0] in ("zsr", "stages")]
-    if "zsr/models/clip.py" in seen:
+    if seen & {"zsr/models/clip.py", "zsr/study.py"}:
         seen.add("zsr/models/configs")
     return seen
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from zsr.errors import ParamError
 from zsr.models import clip
 from zsr.models.classifier import Classifier
 
@@ -41,7 +42,7 @@ def test_images_of_another_size_are_enlarged_inside_and_attacked_at_their_own(mo
 
 def test_a_tower_without_plain_pooling_is_refused(clip_model, text_embeddings):
     clip_model.visual.final_ln_after_pool = True
-    with pytest.raises(ValueError, match="VisionTransformer: only towers with plain CLS or average pooling"):
+    with pytest.raises(ParamError, match="model.arch: VisionTransformer has no plain CLS or average pooling"):
         Classifier(clip_model, text_embeddings)
 
 

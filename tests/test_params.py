@@ -119,6 +119,17 @@ EDITS = {
         "arch: zsr-tny  ",
         "model.arch must be a model name of open_clip, got 'zsr-tny'; did you mean 'zsr-tiny'?",
     ),
+    "arch: zsr-tiny   ": (
+        "arch: RN50   ",
+        "model.arch must have OpenAI's towers, a ViT and a text transformer; 'RN50' has",
+    ),
+    "  image_size: 24": ("  image_size: 32", "data.image_size must be what zsr-tiny sees, 24, got 32"),
+    "      test: 600 ": ("      test: 1798 ", "data.sets.digits_real.test must be at most 1797, got 1798"),
+    "this is a photo of {}": (
+        "a {colour} {}",
+        "data: template must hold {} once, for the class name, and no other brace",
+    ),
+    "a photo of {}": ("a photo of {{}}", "data: template must hold {} once"),
     "  columns: 6": ("  columns: 101", "attention: columns <= images <= 200, got 101 and 100"),
     "  clean: {}\n": ("", "attacks must have 'clean', got pgd"),
     "arch: zsr-tiny ": ("archh: zsr-tiny ", "unknown key 'model.archh'; did you mean 'arch'?"),

@@ -113,7 +113,9 @@ def test_tables_carry_n_intervals_and_the_protocol(tmp_path):
     tables.accuracy(tmp_path, read_rows(tmp_path / "c.csv"), read_rows(tmp_path / "a.csv"), "title")
     text = (tmp_path / "accuracy.md").read_text()
     assert "80.0 [49, 94]" in text and "50.0 ± 17.5" in text and "how pgd" in text and "a 10 (" in text
-    assert r"\toprule" in (tmp_path / "accuracy.tex").read_text()
+    latex = (tmp_path / "accuracy.tex").read_text()
+    assert r"\toprule" in latex and r"\caption{title: pgd, accuracy in \%}" in latex
+    assert r"\item pgd: how pgd." in latex and r"Wilson 95 \% interval" in latex
     assert len(read_rows(tmp_path / "accuracy.csv")) == 8
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from zsr.errors import StudyError
+from zsr.errors import ParamError, StudyError
+from zsr.params import build
 from zsr.train import MUON_RATE, Recipe, batch_indices, fit, learning_rate
 
 RECIPE = Recipe(
@@ -41,7 +42,11 @@ class Line(nn.Module):
     def __init__(self):
         super().__init__()
         torch.manual_seed(7)
-        self.layer = nn.Linear(3, 1)
+        self.resblocks = nn.ModuleList([nn.Linear(3, 1)])  # the name by which Muon knows matrices
+
+    @property
+    def layer(self):
+        return self.resblocks[0]
 
 
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
@@ -70,7 +75,7 @@ def run(recipe, scratch, steps_allowed=10**6, broken_at=None):
     return model, rows, seen
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("killed_after", [1, 4, 6])
 def test_a_killed_run_continues_bit_for_bit(tmp_path, optimizer, killed_after):
     recipe = replace(RECIPE, optimizer=optimizer)
@@ -110,6 +115,18 @@ def test_a_loss_that_is_not_finite_stops_with_its_name_and_keeps_the_checkpoint(
     assert torch.load(tmp_path / "s", weights_only=True)["step"] == 4
 
 
+def test_a_gradient_that_is_not_finite_moves_no_parameter(tmp_path):
+    model = Line()
+    before = model.layer.weight.detach().clone()
+
+    def losses(step, samples):  # the root of zero: finite, with an infinite slope
+        return {"root": (model.layer.weight.sum() * 0).sqrt()}
+
+    with pytest.raises(StudyError, match="stopped at step 0: the gradient is not finite"):
+        fit(model, losses, 10, replace(RECIPE, grad_clip=0.0), tmp_path / "s")
+    assert torch.equal(model.layer.weight, before)
+
+
 def test_muon_moves_block_matrices_by_steps_of_one_size_and_the_rest_like_adam(clip_model, tmp_path):
     recipe = replace(RECIPE, optimizer="muon", epochs=1 / 3, warmup_steps=1, weight_decay=0.0, grad_clip=0.0, lr=0.01)
     matrix, rest = clip_model.visual.transformer.resblocks[0].attn.out_proj.weight, clip_model.visual.proj
@@ -127,3 +144,6 @@ def test_muon_moves_block_matrices_by_steps_of_one_size_and_the_rest_like_adam(c
 def test_bad_recipes_are_refused():
     with pytest.raises(ValueError, match="betas must be two numbers"):
         replace(RECIPE, betas=(0.9,))
+    block = {field: value for field, value in vars(RECIPE).items() if field != "betas"}
+    with pytest.raises(ParamError, match=r"train.betas\[0\] must be at least 0 and below 1, got 1.0"):
+        build(Recipe, block | {"betas": [1.0, 0.999]}, "train")

@@ -1,6 +1,5 @@
 """The one evaluation loop: attack, verdict in fp32, one bit per image, resume."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from zsr.errors import StudyError
 from zsr.models.classifier import Classifier
 from zsr.params import Count, Natural
 from zsr.records import Record
+from zsr.watch import Watch, unwatched
 
 ROUNDING = 1e-6  # of pixels in [0, 1], fp32
 
@@ -20,7 +20,7 @@ ROUNDING = 1e-6  # of pixels in [0, 1], fp32
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     seed: Natural  # of the attacks' noise
-    batch_size: Count  # changes no verdict: noise belongs to the image, and every batch has the same shape
+    batch_size: Count  # changes rounding alone: noise belongs to the image, and the last batch is filled up
     save_every: Count  # batches between partial records
 
 
@@ -53,7 +53,7 @@ def evaluate(
     blank: Record,
     evaluation: Evaluation,
     scratch: Path,
-    watch: Callable[[Iterable[int], int], Iterable[int]] = lambda starts, done: starts,
+    watch: Watch = unwatched,
 ) -> Record:
     """The record of a whole split, continuing the one in `scratch`, where it is kept while it grows and after.
 
@@ -82,7 +82,7 @@ def _kept(scratch: Path, blank: Record) -> Record:
 
 def _extended(record: Record, model: Classifier, attack, split: Split, rows: range, evaluation: Evaluation) -> Record:
     """The record with the verdicts of some more rows of the split."""
-    padded = list(rows) + [rows[0]] * (evaluation.batch_size - len(rows))  # one shape, hence the same kernels, always
+    padded = list(rows) + [rows[0]] * (evaluation.batch_size - len(rows))  # one shape, hence the same kernels
     images, labels, ids = split.tensors(padded)
     meter = Meter(model)
     adv = attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids))

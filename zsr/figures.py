@@ -9,6 +9,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from zsr.storage import distinct  # noqa: E402
+
 CLEAN = "clean"  # the attack that is none
 ATTENTION_NOTE = (
     "text-guided attention, TGA-ZSR's map for the true class. Brightest: the patch that agrees most with the prompt.\n"
@@ -21,8 +23,10 @@ def _colours(methods: Sequence[str]) -> dict:
     return {method: plt.get_cmap("tab10")(i % 10) for i, method in enumerate(methods)}
 
 
-def _names(rows: Sequence[Mapping], key: str) -> list[str]:
-    return list(dict.fromkeys(row[key] for row in rows))
+def _row_of_panels(n: int, width: float, height: float):
+    """A figure of n panels side by side, and their axes; of one empty panel where there is nothing to show."""
+    figure, axes = plt.subplots(1, max(n, 1), figsize=(width * max(n, 1), height), squeeze=False, layout="constrained")
+    return figure, axes[0]
 
 
 def _write(figure, path: Path) -> None:
@@ -34,10 +38,10 @@ def _write(figure, path: Path) -> None:
 def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, note: str) -> None:
     """Robust against clean accuracy, mean over a group of sets, one panel per attack, 95 % intervals."""
     rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
-    methods = _names(averages, "method")
-    attacks = [attack for attack in _names(averages, "attack") if attack != CLEAN]
-    figure, axes = plt.subplots(1, len(attacks), figsize=(5.6 * len(attacks), 4.4), squeeze=False, layout="constrained")
-    for axis, attack in zip(axes[0], attacks):
+    methods = distinct(averages, "method")
+    attacks = [attack for attack in distinct(averages, "attack") if attack != CLEAN]
+    figure, axes = _row_of_panels(len(attacks), 5.6, 4.4)
+    for axis, attack in zip(axes, attacks):
         for method, colour in _colours(methods).items():
             x, y = rows[method, CLEAN], rows[method, attack]
             spans = {"xerr": float(x["half_width"]), "yerr": float(y["half_width"])}
@@ -51,7 +55,7 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
 
 def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
     """Accuracy of every method on every set, one panel per attack, Wilson 95 % intervals."""
-    methods, attacks, sets = (_names(cells, key) for key in ("method", "attack", "set"))
+    methods, attacks, sets = (distinct(cells, key) for key in ("method", "attack", "set"))
     rows = {(r["method"], r["attack"], r["set"]): r for r in cells}
     figure, axes = plt.subplots(len(attacks), 1, figsize=(10, 3 * len(attacks)), squeeze=False, layout="constrained")
     width = 0.8 / len(methods)
@@ -74,8 +78,8 @@ def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
 def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
     """Every loss term of every trained method against the step, one panel per method."""
     trained = {method: rows for method, rows in curves.items() if rows}
-    figure, axes = plt.subplots(1, len(trained), figsize=(3.2 * len(trained), 3.2), squeeze=False, layout="constrained")
-    for axis, (method, rows) in zip(axes[0], trained.items()):
+    figure, axes = _row_of_panels(len(trained), 3.2, 3.2)
+    for axis, (method, rows) in zip(axes, trained.items()):
         terms = [name for name in rows[0] if name not in ("step", "lr", "loss")]
         for term in terms:
             axis.plot([int(r["step"]) for r in rows], [float(r[term]) for r in rows], lw=1, label=term)

@@ -1,7 +1,6 @@
 """Adversarial fine-tuning of the image tower on the source set, by any method."""
 
 import copy
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from zsr.data.split import Split
 from zsr.methods._base import Batch, Method
 from zsr.models.classifier import Classifier
 from zsr.train import Recipe, fit
+from zsr.watch import Watch, unwatched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ def finetune(
     source: Split,
     recipe: FineTuning,
     scratch: Path,
-    watch: Callable[[Iterable[int], int], Iterable[int]] = lambda steps, done: steps,
+    watch: Watch = unwatched,
 ) -> list[dict[str, float]]:
     """Train clip.visual in place; returns the curve, one row a step. Nothing else of the model moves.
 
@@ -39,7 +39,6 @@ def finetune(
         return []
     frozen = Classifier(copy.deepcopy(clip), text_embeddings).requires_grad_(False)
     frozen.train()  # there is no dropout; but eval mode has attention kernels of its own, which round otherwise
-    clip.requires_grad_(False).visual.requires_grad_(True)
     model = Classifier(clip, text_embeddings)
     pixels = torch.from_numpy(source.images).permute(0, 3, 1, 2)
     labels = torch.from_numpy(source.labels)

@@ -20,18 +20,21 @@ from zsr.errors import ParamError
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers a key may take; `low` itself is in unless `above`."""
+    """The numbers a key may take; `low` itself is in unless `above`, `high` unless `below`."""
 
     low: float
     high: float = math.inf
     above: bool = False
+    below: bool = False
 
     def __contains__(self, value: float) -> bool:
-        return (self.low < value if self.above else self.low <= value) and value <= self.high
+        after = self.low < value if self.above else self.low <= value
+        return after and (value < self.high if self.below else value <= self.high)
 
     def __str__(self) -> str:
         start = f"{'above' if self.above else 'at least'} {self.low:g}"
-        return start if self.high == math.inf else f"{start} and at most {self.high:g}"
+        end = f"{'below' if self.below else 'at most'} {self.high:g}"
+        return start if self.high == math.inf else f"{start} and {end}"
 
 
 Positive = Annotated[float, Interval(0, above=True)]

@@ -1,6 +1,6 @@
 """CLIP pre-training of the tiny model on drawn, captioned pictures: where the embedded study's base comes from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsr.errors import ParamError
+from zsr.losses import symmetric_contrastive
 from zsr.params import Count
 from zsr.train import Recipe, fit, mix
+from zsr.watch import Watch, unwatched
 
 MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
 
@@ -39,17 +40,16 @@ class Pool:
 def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str, Tensor]:
     """CLIP's symmetric loss on a batch (Radford et al., 2021), one random caption and shift per picture.
 
-    Pictures that drew the same caption share the target mass between them.
+    Pictures that drew the same caption need no special target: their texts are equal, so sharing the target's mass
+    between them would not change the loss.
     """
     caption = pool.captions[samples, torch.randint(pool.captions.shape[1], (len(samples),))]
-    target = (caption[:, None] == caption[None]).float()
-    target = target / target.sum(dim=1, keepdim=True)
     images = _shifted(pool.images[samples].float() / 255)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
     image_features = model.encode_image((images - mean) / std, normalize=True)
     text_features = model.encode_text(pool.texts[caption], normalize=True)
     logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
-    return {"contrastive": 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))}
+    return {"contrastive": symmetric_contrastive(logits, torch.arange(len(samples))).mean()}
 
 
 def _shifted(images: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def pretrain(
     pool: Pool,
     recipe: Pretraining,
     scratch: Path,
-    watch: Callable[[Iterable[int], int], Iterable[int]] = lambda steps, done: steps,
+    watch: Watch = unwatched,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """A CLIP model trained from scratch, and its curve. See `zsr.train.fit` for scratch, watch and errors.
 
@@ -75,9 +75,6 @@ def pretrain(
     """
     torch.manual_seed(mix(recipe.seed))
     model = create()
-    if pool.images.shape[2:] != tuple(model.visual.image_size):
-        sides = pool.images.shape[2], model.visual.image_size[0]
-        raise ParamError("data.image_size must be that of model.arch: got {}, the tower sees {}".format(*sides))
     nn.init.normal_(model.visual.positional_embedding, std=0.5)
     rows = fit(
         model, lambda step, samples: contrastive_terms(model, pool, samples), len(pool.images), recipe, scratch, watch

@@ -13,18 +13,13 @@ Z = 1.959964  # 95 %
 Cell = tuple[str, str, str]  # method, attack, set
 
 
-def hits(record: Record) -> tuple[bool, ...]:
-    """Right without and with the attack, image by image."""
-    return record.robust_bits
-
-
 def cell_rows(records: Mapping[Cell, Record]) -> list[dict]:
     """One row per cell: counts, accuracy in percent with its Wilson 95 % interval, and the protocol."""
     from scipy.stats import binomtest
 
     rows = []
     for (method, attack, set_name), record in records.items():
-        n, correct = len(record.ids), sum(hits(record))
+        n, correct = len(record.ids), sum(record.robust_bits)
         low, high = binomtest(correct, n).proportion_ci(method="wilson")
         rows.append(
             {
@@ -53,7 +48,7 @@ def average_rows(records: Mapping[Cell, Record], groups: Mapping[str, Sequence[s
     rows = []
     for group, sets in groups.items():
         for method, attack in _methods_and_attacks(records):
-            mean, half = _mean_of_means([hits(records[method, attack, s]) for s in sets])
+            mean, half = _mean_of_means([records[method, attack, s].robust_bits for s in sets])
             rows.append({"group": group, "method": method, "attack": attack, "sets": len(sets)} | _interval(mean, half))
     return rows
 
@@ -63,10 +58,16 @@ def pair_rows(records: Mapping[Cell, Record], groups: Mapping[str, Sequence[str]
     rows = []
     methods = list(dict.fromkeys(method for method, _ in _methods_and_attacks(records)))
     attacks = list(dict.fromkeys(attack for _, attack in _methods_and_attacks(records)))
+    for method, attack, name in records:
+        same = records[methods[0], attack, name].ids
+        assert records[method, attack, name].ids == same, f"{method} and {methods[0]} saw other images of {name}"
     for group, attack in itertools.product(groups, attacks):
         for first, second in itertools.combinations(methods, 2):
             differences = [
-                [int(a) - int(b) for a, b in zip(*(hits(records[m, attack, s]) for m in (first, second)), strict=True)]
+                [
+                    int(a) - int(b)
+                    for a, b in zip(*(records[m, attack, s].robust_bits for m in (first, second)), strict=True)
+                ]
                 for s in groups[group]
             ]
             mean, half = _mean_of_means(differences)

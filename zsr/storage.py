@@ -7,7 +7,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ def write_rows(path: Path, rows: Sequence[dict], header: Sequence[str] = ()) -> 
 def read_rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def distinct(rows: Iterable[Mapping[str, str]], key: str) -> list[str]:
+    """The values of a column, each once, in the order they first come."""
+    return list(dict.fromkeys(row[key] for row in rows))
 
 
 def save_arrays(path: Path, arrays: dict, facts: dict | None = None) -> None:
@@ -90,10 +95,15 @@ def digest(*parts: bytes | str | Path) -> str:
     return total.hexdigest()[:32]
 
 
-def code_digest() -> str:
-    """A hash of every module of zsr that this process has loaded, so that edited code restores no old results."""
+def computer_digest() -> str:
+    """A hash of what computes: zsr's loaded modules and config files, and torch's version and number of threads.
+
+    Unfinished and finished work is kept under it, so that edited code, say, restores no old results.
+    """
     files = {Path(m.__file__) for n, m in sys.modules.items() if n.split(".")[0] == "zsr" and m.__file__}
-    return digest(*sorted(files))
+    files |= set(Path(__file__).parent.rglob("*.json"))
+    torch = sys.modules.get("torch")
+    return digest(*sorted(files), repr(torch and (torch.__version__, torch.get_num_threads())))
 
 
 @contextmanager

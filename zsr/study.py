@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zsr.attention_study import AttentionStudy
+from zsr.data.split import check_sizes
 from zsr.data.world import Data
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation
 from zsr.finetune import FineTuning
 from zsr.params import Count, build, component, module_of, nearest, read
 from zsr.pretrain import Pretraining
+from zsr.storage import read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,8 @@ class Study:
     def __post_init__(self):
         if "clean" not in self.attacks:
             raise ValueError(f"attacks must have 'clean', got {', '.join(self.attacks) or 'none'}")
+        if not self.methods:
+            raise ValueError("methods must have at least one, got none")
         shown = self.attention
         if shown.set not in self.data.sets:
             raise ValueError(f"attention.set is none of data.sets ({', '.join(self.data.sets)}): '{shown.set}'")
@@ -57,20 +61,26 @@ def check(path: Path) -> Study:
         for kind in ("methods", "attacks"):
             for name in document[kind]:
                 component(document, kind, name)
-        _check_arch(study.model.arch)
-        for name in study.data.sets:
-            module_of("zsr.data.sets", name, f"data.sets.{name}")
+        _check_arch(study.model.arch, study.data.image_size)
+        for name, size in study.data.sets.items():
+            check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
     return study
 
 
-def _check_arch(arch: str) -> None:
-    """Look the name up among the config files of open_clip and ours: importing open_clip takes seconds."""
+def _check_arch(arch: str, image_size: int) -> None:
+    """Look into the config files of open_clip and ours: importing open_clip takes seconds."""
     folders = [
         Path(find_spec("open_clip").origin).parent / "model_configs",
         Path(__file__).parent / "models" / "configs",
     ]
-    names = sorted(path.stem for folder in folders for path in folder.glob("*.json"))
-    if arch not in names:
-        raise ParamError(f"model.arch must be a model name of open_clip, got '{arch}'{nearest(arch, names)}")
+    configs = {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
+    if arch not in configs:
+        raise ParamError(f"model.arch must be a model name of open_clip, got '{arch}'{nearest(arch, configs)}")
+    config = read_json(configs[arch])
+    tower, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    if "timm_model_name" in tower or not isinstance(tower.get("layers"), int) or "hf_model_name" in text:
+        raise ParamError(f"model.arch must have OpenAI's towers, a ViT and a text transformer; '{arch}' has others")
+    if tower["image_size"] != image_size:
+        raise ParamError(f"data.image_size must be what {arch} sees, {tower['image_size']}, got {image_size}")

@@ -1,11 +1,12 @@
 """Tables for people: Markdown, LaTeX and CSV from the rows of `zsr.results`, protocol facts below each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
+from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from zsr import storage
+from zsr.storage import distinct
 
 Row = Mapping[str, str]
 PUBLISHED = {  # our attack -> (table, attack) of published/tga_zsr_tables.csv
@@ -16,35 +17,42 @@ PUBLISHED = {  # our attack -> (table, attack) of published/tga_zsr_tables.csv
 }
 
 
-def _names(rows: Iterable[Row], key: str) -> list[str]:
-    return list(dict.fromkeys(row[key] for row in rows))
-
-
 def write(folder: Path, name: str, title: str, parts: Mapping[str, tuple[list, list]], notes: Sequence[str]) -> None:
     """folder/name.md and folder/name.tex: one table per part (caption -> header, body), the notes below."""
     markdown, latex = [f"# {title}"], []
     for caption, (header, body) in parts.items():
         markdown.append(f"**{caption}**\n\n" + tabulate(body, header, "github", disable_numparse=True))
-        latex.append(f"% {caption}\n" + tabulate(body, header, "latex_booktabs", disable_numparse=True))
+        latex.append(
+            _latex_table(f"{title}: {caption}", tabulate(body, header, "latex_booktabs", disable_numparse=True))
+        )
     markdown.append("\n".join(f"- {note}" for note in notes))
-    latex.append("\n".join(f"% {note}" for note in notes))
+    items = "\n".join(rf"\item {_escaped(note)}" for note in notes)
+    latex.append("\\begin{itemize}\\footnotesize\n" + items + "\n\\end{itemize}")
     storage.write_atomic(folder / f"{name}.md", ("\n\n".join(markdown) + "\n").encode())
     storage.write_atomic(folder / f"{name}.tex", ("\n\n".join(latex) + "\n").encode())
+
+
+def _latex_table(caption: str, tabular: str) -> str:
+    return f"\\begin{{table}}\n\\caption{{{_escaped(caption)}}}\n{tabular}\n\\end{{table}}"
+
+
+def _escaped(text: str) -> str:
+    return "".join(LATEX_ESCAPE_RULES.get(character, character) for character in text)
 
 
 def accuracy(folder: Path, cells: Sequence[Row], averages: Sequence[Row], title: str) -> None:
     """Accuracy of every method, attack and set, averages first."""
     by_cell = {(r["method"], r["attack"], r["set"]): r for r in cells}
     by_group = {(r["method"], r["attack"], r["group"]): r for r in averages}
-    sets, groups = _names(cells, "set"), _names(averages, "group")
+    sets, groups = distinct(cells, "set"), distinct(averages, "group")
     groups.remove("source")  # one set, which stands among the sets
     parts = {}
-    for attack in _names(cells, "attack"):
+    for attack in distinct(cells, "attack"):
         body = [
             [method]
             + [_with_half_width(by_group[method, attack, group]) for group in groups]
             + [_with_interval(by_cell[method, attack, s]) for s in sets]
-            for method in _names(cells, "method")
+            for method in distinct(cells, "method")
         ]
         parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
     write(folder, "accuracy", title, parts, _accuracy_notes(cells))
@@ -77,7 +85,7 @@ def orderings(folder: Path, pairs: Sequence[Row], published: Sequence[Row], grou
             continue
         rows.append(_ordering(pair, first - second))
     body = [list(row.values()) for row in rows]
-    counts = ", ".join(f"{sum(r['here'] == verdict for r in rows)} {verdict}" for verdict in _names(rows, "here"))
+    counts = ", ".join(f"{sum(r['here'] == verdict for r in rows)} {verdict}" for verdict in distinct(rows, "here"))
     notes = [
         "paper: difference of the averages over 16 sets, ViT-B/32, eps 1/255 (published/tga_zsr_tables.csv).",
         f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images, "

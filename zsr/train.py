@@ -5,7 +5,7 @@ Everything random in a step is a function of (seed, step), so a run that was kil
 
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zsr import storage
 from zsr.errors import StudyError
 from zsr.params import Count, Interval, Natural, NonNegative, Positive
+from zsr.watch import Watch, unwatched
 
 MUON_RATE = 5  # Muon's steps have the size of the rate, not of Adam's
 
@@ -29,7 +30,7 @@ class Recipe:
     batch_size: Count
     optimizer: Literal["sgd", "adamw", "muon"]  # muon: the weight matrices of residual blocks; AdamW on the rest
     lr: Positive
-    betas: tuple[Annotated[float, Interval(0, 1)], ...] = (0.9, 0.999)  # sgd: momentum is the first of them
+    betas: tuple[Annotated[float, Interval(0, 1, below=True)], ...] = (0.9, 0.999)  # sgd: momentum is the first of them
     weight_decay: NonNegative
     warmup_steps: Natural
     grad_clip: NonNegative  # largest norm of the whole gradient; 0: no clipping
@@ -61,7 +62,7 @@ def batch_indices(step: int, n_samples: int, batch_size: int, seed: int) -> Tens
 
 
 def mix(*numbers: int) -> int:
-    """One 63-bit seed from several numbers."""
+    """One seed of 60 bits from several numbers."""
     return int(storage.digest(repr(numbers))[:15], 16)
 
 
@@ -79,7 +80,7 @@ def fit(
     n_samples: int,
     recipe: Recipe,
     scratch: Path,
-    watch: Callable[[Iterable[int], int], Iterable[int]] = lambda steps, done: steps,
+    watch: Watch = unwatched,
 ) -> list[dict[str, float]]:
     """Minimise the sum of the terms that `losses(step, sample indices)` gives; returns one row per step.
 
@@ -87,7 +88,7 @@ def fit(
     and continued; the caller deletes the file once it has written the result. `watch` wraps the steps to come
     (a progress bar), told how many are done.
 
-    Raises StudyError where a loss is not finite; the last checkpoint stays.
+    Raises StudyError where a loss or a gradient is not finite, before any parameter moves; the last checkpoint stays.
     """
     n_steps = recipe.n_steps(n_samples)
     optimizers = _optimizers(model, recipe)
@@ -100,8 +101,7 @@ def fit(
         run.rows.append(_row(step, lr, terms))
         model.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
-        if recipe.grad_clip:
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+        _clip(model, recipe.grad_clip, step)
         for optimizer in optimizers:
             optimizer.step()
         run.step = step + 1
@@ -127,6 +127,12 @@ def _set_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * (MUON_RATE if isinstance(optimizer, getattr(torch.optim, "Muon", ())) else 1)
+
+
+def _clip(model: nn.Module, largest: float, step: int) -> None:
+    norm = nn.utils.clip_grad_norm_(model.parameters(), largest or math.inf)
+    if not norm.isfinite():
+        raise StudyError(f"training stopped at step {step}: the gradient is not finite (norm {norm:g}); lower lr")
 
 
 def _row(step: int, lr: float, terms: dict[str, Tensor]) -> dict[str, float]:

@@ -1,13 +1,15 @@
 """One split of one data set: what every set gives, however it came about."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from zsr import storage
+from zsr.errors import ParamError
 
 
 @dataclass(frozen=True)
@@ -50,5 +52,19 @@ class Split:
 
 
 def make(set_name: str, split: str, n: int, seed: int, image_size: int) -> Split:
-    """The first n images of a set's "train" or "test" split, by the module of its name in `zsr.data.sets`."""
-    return import_module(f"zsr.data.sets.{set_name}").make(split, n, seed, image_size)
+    """The first n images of a set's "train" or "test" split, by the module of its name in `zsr.data.sets`.
+
+    Raises ParamError where the set has fewer.
+    """
+    module = import_module(f"zsr.data.sets.{set_name}")
+    check_sizes(module, {split: n})
+    return module.make(split, n, seed, image_size)
+
+
+def check_sizes(module: ModuleType, wanted: Mapping[str, int]) -> None:
+    """Refuse more images than a set has; its module says so in SIZES, a drawn set has as many as one likes."""
+    for split, n in wanted.items():
+        most = getattr(module, "SIZES", {}).get(split)
+        if most is not None and n > most:
+            name = module.__name__.rpartition(".")[2]
+            raise ParamError(f"data.sets.{name}.{split} must be at most {most}, got {n}")

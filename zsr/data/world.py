@@ -21,8 +21,8 @@ class Data:
     sets: dict[str, SetSize]  # name -> size; the order of the tables
 
     def __post_init__(self):
-        if "{}" not in self.template:
-            raise ValueError(f"template must contain {{}} where the class name goes, got {self.template!r}")
+        if self.template.count("{}") != 1 or set(self.template.replace("{}", "")) & set("{}"):
+            raise ValueError(f"template must hold {{}} once, for the class name, and no other brace: {self.template!r}")
         for name in (self.source, *self.controls):
             if name not in self.sets:
                 raise ValueError(f"'{name}' is not one of its sets: {', '.join(self.sets)}")

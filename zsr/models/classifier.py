@@ -4,12 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsr.errors import ParamError
+
 
 class Classifier(nn.Module):
     """Images in [0, 1] to logits over C class prompts. Attacks act on what it is given: pixels.
 
-    visual: an open_clip VisionTransformer with CLS or average pooling.
-    text_embeddings: (C, D), unit norm. logit_scale: exp of CLIP's learnt scale, 100 for OpenAI's models.
+    clip: an open_clip model; its `visual`, a VisionTransformer with CLS or average pooling, is shared, not copied,
+    and its logit_scale is fixed at exp of the learnt value, 100 for OpenAI's models.
+    text_embeddings: (C, D), unit norm.
     Inputs of another size are enlarged to the tower's inside (bicubic), so the attack acts at the native size.
     """
 
@@ -17,9 +20,7 @@ class Classifier(nn.Module):
         super().__init__()
         visual = clip.visual
         if getattr(visual, "pool_type", None) not in ("tok", "avg") or visual.attn_pool or visual.final_ln_after_pool:
-            raise ValueError(
-                f"{type(visual).__name__}: only towers with plain CLS or average pooling give patch tokens"
-            )
+            raise ParamError(f"model.arch: {type(visual).__name__} has no plain CLS or average pooling of patch tokens")
         self.visual = visual
         self.register_buffer("logit_scale", clip.logit_scale.detach().exp().clone())
         self.register_buffer("text_embeddings", text_embeddings)
