@@ -14,16 +14,27 @@ ROOT = Path(__file__).parents[1]
 
 
 class Checkout:
-    """A copy of the tracked and new files, as its own git repository, with its own DVC cache and scratch folder."""
+    """A copy of the project as its own git repository, with its own DVC cache and scratch folder.
 
-    def __init__(self, folder: Path):
+    Of the tracked and new files as they lie, or, `committed`, of the last commit: what its README says is about the
+    results beside it, and results made here later may differ in rounding on another processor.
+    """
+
+    def __init__(self, folder: Path, committed: bool = False):
         self.folder = folder
+        if committed:
+            archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+            subprocess.run(["tar", "xf", "-"], cwd=folder, input=archive, check=True)
+        else:
+            self._copy_files()
+        self.commit("start")
+
+    def _copy_files(self) -> None:
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
             if (ROOT / name).is_file():
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        self.commit("start")
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, self.folder / name)
 
     def commit(self, message: str) -> None:
         who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]

@@ -1,36 +1,50 @@
-"""What the README says is what the committed results say."""
+"""What the committed README says is what the results committed with it say."""
 
 import re
 
 import pytest
 
-from tests.pipeline import ROOT, Checkout
+from tests.pipeline import Checkout
 from zsr.storage import read_rows
 
-README = (ROOT / "README.md").read_text()
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    return Checkout(tmp_path_factory.mktemp("readme"), committed=True)
 
 
-def test_the_metrics_shown_are_those_that_dvc_shows(tmp_path):
-    shown = re.search(r"\$ dvc metrics show\n(.*?)\n```", README, re.DOTALL).group(1)
-    printed = Checkout(tmp_path).dvc("metrics", "show")
+@pytest.fixture(scope="module")
+def readme(project):
+    return (project.folder / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def rows(project):
+    """Reads a table of the committed results."""
+    return lambda path: read_rows(project.folder / path)
+
+
+def test_the_metrics_shown_are_those_that_dvc_shows(project, readme):
+    shown = re.search(r"\$ dvc metrics show\n(.*?)\n```", readme, re.DOTALL).group(1)
+    printed = project.dvc("metrics", "show")
     assert [line.rstrip() for line in shown.splitlines()] == [line.rstrip() for line in printed.rstrip().splitlines()]
 
 
-def test_the_table_of_averages_is_that_of_the_metrics():
-    rows = {(r["group"], r["method"], r["attack"]): r for r in read_rows(ROOT / "metrics/averages.csv")}
-    methods = list(dict.fromkeys(method for _, method, _ in rows))
+def test_the_table_of_averages_is_that_of_the_metrics(readme, rows):
+    by_key = {(r["group"], r["method"], r["attack"]): r for r in rows("metrics/averages.csv")}
+    methods = list(dict.fromkeys(method for _, method, _ in by_key))
     for method in methods:
         columns = [(group, attack) for group in ("all", "unseen_strict") for attack in ("clean", "pgd")]
-        cells = [rows[group, method, attack] for group, attack in columns]
+        cells = [by_key[group, method, attack] for group, attack in columns]
         line = " | ".join(f"{float(r['mean']):.1f} ± {float(r['half_width']):.1f}" for r in cells)
-        assert f"| {method} | {line} |" in README
+        assert f"| {method} | {line} |" in readme
 
 
 @pytest.mark.parametrize("verdict", ["appear", "reversed", "undecided"])
-def test_the_count_of_orderings_is_that_of_the_table(verdict):
-    verdicts = [row["here"] for row in read_rows(ROOT / "tables/orderings.csv")]
+def test_the_count_of_orderings_is_that_of_the_table(readme, rows, verdict):
+    verdicts = [row["here"] for row in rows("tables/orderings.csv")]
     sentence = re.search(
-        r"Of the paper's (\d+) orderings.*?\n\n|Of the paper's (\d+) orderings.*?\)", README, re.DOTALL
+        r"Of the paper's (\d+) orderings.*?\n\n|Of the paper's (\d+) orderings.*?\)", readme, re.DOTALL
     ).group()
     assert str(len(verdicts)) in sentence
     count = re.search(rf"(\d+)\s+(?:is |are |stays? )?{verdict}", sentence).group(1)
@@ -47,43 +61,43 @@ def test_the_count_of_orderings_is_that_of_the_table(verdict):
         ("tga_zsr", "embedding_anchor", "pgd", "2.8 ± 1.6"),
     ],
 )
-def test_the_differences_named_are_those_of_the_metrics(first, second, attack, figures):
+def test_the_differences_named_are_those_of_the_metrics(readme, rows, first, second, attack, figures):
     key = {"group": "all", "attack": attack, "first": first, "second": second}
-    row = next(r for r in read_rows(ROOT / "metrics/pairs.csv") if key.items() <= r.items())
+    row = next(r for r in rows("metrics/pairs.csv") if key.items() <= r.items())
     assert f"{-float(row['mean']):.1f} ± {float(row['half_width']):.1f}" == figures
-    assert figures in README
+    assert figures in readme
 
 
-def test_the_base_model_is_as_good_as_said():
-    cells = {(r["method"], r["attack"], r["set"]): r for r in read_rows(ROOT / "metrics/accuracy.csv")}
+def test_the_base_model_is_as_good_as_said(readme, rows):
+    cells = {(r["method"], r["attack"], r["set"]): r for r in rows("metrics/accuracy.csv")}
     for name, said in (
         ("shapes", "100.0 [98, 100] % of the shapes"),
         ("digits_real", "60.2 [56, 64] % of the real digits"),
     ):
         row = cells["clip", "clean", name]
         value = f"{float(row['accuracy']):.1f} [{float(row['low']):.0f}, {float(row['high']):.0f}] %"
-        assert said.startswith(value) and f"{said} (n = {row['n']})" in README
+        assert said.startswith(value) and f"{said} (n = {row['n']})" in readme
 
 
-def test_the_range_of_robust_averages_is_that_of_the_metrics():
-    rows = {(r["group"], r["method"], r["attack"]): r for r in read_rows(ROOT / "metrics/averages.csv")}
-    trained = [float(rows["all", m, "pgd"]["mean"]) for m in ("ft_adv", "tecoa", "tga_zsr", "embedding_anchor")]
-    assert f"keep {min(trained):.1f} to {max(trained):.1f} %" in README
-    assert min(trained) - float(rows["all", "clip", "pgd"]["mean"]) >= 20
+def test_the_range_of_robust_averages_is_that_of_the_metrics(readme, rows):
+    by_key = {(r["group"], r["method"], r["attack"]): r for r in rows("metrics/averages.csv")}
+    trained = [float(by_key["all", m, "pgd"]["mean"]) for m in ("ft_adv", "tecoa", "tga_zsr", "embedding_anchor")]
+    assert f"keep {min(trained):.1f} to {max(trained):.1f} %" in readme
+    assert min(trained) - float(by_key["all", "clip", "pgd"]["mean"]) >= 20
 
 
-def test_nothing_is_left_to_fill_in():
-    assert not re.search(r"@[A-Z]+@", README)
+def test_nothing_is_left_to_fill_in(readme):
+    assert not re.search(r"@[A-Z]+@", readme)
 
 
-def test_what_is_said_of_the_maps_was_measured():
-    rows = read_rows(ROOT / "metrics/attention.csv")
-    assert {row["peak_on_object"] for row in rows} == {"0.0"}
-    assert {f"{float(row['object_share']):.0%}" for row in rows} == {"16%"}
-    ratios = [float(row["shift_attack"]) / float(row["shift_noise"]) for row in rows]
-    assert f"{min(ratios):.0f} to {max(ratios):.0f} times" in README
+def test_what_is_said_of_the_maps_was_measured(readme, rows):
+    measured = rows("metrics/attention.csv")
+    assert {row["peak_on_object"] for row in measured} == {"0.0"}
+    assert {f"{float(row['object_share']):.0%}" for row in measured} == {"16%"}
+    ratios = [float(row["shift_attack"]) / float(row["shift_noise"]) for row in measured]
+    assert f"{min(ratios):.0f} to {max(ratios):.0f} times" in readme
 
 
-def test_every_file_that_is_linked_is_there():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+def test_every_file_that_is_linked_is_there(project, readme):
+    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert target.startswith("https://") or (project.folder / target).exists(), target
