@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
+import torch
 
+from zsr import storage
+from zsr.data import prepared
 from zsr.data.captioned import draw_pool
 from zsr.data.split import Split, make
 from zsr.data.vocabulary import COLOURS, SHAPES, Scene, captions, held_out_pairs
-from zsr.errors import ParamError
+from zsr.errors import ParamError, StudyError
 
 CLASSES = {"shapes": 12, "combos": 24, "colours": 8, "letters": 12, "digits_font": 10, "digits_real": 10, "textures": 5}
 
@@ -116,3 +119,18 @@ def test_the_pool_is_the_same_every_time():
     first, second = draw_pool(50, 0, 24), draw_pool(60, 0, 24)
     assert len(first[0]) == 50 and np.array_equal(first[0], draw_pool(50, 0, 24)[0])
     assert not np.array_equal(first[0], draw_pool(50, 1, 24)[0]) and len(second[1]) == 60
+
+
+def test_a_prepared_set_belongs_to_its_embeddings(tmp_path):
+    sets, text, embedded = tmp_path / "sets", tmp_path / "text", tmp_path / "text/shapes.safetensors"
+    test = sets / "shapes/test.safetensors"
+    make("shapes", "test", 24, 0, 24).save(test)
+    with pytest.raises(StudyError, match="text/shapes.safetensors is not there; run dvc repro text_embeddings"):
+        prepared.load(sets, text, "shapes")
+    facts = {"template": "a photo of {}", "images": storage.digest(test)}
+    storage.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, facts)
+    loaded = prepared.load(sets, text, "shapes")
+    assert len(loaded.split.ids) == 24 and torch.equal(loaded.text_embeddings, torch.eye(12))
+    make("shapes", "test", 24, 1, 24).save(test)
+    with pytest.raises(StudyError, match="was made for other images than .*test.safetensors; run dvc repro"):
+        prepared.load(sets, text, "shapes")

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from zsr.attacks._noise import Noise
+from zsr.attacks.clean import Clean
+from zsr.attacks.pgd import PGD
+from zsr.attention_study import measure, panels
+
+NOISE = Noise(0, "shapes", range(6))
+
+
+def test_without_an_attack_no_map_moves(model, batch):
+    maps, facts = measure(model, Clean(), batch.images, batch.labels, NOISE)
+    assert facts["shift_attack"] == facts["shift_noise"] == 0
+    assert torch.equal(maps.clean, maps.attacked) and maps.clean.shape == (6, 6, 6)
+
+
+def test_an_attack_moves_maps_as_far_as_the_images_it_made(model, batch):
+    attack = PGD(eps=8 / 255, step_size=4 / 255, n_iter=3, random_start=True)
+    maps, facts = measure(model, attack, batch.images, batch.labels, NOISE)
+    assert facts["shift_attack"] > 0 < facts["shift_noise"]
+    again, _ = measure(model, Clean(), maps.adv, batch.labels, NOISE)
+    torch.testing.assert_close(again.clean, maps.attacked)
+
+
+def test_the_object_is_where_the_picture_is_bright(model, batch):
+    images = torch.zeros(6, 3, 24, 24)
+    images[:, 1, :12, :12] = 1  # a quarter of the patches
+    maps, facts = measure(model, Clean(), images, batch.labels, NOISE)
+    peaks = maps.clean.flatten(1).argmax(dim=1)
+    inside = (peaks // 6 < 3) & (peaks % 6 < 3)
+    assert facts["object_share"] == 0.25 and facts["peak_on_object"] == pytest.approx(inside.float().mean().item())
+
+
+def test_captions_say_what_was_measured(model, batch):
+    maps, facts = measure(model, Clean(), batch.images, batch.labels, NOISE)
+    shown, pairs, captions = panels(batch.images, {"clip": maps}, [{"method": "clip"} | facts], columns=2)
+    assert shown[0].shape == (2, 24, 24, 3) and pairs["clip"][1].shape == (2, 6, 6)
+    assert f"a random patch would be in {facts['object_share']:.0%}" in captions["clip"]
