@@ -48,3 +48,20 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     with storage.claimed(tmp_path / "x"):
         assert time.monotonic() - start > 0.2
     first.join()
+
+
+def test_kept_work_is_not_restored_by_other_code_torch_or_threads(monkeypatch, tmp_path):
+    before, threads = storage.computer_digest(), torch.get_num_threads()
+    assert storage.computer_digest() == before
+    torch.set_num_threads(threads + 1)
+    try:
+        assert storage.computer_digest() != before
+    finally:
+        torch.set_num_threads(threads)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "0.0")
+        assert storage.computer_digest() != before
+    edited = tmp_path / "errors.py"
+    edited.write_text("# edited\n")
+    monkeypatch.setattr("zsr.errors.__file__", str(edited))
+    assert storage.computer_digest() != before

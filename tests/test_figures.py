@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from zsr import figures
+
+
+def averages(*attacks):
+    head = {"group": "all", "mean": "50.0", "half_width": "2.0"}
+    return [head | {"method": method, "attack": attack} for method in ("clip", "tecoa") for attack in attacks]
+
+
+def cells(*attacks):
+    head = {"accuracy": "50.0", "low": "40.1", "high": "60.2"}
+    keys = [(m, a, s) for m in ("clip", "tecoa") for a in attacks for s in ("shapes", "letters")]
+    return [head | {"method": m, "attack": a, "set": s} for m, a, s in keys]
+
+
+CURVE = [{"step": str(i), "lr": "0.1", "loss": "2", "ce": "1", "pull": "1"} for i in range(3)]
+MAPS = np.zeros((2, 6, 6)), np.ones((2, 6, 6))
+IMAGES = np.zeros((2, 24, 24, 3)), np.ones((2, 24, 24, 3))
+DRAWINGS = {
+    "trade_off": lambda path: figures.trade_off(path, averages("clean", "pgd"), "all", "note"),
+    "trade_off of no attack": lambda path: figures.trade_off(path, averages("clean"), "all", "note"),
+    "per_set": lambda path: figures.per_set(path, cells("clean", "pgd"), "note"),
+    "training": lambda path: figures.training(path, {"clip": [], "tecoa": CURVE}, "note"),
+    "training of nothing": lambda path: figures.training(path, {"clip": []}, "note"),
+    "attention": lambda path: figures.attention(path, IMAGES, {"clip": MAPS}, {"image": "i", "clip": "c"}, "note"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_drawn_and_is_the_same_bytes_every_time(tmp_path, name):
+    for file in ("a.png", "b.png"):
+        DRAWINGS[name](tmp_path / "folder" / file)
+    first = (tmp_path / "folder" / "a.png").read_bytes()
+    assert first.startswith(b"\x89PNG") and first == (tmp_path / "folder" / "b.png").read_bytes()
