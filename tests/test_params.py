@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -92,53 +93,55 @@ def test_the_method_under_study_reads_its_own_section(document):
     assert component(document, "methods", "tga_zsr").lambda_ar == document["method"]["lambda_ar"]
 
 
-EDITS = {
-    "lambda_ar: 0.08": ("lambda_arr: 0.08", "unknown key 'method.lambda_arr'; did you mean 'lambda_ar'?"),
-    "  source: shapes ": ("  source: shape ", "data: 'shape' is not one of its sets: shapes, combos,"),
-    "    combos:\n": (
+MISTAKES = [  # a text in params.yaml, what is written instead, what is said of it
+    ("lambda_ar: 0.08", "lambda_arr: 0.08", "unknown key 'method.lambda_arr'; did you mean 'lambda_ar'?"),
+    ("  source: shapes ", "  source: shape ", "data: source must name one of sets (shapes, combos,"),
+    (
+        "    combos:\n",
         "    kombos:\n",
         "data.sets.kombos names no module of zsr.data.sets: 'kombos'; did you mean 'combos'?",
     ),
-    "  pgd:\n": ("  pdg:\n", "attention.attack is none of attacks (clean, pdg): 'pgd'"),
-    "  tecoa:\n    section: methods.tecoa": (
+    ("  pgd:\n", "  pdg:\n", "attention.attack is none of attacks (clean, pdg): 'pgd'"),
+    (
+        "  tecoa:\n    section: methods.tecoa",
         "  tekoa:\n    section: methods.tekoa",
         "methods.tekoa names no module of zsr.methods: 'tekoa'; did you mean 'tecoa'? (known: clip, ",
     ),
-    "section: methods.ft_adv": (
+    (
+        "section: methods.ft_adv",
         "section: methods.ft_ad",
         "methods.ft_adv.section must be one of methods.ft_adv, method,",
     ),
-    "optimizer: adamw": ("optimizer: adma", "train.optimizer must be one of sgd, adamw, muon, got 'adma'"),
-    "  - colours\n": (
+    ("optimizer: adamw", "optimizer: adma", "train.optimizer must be one of sgd, adamw, muon, got 'adma'"),
+    (
+        "  - colours\n",
         "".join(f"  - {name}\n" for name in ("combos", "colours", "letters", "digits_font", "digits_real", "textures")),
         "data: sets needs one besides the source and the controls, got shapes, combos,",
     ),
-    "threads: 2": ("threads: two", "threads must be a whole number, got 'two'"),
-    "    n_iter: 20": ("    n_iter: 0", "attacks.pgd.n_iter must be at least 1, got 0"),
-    "arch: zsr-tiny  ": (
-        "arch: zsr-tny  ",
+    ("threads: 2", "threads: two", "threads must be a whole number, got 'two'"),
+    ("    n_iter: 20", "    n_iter: 0", "attacks.pgd.n_iter must be at least 1, got 0"),
+    (
+        "arch: zsr-tiny",
+        "arch: zsr-tny",
         "model.arch must be a model name of open_clip, got 'zsr-tny'; did you mean 'zsr-tiny'?",
     ),
-    "arch: zsr-tiny   ": (
-        "arch: RN50   ",
-        "model.arch must have OpenAI's towers, a ViT and a text transformer; 'RN50' has",
-    ),
-    "  image_size: 24": ("  image_size: 32", "data.image_size must be what zsr-tiny sees, 24, got 32"),
-    "      test: 600 ": ("      test: 1798 ", "data.sets.digits_real.test must be at most 1797, got 1798"),
-    "this is a photo of {}": (
+    ("arch: zsr-tiny", "arch: RN50", "model.arch must have OpenAI's towers, a ViT and a text transformer; 'RN50' has"),
+    ("  image_size: 24", "  image_size: 32", "data.image_size must be what zsr-tiny sees, 24, got 32"),
+    ("      test: 600 ", "      test: 1798 ", "data.sets.digits_real.test must be at most 1797, got 1798"),
+    (
+        "this is a photo of {}",
         "a {colour} {}",
         "data: template must hold {} once, for the class name, and no other brace",
     ),
-    "a photo of {}": ("a photo of {{}}", "data: template must hold {} once"),
-    "  columns: 6": ("  columns: 101", "attention: columns <= images <= 200, got 101 and 100"),
-    "  clean: {}\n": ("", "attacks must have 'clean', got pgd"),
-    "arch: zsr-tiny ": ("archh: zsr-tiny ", "unknown key 'model.archh'; did you mean 'arch'?"),
-}
+    ("a photo of {}", "a photo of {{}}", "data: template must hold {} once"),
+    ("  columns: 6", "  columns: 101", "attention: columns <= images <= 200, got 101 and 100"),
+    ("  clean: {}\n", "", "attacks must have 'clean', got pgd"),
+    ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
+]
 
 
-@pytest.mark.parametrize("text", EDITS)
-def test_a_mistake_in_the_study_is_named_before_anything_runs(tmp_path, text):
-    mistake, message = EDITS[text]
+@pytest.mark.parametrize("text, mistake, message", MISTAKES)
+def test_a_mistake_in_the_study_is_named_before_anything_runs(tmp_path, text, mistake, message):
     study = (ROOT / "params.yaml").read_text()
     assert text in study
     (tmp_path / "params.yaml").write_text(study.replace(text, mistake))
@@ -146,6 +149,35 @@ def test_a_mistake_in_the_study_is_named_before_anything_runs(tmp_path, text):
         check(tmp_path / "params.yaml")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "params.yaml"))
+
+
+def keys_of(block: dict, prefix: tuple = ()):
+    for key, value in block.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from keys_of(value, (*prefix, key))
+
+
+WRONG = (None, "abc", "", -1, 0, 1.5, True, [], ["x"], {}, {"x": 1}, "1/0", "{}")
+
+
+@pytest.mark.parametrize("key", [".".join(key) for key in keys_of(read(ROOT / "params.yaml"))])
+def test_any_value_at_any_key_is_taken_or_refused_in_one_line(tmp_path, key):
+    path, refused = tmp_path / "params.yaml", 0
+    *parents, last = key.split(".")
+    for wrong in WRONG:
+        document = read(ROOT / "params.yaml")
+        block = document
+        for parent in parents:
+            block = block[parent]
+        block[last] = wrong
+        path.write_text(json.dumps(document))  # JSON is YAML
+        try:
+            check(path)
+        except ParamError as error:
+            assert "\n" not in str(error) and last in str(error)
+            refused += 1
+    assert refused >= len(WRONG) - 5
 
 
 def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path):

@@ -23,9 +23,10 @@ class Data:
     def __post_init__(self):
         if self.template.count("{}") != 1 or set(self.template.replace("{}", "")) & set("{}"):
             raise ValueError(f"template must hold {{}} once, for the class name, and no other brace: {self.template!r}")
-        for name in (self.source, *self.controls):
-            if name not in self.sets:
-                raise ValueError(f"'{name}' is not one of its sets: {', '.join(self.sets)}")
+        for key, names in {"source": [self.source], "controls": self.controls}.items():
+            for name in names:
+                if name not in self.sets:
+                    raise ValueError(f"{key} must name one of sets ({', '.join(self.sets)}), got '{name}'")
         if not self.sets[self.source].train:
             raise ValueError(f"the source '{self.source}' needs a training split: sets.{self.source}.train is 0")
         if not self.groups()["unseen_strict"]:
