@@ -31,7 +31,9 @@ def main(params: Path, checkpoints: Path, sets: Path, text: Path, measured: Path
     images, labels, ids = data.split.tensors(range(wanted.images))
     arch, maps, rows = block(document, "model.arch", str), {}, []
     for method in block(document, "methods", dict[str, Any]):
-        model = Classifier(clip.create(arch, checkpoints / f"{method}.safetensors"), data.text_embeddings)
+        model = Classifier(
+            clip.create(arch, next(iter(sorted((checkpoints / method).iterdir())))), data.text_embeddings
+        )
         maps[method], facts = attention_study.measure(model, attack, images, labels, Noise(seed, wanted.set, ids))
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
     storage.write_rows(measured, rows)

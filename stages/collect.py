@@ -20,7 +20,7 @@ def main(params: Path, records: Path, out: Path) -> None:
     data = block(document, "data", Data)
     methods, attacks = (block(document, kind, dict[str, Any]) for kind in ("methods", "attacks"))
     loaded = {
-        (method, attack, name): Record.load(records / f"{method}-{attack}" / f"{name}.json")
+        (method, attack, name): [Record.load(seed / f"{name}.json") for seed in _seeds(records / f"{method}-{attack}")]
         for method in methods
         for attack in attacks
         for name in data.sets
@@ -30,6 +30,10 @@ def main(params: Path, records: Path, out: Path) -> None:
     storage.write_rows(out / "accuracy.csv", results.cell_rows(loaded))
     storage.write_rows(out / "averages.csv", averages)
     storage.write_rows(out / "pairs.csv", results.pair_rows(loaded, data.groups()))
+
+
+def _seeds(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir(), key=lambda path: int(path.name))
 
 
 if __name__ == "__main__":

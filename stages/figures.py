@@ -10,6 +10,8 @@ from zsr import figures
 from zsr.params import block, read
 from zsr.storage import read_rows
 
+BARS = "bars: 95 % over the choice of images, or ± sd over several seeds"
+
 
 @stage
 @click.option("--metrics", type=EXISTING, required=True)
@@ -19,8 +21,8 @@ def main(params: Path, metrics: Path, curves: Path, out: Path) -> None:
     document = read(params)
     name = block(document, "name", str)
     cells, averages = read_rows(metrics / "accuracy.csv"), read_rows(metrics / "averages.csv")
-    figures.trade_off(out / "trade_off.png", averages, "all", f"{name}\nmean over all sets, 95 % intervals")
-    figures.per_set(out / "per_set.png", cells, f"{name}: accuracy per set, 95 % intervals")
+    figures.trade_off(out / "trade_off.png", averages, "all", f"{name}\nmean over all sets; {BARS}")
+    figures.per_set(out / "per_set.png", cells, f"{name}: accuracy per set; {BARS}")
     rows = {method: read_rows(curves / f"{method}.csv") for method in block(document, "methods", dict[str, Any])}
     figures.training(out / "training.png", rows, f"{name}: loss terms of fine-tuning, as weighted in the sum")
 

@@ -12,13 +12,14 @@ from zsr.storage import read_rows
 
 @stage
 @click.option("--metrics", type=EXISTING, required=True)
-@click.option("--published", type=EXISTING, required=True)
+@click.option("--published", type=EXISTING, multiple=True, help="Several: the first that has a number counts.")
 @click.option("--out", type=WRITTEN, required=True)
-def main(params: Path, metrics: Path, published: Path, out: Path) -> None:
+def main(params: Path, metrics: Path, published: tuple[Path, ...], out: Path) -> None:
     name = block(read(params), "name", str)
     cells, averages, pairs = (read_rows(metrics / f"{table}.csv") for table in ("accuracy", "averages", "pairs"))
     tables.accuracy(out, cells, averages, f"Accuracy, {name}")
-    tables.orderings(out, pairs, read_rows(published), "all", f"Orderings of the paper, {name}")
+    paper = [row for path in published for row in read_rows(path)]
+    tables.orderings(out, pairs, paper, "all", f"Orderings of the paper, {name}")
 
 
 if __name__ == "__main__":

@@ -1,40 +1,106 @@
-"""Attention maps over patch tokens, and the distance between two of them at full image size without drawing it."""
+"""Attention maps over patch tokens, and the distance between two of them at full image size."""
 
+from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-FLAT = 1e-6  # a map whose similarities span less than this stays flat instead of dividing by zero
+from zsr.models.classifier import Classifier
+
+FLAT = 1e-6  # a map whose values span less than this stays flat instead of dividing by zero (quirk G7)
+Size = tuple[int, int]
+NormAxis = Literal["tokens", "features", "none"]
+Distance = Literal["l2", "rms", "l1", "cos"]
+
+
+def similarity(tokens: Tensor, text: Tensor, norm_axis: NormAxis = "tokens") -> Tensor:
+    """Products of the patches with their image's class prompt: (B, 1+P, D), (B, D) -> (B, P).
+
+    TGA-ZSR (Yu et al., NeurIPS 2024), eq. 5. norm_axis (quirk G5): what is brought to unit norm before. tokens: every
+    channel over the 1+P tokens, CLS included, as the published code does; features: every token, so that the
+    product is a cosine; none: nothing.
+    """
+    axis = {"tokens": 1, "features": 2}.get(norm_axis)
+    normed = tokens if axis is None else F.normalize(tokens, dim=axis)
+    return torch.einsum("bpd,bd->bp", normed[:, 1:], text)
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Each map brought to [0, 1], (B, P) -> (B, P); gradients flow through its minimum and maximum."""
+    low, high = maps.amin(dim=1, keepdim=True), maps.amax(dim=1, keepdim=True)
+    return (maps - low) / (high - low).clamp(min=FLAT)
 
 
 def text_guided_attention(tokens: Tensor, text: Tensor) -> Tensor:
-    """How much each patch agrees with its image's class prompt: (B, 1+P, D), (B, D) -> (B, P) in [0, 1].
+    """How much each patch agrees with its image's class prompt, as published: (B, 1+P, D), (B, D) -> (B, P) in [0, 1].
 
-    TGA-ZSR (Yu et al., NeurIPS 2024), eq. 5, in the order of the published code: every channel is normalised
-    over the 1+P tokens, CLS included (quirk G5), the patches' products with the text are taken, and min-max
-    brings each image's map to [0, 1] before any resizing (quirk G6).
+    Min-max comes before any resizing (quirk G6).
     """
-    patches = F.normalize(tokens, dim=1)[:, 1:]
-    similarity = torch.einsum("bpd,bd->bp", patches, text)
-    low, high = similarity.amin(dim=1, keepdim=True), similarity.amax(dim=1, keepdim=True)
-    return (similarity - low) / (high - low).clamp(min=FLAT)
+    return min_max(similarity(tokens, text))
 
 
-def map_distance(maps: Tensor, others: Tensor, grid: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """l2 norm of the difference of two maps, each resized (bilinear) to the image: (B, P), (B, P) -> (B,).
+def resize(maps: Tensor, grid: Size, image_size: Size) -> Tensor:
+    """Maps drawn at image size, bilinear: (B, rows * columns) -> (B, H * W)."""
+    return F.interpolate(maps.unflatten(1, (1, *grid)), image_size, mode="bilinear", align_corners=False).flatten(1)
 
-    Resizing is a fixed linear map U, so the norm is sqrt(d' G d) with the Gram matrix G = U'U, P x P, computed
-    once; no map of image size is made. The gradient at equal maps is zero.
+
+def map_distance(maps: Tensor, others: Tensor, grid: Size, image_size: Size, distance: Distance = "l2") -> Tensor:
+    """Distance of two maps, each resized (bilinear) to the image: (B, P), (B, P) -> (B,).
+
+    l2: the norm over the H * W values; rms: that divided by sqrt(H * W), so it knows neither image size nor grid; l1:
+    mean absolute difference; cos: 1 - cosine. grid = image_size for maps that are of image size already.
+
+    Resizing is a fixed linear map U, so products of resized maps are a' G b with the Gram matrix G = U'U, P x P,
+    computed once; for l2, rms and cos no map of image size is made. The gradient of l2 and rms at equal maps is zero.
     """
-    factor = _gram_factor(tuple(grid), tuple(image_size)).to(maps)
-    return ((maps - others) @ factor).norm(dim=1)
+    drawn = grid == image_size
+    if distance == "l1":
+        difference = maps - others
+        return (difference if drawn else resize(difference, grid, image_size)).abs().mean(dim=1)
+    factor = None if drawn else _gram_factor(tuple(grid), tuple(image_size)).to(maps)
+    if distance == "cos":
+        return 1 - F.cosine_similarity(*(x if drawn else x @ factor for x in (maps, others)))
+    norm = (maps - others if drawn else (maps - others) @ factor).norm(dim=1)
+    return norm / (image_size[0] * image_size[1]) ** 0.5 if distance == "rms" else norm
 
 
 @cache
-def _gram_factor(grid: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+def _gram_factor(grid: Size, image_size: Size) -> Tensor:
     """Cholesky factor L of G, so that the norm of d L is that of U d."""
-    basis = torch.eye(grid[0] * grid[1], dtype=torch.float64).view(-1, 1, *grid)
-    resized = F.interpolate(basis, image_size, mode="bilinear", align_corners=False).flatten(1)
+    basis = torch.eye(grid[0] * grid[1], dtype=torch.float64)
+    resized = resize(basis, grid, image_size)
     return torch.linalg.cholesky(resized @ resized.T)
+
+
+def grad_cam(
+    model: Classifier, images: Tensor, score: Callable[[Tensor], Tensor], differentiable: bool = False
+) -> Tensor:
+    """Grad-CAM of the last block: (B, 3, H, W) -> (B, P), at least 0, not yet brought to [0, 1].
+
+    score: raw image features (B, D) -> what is explained of each image, (B,). Activations K are the patch tokens after
+    the first LayerNorm of the last residual block; channel k weighs the mean over patches of d score / d K_k; the map
+    is relu(sum_k w_k K_k). Selvaraju et al., ICCV 2017; the layer is that of TGA-ZSR's published code.
+
+    differentiable: keep the graph of that gradient, so that a loss on the map teaches the tower (second order).
+    Otherwise the map is a constant.
+    """
+    kept = {}
+
+    def keep(_module, _inputs, output):
+        kept["tokens"] = output if differentiable else output.detach().requires_grad_()
+        return kept["tokens"]
+
+    hook = model.visual.transformer.resblocks[-1].ln_1.register_forward_hook(keep)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):  # the one attention kernel that can be differentiated twice
+            total = score(model.pool(model.tokens(images))).sum()
+    finally:
+        hook.remove()
+    (slope,) = torch.autograd.grad(total, kept["tokens"], create_graph=differentiable)
+    weights = slope[:, 1:].mean(dim=1, keepdim=True)
+    cam = (weights * kept["tokens"][:, 1:]).sum(dim=2).relu()
+    return cam if differentiable else cam.detach()

@@ -42,7 +42,7 @@ def protocol(model: Classifier, attack, image_size: int, template: str, seed: in
     """The facts that travel with every number."""
     return (
         f"{attack.protocol()}; acts at {image_size} px; noise seed {seed}; logit scale {model.logit_scale.item():.4g}; "
-        f"prompt '{template}'; gradients and verdicts fp32"
+        f"prompt '{template}'; verdicts fp32"
     )
 
 

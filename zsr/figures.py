@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from zsr.results import over_seeds  # noqa: E402
 from zsr.storage import distinct  # noqa: E402
 
 CLEAN = "clean"  # the attack that is none
@@ -36,7 +37,10 @@ def _write(figure, path: Path) -> None:
 
 
 def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, note: str) -> None:
-    """Robust against clean accuracy, mean over a group of sets, one panel per attack, 95 % intervals."""
+    """Robust against clean accuracy, mean over a group of sets, one panel per attack.
+
+    Bars: ± standard deviation over seeds; of one seed, the 95 % half-width.
+    """
     rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
     methods = distinct(averages, "method")
     attacks = [attack for attack in distinct(averages, "attack") if attack != CLEAN]
@@ -44,7 +48,7 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
     for axis, attack in zip(axes, attacks):
         for method, colour in _colours(methods).items():
             x, y = rows[method, CLEAN], rows[method, attack]
-            spans = {"xerr": float(x["half_width"]), "yerr": float(y["half_width"])}
+            spans = {bar: float(row["sd"] or row["half_width"]) for bar, row in (("xerr", x), ("yerr", y))}
             axis.errorbar(float(x["mean"]), float(y["mean"]), **spans, fmt="o", color=colour, capsize=2, label=method)
         axis.set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %")
         axis.grid(alpha=0.3)
@@ -54,9 +58,9 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
 
 
 def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
-    """Accuracy of every method on every set, one panel per attack, Wilson 95 % intervals."""
+    """Accuracy of every method on every set, one panel per attack. Bars: ± sd over seeds; of one seed, Wilson 95 %."""
     methods, attacks, sets = (distinct(cells, key) for key in ("method", "attack", "set"))
-    rows = {(r["method"], r["attack"], r["set"]): r for r in cells}
+    rows = {(r["method"], r["attack"], r["set"]): _with_bounds(r) for r in over_seeds(cells)}
     figure, axes = plt.subplots(len(attacks), 1, figsize=(10, 3 * len(attacks)), squeeze=False, layout="constrained")
     width = 0.8 / len(methods)
     for axis, attack in zip(axes[:, 0], attacks):
@@ -71,12 +75,19 @@ def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
         axis.set(ylabel=f"{attack}, %", ylim=(0, 100))
     axes[0, 0].set_title(note)
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=len(methods), loc="outside lower center")
+    figure.legend(handles, labels, fontsize=8, ncols=5, loc="outside lower center")
     _write(figure, path)
 
 
+def _with_bounds(cell: dict) -> dict:
+    """Where a cell's bar begins and ends: one sd around the mean over seeds, or the interval of its one seed."""
+    if cell["sd"] == "":
+        return cell
+    return cell | {"low": cell["accuracy"] - cell["sd"], "high": cell["accuracy"] + cell["sd"]}
+
+
 def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
-    """Every loss term of every trained method against the step, one panel per method."""
+    """Every loss term of every trained method against the step, one panel per method; the mean over seeds."""
     trained = {method: rows for method, rows in curves.items() if rows}
     figure, axes = _row_of_panels(len(trained), 3.2, 3.2)
     for axis, (method, rows) in zip(axes, trained.items()):

@@ -37,12 +37,24 @@ class Interval:
         return start if self.high == math.inf else f"{start} and {end}"
 
 
+@dataclass(frozen=True)
+class OneSlot:
+    """Texts with one place for a class name."""
+
+    def __contains__(self, text: str) -> bool:
+        return text.count("{}") == 1 and not set(text.replace("{}", "")) & set("{}")
+
+    def __str__(self) -> str:
+        return "text that holds {} once, for the class name, and no other brace"
+
+
 Positive = Annotated[float, Interval(0, above=True)]
 NonNegative = Annotated[float, Interval(0)]
 Share = Annotated[float, Interval(0, 1)]
 PixelRange = Annotated[float, Interval(0, 1, above=True)]  # a distance between pixels in [0, 1]; write 8/255
 Count = Annotated[int, Interval(1)]
 Natural = Annotated[int, Interval(0)]
+Template = Annotated[str, OneSlot()]
 
 
 def read(path: Path) -> dict:
@@ -161,16 +173,42 @@ def component(document: Mapping, kind: str, name: str) -> Any:
     says in `section` where its hyper-parameters are: in the block itself, or in `method`.
     """
     key = f"{kind}.{name}"
-    own = block(document, key, dict[str, Any])
-    module = module_of(f"zsr.{kind}", name, key)
     if kind == "attacks":
-        return build(module.ATTACK, own, key)
+        own = block(document, key, dict[str, Any])
+        return build(module_of(f"zsr.{kind}", name, key).ATTACK, own, key)
+    module = module_of(f"zsr.{kind}", name, key)
+    own, key = _method_block(document, name)
+    return build(module.METHOD, {k: v for k, v in own.items() if k != "train"}, key)
+
+
+def training_of(document: Mapping, name: str, schema: Any) -> Any:
+    """How a method is trained: the block `train`, over which the method's own block may have a `train` of changes."""
+    common = block(document, "train", dict[str, Any])
+    plain = build(schema, common, "train")
+    own, key = _method_block(document, name)
+    if "train" not in own:
+        return plain
+    return build(schema, _over(common, build(dict[str, Any], own["train"], f"{key}.train")), f"{key}.train")
+
+
+def _method_block(document: Mapping, name: str) -> tuple[dict, str]:
+    """The block that holds a method's own numbers, without `section`, and its key."""
+    key = f"methods.{name}"
+    own = block(document, key, dict[str, Any])
     section = build(Literal[key, "method"], own.pop("section", None), f"{key}.section")
     if section == key:
-        return build(module.METHOD, own, key)
+        return own, key
     for stray in own:
         raise ParamError(f"unknown key '{key}.{stray}': the hyper-parameters of {name} are in '{section}'")
-    return build(module.METHOD, block(document, section, dict[str, Any]), section)
+    return block(document, section, dict[str, Any]), section
+
+
+def _over(common: Mapping, changes: Mapping) -> dict:
+    """common, with the values that changes has at the same keys, however deep."""
+    return dict(common) | {
+        key: _over(common[key], value) if isinstance(value, Mapping) and isinstance(common.get(key), Mapping) else value
+        for key, value in changes.items()
+    }
 
 
 def module_of(package: str, name: str, key: str) -> ModuleType:

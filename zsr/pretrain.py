@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsr.losses import symmetric_contrastive
-from zsr.params import Count
+from zsr.params import Count, Natural
 from zsr.train import Recipe, fit, mix
 from zsr.watch import Watch, unwatched
 
@@ -18,6 +18,7 @@ MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Recipe):
+    seed: Natural
     pool: Count  # pictures, drawn once
 
 
@@ -76,7 +77,9 @@ def pretrain(
     torch.manual_seed(mix(recipe.seed))
     model = create()
     nn.init.normal_(model.visual.positional_embedding, std=0.5)
-    rows = fit(
-        model, lambda step, samples: contrastive_terms(model, pool, samples), len(pool.images), recipe, scratch, watch
-    )
+
+    def losses(_step: int, samples: Tensor) -> dict[str, Tensor]:
+        return contrastive_terms(model, pool, samples)
+
+    rows = fit(model, losses, len(pool.images), recipe, recipe.seed, scratch, watch)
     return model.eval(), rows

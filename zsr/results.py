@@ -1,82 +1,118 @@
-"""Records to numbers: every cell with its interval, averages over groups of sets, paired differences. No torch."""
+"""Records to numbers: every cell with its interval, averages over groups of sets, paired differences. No torch.
+
+A cell's records are those of its seeds of fine-tuning. Two kinds of uncertainty are kept apart: the choice of test
+images (`low`, `high`, `half_width`) and the seed (`sd`, over n - 1; empty where there is one seed).
+"""
 
 import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, pvariance
+from statistics import fmean, pvariance, stdev
 
 from zsr import storage
 from zsr.records import Record
 
 Z = 1.959964  # 95 %
 Cell = tuple[str, str, str]  # method, attack, set
+Records = Mapping[Cell, Sequence[Record]]
 
 
-def cell_rows(records: Mapping[Cell, Record]) -> list[dict]:
-    """One row per cell: counts, accuracy in percent with its Wilson 95 % interval, and the protocol."""
+def cell_rows(records: Records) -> list[dict]:
+    """One row per cell and seed: counts, accuracy in percent with its Wilson 95 % interval, and the protocol."""
     from scipy.stats import binomtest
 
     rows = []
-    for (method, attack, set_name), record in records.items():
-        n, correct = len(record.ids), sum(record.robust_bits)
-        low, high = binomtest(correct, n).proportion_ci(method="wilson")
-        rows.append(
-            {
-                "method": method,
-                "attack": attack,
-                "set": set_name,
-                "n": n,
-                "ids": record.ids_digest,
-                "clean_correct": sum(record.clean_bits),
-                "adv_correct": sum(record.adv_bits),
-                "correct": correct,
-                "accuracy": _percent(correct / n),
-                "low": _percent(low),
-                "high": _percent(high),
-                "protocol": record.protocol,
-            }
-        )
+    for (method, attack, set_name), seeds in records.items():
+        for record in seeds:
+            n, correct = len(record.ids), sum(record.robust_bits)
+            low, high = binomtest(correct, n).proportion_ci(method="wilson")
+            rows.append(
+                {
+                    "method": method,
+                    "attack": attack,
+                    "set": set_name,
+                    "seed": record.seed,
+                    "n": n,
+                    "ids": record.ids_digest,
+                    "clean_correct": sum(record.clean_bits),
+                    "adv_correct": sum(record.adv_bits),
+                    "correct": correct,
+                    "accuracy": _percent(correct / n),
+                    "low": _percent(low),
+                    "high": _percent(high),
+                    "protocol": record.protocol,
+                }
+            )
     return rows
 
 
-def average_rows(records: Mapping[Cell, Record], groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """One row per (group, method, attack): the mean over the group's sets, each weighing the same, and 95 % half-width.
+def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
+    """Rows of `cell_rows`, as read from CSV, with those of one cell merged: mean accuracy, and sd over seeds."""
+    merged = []
+    for _, same in itertools.groupby(cells, key=lambda row: (row["method"], row["attack"], row["set"])):
+        same = list(same)
+        values = [float(row["accuracy"]) for row in same]
+        merged.append(dict(same[0]) | {"accuracy": fmean(values), "seeds": len(same), "sd": _spread(values)})
+    return merged
 
-    The half-width is that of choosing the test images; training seeds and base models are not in it.
+
+def average_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
+    """One row per (group, method, attack): the mean over the group's sets, each weighing the same, and over seeds.
+
+    half_width: 95 %, of choosing the test images; base models are not in it, nor is the seed.
     """
     rows = []
     for group, sets in groups.items():
         for method, attack in _methods_and_attacks(records):
-            mean, half = _mean_of_means([records[method, attack, s].robust_bits for s in sets])
-            rows.append({"group": group, "method": method, "attack": attack, "sets": len(sets)} | _interval(mean, half))
+            cells = [records[method, attack, s] for s in sets]
+            mean, half = _mean_of_means([_hits(cell) for cell in cells])
+            key = {"group": group, "method": method, "attack": attack, "sets": len(sets)}
+            rows.append(key | _interval(mean, half) | _seeds(_by_seed(cells)))
     return rows
 
 
-def pair_rows(records: Mapping[Cell, Record], groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """One row per (group, attack, two methods): first minus second on the same images, in points, 95 % half-width."""
+def pair_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
+    """One row per (group, attack, two methods): first minus second in points, on the same images and seeds.
+
+    half_width: 95 %, of the choice of test images and, where there are several, of the seeds.
+    """
     rows = []
     methods = list(dict.fromkeys(method for method, _ in _methods_and_attacks(records)))
     attacks = list(dict.fromkeys(attack for _, attack in _methods_and_attacks(records)))
-    for method, attack, name in records:
-        same = records[methods[0], attack, name].ids
-        assert records[method, attack, name].ids == same, f"{method} and {methods[0]} saw other images of {name}"
+    for (method, attack, name), seeds in records.items():
+        same = records[methods[0], attack, name][0].ids
+        assert all(record.ids == same for record in seeds), f"{method} and {methods[0]} saw other images of {name}"
     for group, attack in itertools.product(groups, attacks):
         for first, second in itertools.combinations(methods, 2):
-            differences = [
-                [
-                    int(a) - int(b)
-                    for a, b in zip(*(records[m, attack, s].robust_bits for m in (first, second)), strict=True)
-                ]
-                for s in groups[group]
-            ]
-            mean, half = _mean_of_means(differences)
-            rows.append({"group": group, "attack": attack, "first": first, "second": second} | _interval(mean, half))
+            pair = [[records[method, attack, s] for s in groups[group]] for method in (first, second)]
+            key = {"group": group, "attack": attack, "first": first, "second": second}
+            rows.append(key | difference(*pair))
     return rows
 
 
-def _methods_and_attacks(records: Mapping[Cell, Record]) -> list[tuple[str, str]]:
+def difference(first: Sequence[Sequence[Record]], second: Sequence[Sequence[Record]]) -> dict[str, float]:
+    """first minus second, each one cell per set: mean, half_width, seeds and sd of `pair_rows`."""
+    images = [[a - b for a, b in zip(_hits(x), _hits(y), strict=True)] for x, y in zip(first, second, strict=True)]
+    mean, half = _mean_of_means(images)
+    one, other = _by_seed(first), _by_seed(second)
+    n = max(len(one), len(other))  # a method that does not train has one seed, which stands for all
+    per_seed = [one[i % len(one)] - other[i % len(other)] for i in range(n)]
+    return _interval(mean, math.hypot(half, _half_width_of_seeds(per_seed))) | _seeds(per_seed)
+
+
+def _methods_and_attacks(records: Records) -> list[tuple[str, str]]:
     return list(dict.fromkeys((method, attack) for method, attack, _ in records))
+
+
+def _hits(seeds: Sequence[Record]) -> list[float]:
+    """Of every image, the share of seeds under which it counts."""
+    return [fmean(bits) for bits in zip(*(record.robust_bits for record in seeds), strict=True)]
+
+
+def _by_seed(cells: Sequence[Sequence[Record]]) -> list[float]:
+    """Of every seed, the mean over sets."""
+    return [fmean(fmean(record.robust_bits) for record in sets) for sets in zip(*cells, strict=True)]
 
 
 def _mean_of_means(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -85,8 +121,24 @@ def _mean_of_means(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
     return fmean(fmean(s) for s in samples), Z * math.sqrt(spread) / len(samples)
 
 
+def _half_width_of_seeds(values: Sequence[float]) -> float:
+    """95 % half-width of a mean over seeds by Student's law; 0 where there is one."""
+    from scipy.stats import t
+
+    n = len(values)
+    return t.ppf(0.975, n - 1) * stdev(values) / math.sqrt(n) if n > 1 else 0.0
+
+
 def _interval(mean: float, half: float) -> dict[str, float]:
     return {"mean": _percent(mean), "half_width": _percent(half)}
+
+
+def _seeds(values: Sequence[float]) -> dict[str, float | str]:
+    return {"seeds": len(values), "sd": _spread([100 * value for value in values])}
+
+
+def _spread(values: Sequence[float]) -> float | str:
+    return round(stdev(values), 2) if len(values) > 1 else ""
 
 
 def _percent(share: float) -> float:

@@ -78,12 +78,17 @@ def load_tensors(path: Path) -> tuple[dict, dict]:
     return _load(path, "pt")
 
 
-def _load(path: Path, framework: str) -> tuple[dict, dict]:
+def load_facts(path: Path) -> dict:
+    """The facts alone."""
+    return _load(path, "np", tensors=False)[1]
+
+
+def _load(path: Path, framework: str, tensors: bool = True) -> tuple[dict, dict]:
     from safetensors import safe_open
 
     with safe_open(str(path), framework=framework) as file:
         facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-        return {name: file.get_tensor(name) for name in file.keys()}, facts
+        return {name: file.get_tensor(name) for name in file.keys() if tensors}, facts
 
 
 def digest(*parts: bytes | str | Path) -> str:

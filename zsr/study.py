@@ -11,7 +11,7 @@ from zsr.data.world import Data
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation
 from zsr.finetune import FineTuning
-from zsr.params import Count, build, component, module_of, nearest, read
+from zsr.params import Count, Natural, build, component, module_of, nearest, read, training_of
 from zsr.pretrain import Pretraining
 from zsr.storage import read_json
 
@@ -28,6 +28,7 @@ class Study:
     name: str  # of the study, in titles
     up: Literal["", "../"]  # from the folder of params.yaml to the repository's root
     threads: Count  # of the CPU, in every stage that computes
+    seeds: tuple[Natural, ...]  # of fine-tuning: order of batches, noise of the training attack
     data: Data
     model: Model
     base_model: Pretraining
@@ -43,6 +44,8 @@ class Study:
             raise ValueError(f"attacks must have 'clean', got {', '.join(self.attacks) or 'none'}")
         if not self.methods:
             raise ValueError("methods must have at least one, got none")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be at least one, none twice, got {list(self.seeds)}")
         shown = self.attention
         if shown.set not in self.data.sets:
             raise ValueError(f"attention.set is none of data.sets ({', '.join(self.data.sets)}): '{shown.set}'")
@@ -61,6 +64,8 @@ def check(path: Path) -> Study:
         for kind in ("methods", "attacks"):
             for name in document[kind]:
                 component(document, kind, name)
+        for name in document["methods"]:
+            training_of(document, name, FineTuning)
         _check_arch(study.model.arch, study.data.image_size)
         for name, size in study.data.sets.items():
             check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})

@@ -6,15 +6,11 @@ from pathlib import Path
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from zsr import storage
+from zsr.results import over_seeds
 from zsr.storage import distinct
 
 Row = Mapping[str, str]
-PUBLISHED = {  # our attack -> (table, attack) of published/tga_zsr_tables.csv
-    "clean": ("clean", "none"),
-    "pgd": ("robust_pgd100", "pgd100"),
-    "cw": ("robust_cw", "cw"),
-    "autoattack": ("robust_autoattack", "autoattack"),
-}
+PUBLISHED = {"clean": "none", "pgd": "pgd100", "cw": "cw", "autoattack": "autoattack"}  # our attack -> the papers'
 
 
 def write(folder: Path, name: str, title: str, parts: Mapping[str, tuple[list, list]], notes: Sequence[str]) -> None:
@@ -41,8 +37,8 @@ def _escaped(text: str) -> str:
 
 
 def accuracy(folder: Path, cells: Sequence[Row], averages: Sequence[Row], title: str) -> None:
-    """Accuracy of every method, attack and set, averages first."""
-    by_cell = {(r["method"], r["attack"], r["set"]): r for r in cells}
+    """Accuracy of every method, attack and set, averages first; over several seeds mean ± standard deviation."""
+    by_cell = {(r["method"], r["attack"], r["set"]): r for r in over_seeds(cells)}
     by_group = {(r["method"], r["attack"], r["group"]): r for r in averages}
     sets, groups = distinct(cells, "set"), distinct(averages, "group")
     groups.remove("source")  # one set, which stands among the sets
@@ -50,7 +46,7 @@ def accuracy(folder: Path, cells: Sequence[Row], averages: Sequence[Row], title:
     for attack in distinct(cells, "attack"):
         body = [
             [method]
-            + [_with_half_width(by_group[method, attack, group]) for group in groups]
+            + [with_spread(by_group[method, attack, group]) for group in groups]
             + [_with_interval(by_cell[method, attack, s]) for s in sets]
             for method in distinct(cells, "method")
         ]
@@ -62,38 +58,49 @@ def accuracy(folder: Path, cells: Sequence[Row], averages: Sequence[Row], title:
 def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
     subsets = ", ".join(f"{s} {n} ({ids})" for s, n, ids in dict.fromkeys((r["set"], r["n"], r["ids"]) for r in cells))
     protocols = [f"{attack}: {text}." for attack, text in dict.fromkeys((r["attack"], r["protocol"]) for r in cells)]
+    seeds = distinct(cells, "seed")
+    spread = (
+        "[low, high]: Wilson 95 % interval of a cell. ±: 95 % half-width of a mean of cells, every set weighing the "
+        "same. Both come from the choice of test images alone: one base model, one fine-tuning seed."
+        if len(seeds) == 1
+        else f"±: standard deviation over {len(seeds)} fine-tuning seeds ({', '.join(seeds)}) on one base model. A "
+        "method that does not train has one; its ± is then the 95 % half-width of choosing the test images."
+    )
     return [
         "Under an attack an image counts when it is right without and with the attack.",
         f"n, test images of each set (digest of their ids): {subsets}.",
-        "[low, high]: Wilson 95 % interval of a cell. ±: 95 % half-width of a mean of cells, every set weighing the "
-        "same. Both come from the choice of test images alone: one base model, one fine-tuning seed.",
+        spread,
         *protocols,
     ]
 
 
 def orderings(folder: Path, pairs: Sequence[Row], published: Sequence[Row], group: str, title: str) -> None:
-    """Which method beats which: the sign of each published difference of averages beside ours, with its interval."""
-    paper = {
-        (r["table"], r["attack"], r["method"]): float(r["top1_percent"]) for r in published if r["dataset"] == "average"
-    }
+    """Which method beats which: the sign of each published difference of averages beside ours, with its interval.
+
+    published: rows of published/*.csv; where several tables hold a method, the first counts.
+    """
+    paper: dict[tuple[str, str], float] = {}
+    for row in published:
+        if row["dataset"] == "average":
+            paper.setdefault((row["attack"], row["method"]), float(row["top1_percent"]))
     rows = []
     for pair in pairs:
-        if pair["group"] != group or pair["attack"] not in PUBLISHED:
-            continue
-        first, second = (paper.get((*PUBLISHED[pair["attack"]], pair[side])) for side in ("first", "second"))
-        if first is None or second is None:
-            continue
-        rows.append(_ordering(pair, first - second))
-    body = [list(row.values()) for row in rows]
+        first, second = (paper.get((PUBLISHED.get(pair["attack"]), pair[side])) for side in ("first", "second"))
+        if pair["group"] == group and first is not None and second is not None:
+            rows.append(_ordering(pair, first - second))
+    several = any(int(pair["seeds"]) > 1 for pair in pairs)
     counts = ", ".join(f"{sum(r['here'] == verdict for r in rows)} {verdict}" for verdict in distinct(rows, "here"))
     notes = [
-        "paper: difference of the averages over 16 sets, ViT-B/32, eps 1/255 (published/tga_zsr_tables.csv).",
+        "paper: difference of the averages over 16 sets, ViT-B/32, eps 1/255 (published/*.csv; Comp-TGA from the "
+        "README of its repository).",
         f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images, "
-        "± its 95 % half-width over the choice of images. Only the signs compare between the two, not the sizes.",
+        f"± its 95 % half-width over the choice of images{' and of seeds' if several else ''}. Only the signs compare "
+        "between the two, not the sizes.",
         "appears: the same sign, and our interval leaves out zero; reversed: the other sign, likewise; "
         "undecided: our interval holds zero.",
         f"In all: {counts}.",
     ]
+    body = [list(row.values()) for row in rows]
     write(folder, "orderings", title, {"first minus second, points": (list(rows[0]) if rows else [], body)}, notes)
     storage.write_rows(folder / "orderings.csv", rows, header=["attack"])
 
@@ -111,9 +118,12 @@ def _ordering(pair: Row, paper: float) -> dict[str, str]:
     }
 
 
-def _with_half_width(row: Row) -> str:
-    return f"{float(row['mean']):.1f} ± {float(row['half_width']):.1f}"
+def with_spread(row: Row) -> str:
+    """mean ± standard deviation over seeds, or, of one seed, ± half-width."""
+    return f"{float(row['mean']):.1f} ± {float(row['sd'] or row['half_width']):.1f}"
 
 
 def _with_interval(row: Row) -> str:
-    return f"{float(row['accuracy']):.1f} [{float(row['low']):.0f}, {float(row['high']):.0f}]"
+    if row["sd"] != "":
+        return f"{row['accuracy']:.1f} ± {row['sd']:.1f}"
+    return f"{row['accuracy']:.1f} [{float(row['low']):.0f}, {float(row['high']):.0f}]"

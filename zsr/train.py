@@ -25,7 +25,6 @@ MUON_RATE = 5  # Muon's steps have the size of the rate, not of Adam's
 class Recipe:
     """How parameters move, whatever the loss."""
 
-    seed: Natural
     epochs: NonNegative  # may be a fraction
     batch_size: Count
     optimizer: Literal["sgd", "adamw", "muon"]  # muon: the weight matrices of residual blocks; AdamW on the rest
@@ -33,6 +32,7 @@ class Recipe:
     betas: tuple[Annotated[float, Interval(0, 1, below=True)], ...] = (0.9, 0.999)  # sgd: momentum is the first of them
     weight_decay: NonNegative
     warmup_steps: Natural
+    first_step_full_rate: bool = False  # the first step, before the schedule sets in, takes lr itself (quirk A2)
     grad_clip: NonNegative  # largest norm of the whole gradient; 0: no clipping
     save_every: Count  # steps between checkpoints of an unfinished run
 
@@ -47,8 +47,11 @@ class Recipe:
         return round(self.epochs * math.ceil(n_samples / self.batch_size))
 
 
-def learning_rate(step: int, n_steps: int, base: float, warmup_steps: int) -> float:
-    """Linear warm-up to base, then half a cosine towards 0; step counts from 0, the rate is set before the step."""
+def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
+    """Linear warm-up to lr, then half a cosine towards 0; step counts from 0, the rate is set before the step."""
+    base, warmup_steps = recipe.lr, recipe.warmup_steps
+    if step == 0 and recipe.first_step_full_rate:
+        return base
     if step < warmup_steps:
         return base * (step + 1) / warmup_steps
     return 0.5 * base * (1 + math.cos(math.pi * (step - warmup_steps) / (n_steps - warmup_steps)))
@@ -79,6 +82,7 @@ def fit(
     losses: Callable[[int, Tensor], dict[str, Tensor]],
     n_samples: int,
     recipe: Recipe,
+    seed: int,
     scratch: Path,
     watch: Watch = unwatched,
 ) -> list[dict[str, float]]:
@@ -94,12 +98,12 @@ def fit(
     optimizers = _optimizers(model, recipe)
     run = _resume(scratch, model, optimizers)
     for step in watch(range(run.step, n_steps), run.step):
-        torch.manual_seed(mix(recipe.seed, step))
-        lr = learning_rate(step, n_steps, recipe.lr, recipe.warmup_steps)
+        torch.manual_seed(mix(seed, step))
+        lr = learning_rate(step, n_steps, recipe)
         _set_rate(optimizers, lr)
-        terms = losses(step, batch_indices(step, n_samples, recipe.batch_size, recipe.seed))
-        run.rows.append(_row(step, lr, terms))
         model.zero_grad(set_to_none=True)
+        terms = losses(step, batch_indices(step, n_samples, recipe.batch_size, seed))
+        run.rows.append(_row(step, lr, terms))
         sum(terms.values()).backward()
         _clip(model, recipe.grad_clip, step)
         for optimizer in optimizers:

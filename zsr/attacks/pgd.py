@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -9,6 +10,8 @@ from torch import Tensor
 from zsr.attacks._noise import Noise
 from zsr.losses import cross_entropy
 from zsr.params import Count, PixelRange
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,34 +22,44 @@ class PGD:
     step_size: PixelRange
     n_iter: Count
     random_start: bool
+    precision: Literal["fp32", "bf16", "fp16"]  # of the gradient; fp16 autocast without loss scaling: quirk S2
+    reduction: Literal["sum", "mean"]  # over the batch; under fp16 the mean underflows with the batch (quirk S2)
+    clip_start: bool = True  # False: the first forward may see pixels outside [0, 1], as in FARE
 
     def __call__(self, model: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
         """Adversarial images for a classifier of pixels: (B, 3, H, W) in [0, 1] -> the same shape, in the ball."""
         return self.maximise(lambda adv: cross_entropy(model(adv), labels), images, noise)
 
     def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise) -> Tensor:
-        """Images in the ball, and in [0, 1], that raise objective: (B, 3, H, W) -> (B,).
-
-        The objective is summed, so images do not interact, and differentiated by the images alone, so no
-        parameter's .grad is touched (quirks S1 and S2 of the published code).
-        """
+        """Images in the ball, and in [0, 1], that raise objective: (B, 3, H, W) -> (B,)."""
         lower, upper = (images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1)
         adv = images
         if self.random_start:
-            start = noise.uniform(images.shape[1:], "pgd").to(images)
-            adv = (images + self.eps * start).clamp(lower, upper)
+            adv = images + self.eps * noise.uniform(images.shape[1:], "pgd").to(images)
+            adv = adv.clamp(lower, upper) if self.clip_start else adv
         for _ in range(self.n_iter):
             adv = adv.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(objective(adv).sum(), adv)
-            adv = (adv.detach() + self.step_size * gradient.sign()).clamp(lower, upper)
+            adv = (adv.detach() + self.step_size * self.ascent(objective, adv).sign()).clamp(lower, upper)
         return adv
+
+    def ascent(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
+        """Gradient of the objective by the images alone, so that no parameter's .grad is touched (quirk S1)."""
+        return torch.autograd.grad(self.reduced(objective, adv), adv)[0]
+
+    def reduced(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
+        """The scalar that is differentiated. Summed, images do not interact."""
+        with torch.autocast(adv.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            scores = objective(adv)
+        return scores.sum() if self.reduction == "sum" else scores.mean()
 
     def protocol(self) -> str:
         """The facts that travel with every number of this attack."""
         start = "random start" if self.random_start else "start at the image"
+        start += "" if self.clip_start else " not clipped to [0, 1]"
         return (
             f"PGD l-inf, eps {255 * self.eps:g}/255, step {255 * self.step_size:g}/255, {self.n_iter} iterations, "
-            f"{start}, 1 restart, last iterate, summed cross-entropy"
+            f"{start}, 1 restart, last iterate, {self.reduction} of cross-entropy over the batch, "
+            f"gradient {self.precision}"
         )
 
 

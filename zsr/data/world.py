@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from zsr.params import Count, Natural
+from zsr.params import Count, Natural, Template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,14 +15,12 @@ class SetSize:
 class Data:
     seed: Natural
     image_size: Count
-    template: str  # of every prompt; {} is the class name with its article
+    template: Template  # of every prompt; {} is the class name with its article
     source: str  # the one set that methods are fine-tuned on
     controls: tuple[str, ...]  # sets too easy to tell anything of robustness; left out of the strict average
     sets: dict[str, SetSize]  # name -> size; the order of the tables
 
     def __post_init__(self):
-        if self.template.count("{}") != 1 or set(self.template.replace("{}", "")) & set("{}"):
-            raise ValueError(f"template must hold {{}} once, for the class name, and no other brace: {self.template!r}")
         for key, names in {"source": [self.source], "controls": self.controls}.items():
             for name in names:
                 if name not in self.sets:

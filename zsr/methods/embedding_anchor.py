@@ -16,9 +16,9 @@ class EmbeddingAnchor(Method):
     lambda_adv: NonNegative  # pull on the attacked image's raw features
     lambda_clean: NonNegative  # pull on the clean image's raw features
 
-    def anchors(self, frozen, images, labels):
+    def anchors(self, frozen, batch):
         """phi_0: the frozen model's raw features of the clean image, (B, D)."""
-        return frozen.image_features(images)
+        return frozen.image_features(batch.images)
 
     def losses(self, model, frozen, batch, adv):
         adv_features, features = model.image_features(adv), model.image_features(batch.images)

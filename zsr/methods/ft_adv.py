@@ -11,8 +11,10 @@ from zsr.methods._base import Method
 
 @dataclass(frozen=True, kw_only=True)
 class FTAdv(Method):
+    duplicate_negatives: bool  # are images of one class in a batch negatives of each other? (quirk F1)
+
     def losses(self, model, frozen, batch, adv):
-        return {"contrastive_adv": symmetric_contrastive(model(adv), batch.labels).mean()}
+        return {"contrastive_adv": symmetric_contrastive(model(adv), batch.labels, self.duplicate_negatives).mean()}
 
 
 METHOD = FTAdv

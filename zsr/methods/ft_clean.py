@@ -10,9 +10,11 @@ from zsr.methods._base import Method
 @dataclass(frozen=True, kw_only=True)
 class FTClean(Method):
     attacked: ClassVar[bool] = False
+    duplicate_negatives: bool  # are images of one class in a batch negatives of each other? (quirk F1)
 
     def losses(self, model, frozen, batch, adv):
-        return {"contrastive": symmetric_contrastive(model(batch.images), batch.labels).mean()}
+        logits = model(batch.images)
+        return {"contrastive": symmetric_contrastive(logits, batch.labels, self.duplicate_negatives).mean()}
 
 
 METHOD = FTClean

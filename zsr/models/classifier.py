@@ -39,26 +39,36 @@ class Classifier(nn.Module):
 
     def tokens(self, images: Tensor) -> Tensor:
         """CLS and patch tokens through ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D)."""
+        return self.visual.ln_post(self._after_block(images, -1)) @ self.visual.proj
+
+    def _after_block(self, images: Tensor, index: int) -> Tensor:
+        """CLS and patch tokens as they leave a residual block, (B, 1+P, width); the blocks behind it are not run."""
         if images.shape[-2:] != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bicubic", align_corners=False)
         taken = self.visual.forward_intermediates(
             (images - self.mean) / self.std,
-            indices=1,
-            normalize_intermediates=True,
+            indices=[len(self.visual.transformer.resblocks) + index],
+            stop_early=True,
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        last = torch.cat([taken["image_intermediates_prefix"][0], taken["image_intermediates"][0]], dim=1)
-        return last @ self.visual.proj
+        return torch.cat([taken["image_intermediates_prefix"][0], taken["image_intermediates"][0]], dim=1)
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Raw image features of tokens, (B, 1+P, D) -> (B, D). Pooling and projection commute: both are linear."""
         return tokens[:, 0] if self.visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Raw, unnormalised image features, (B, D)."""
-        return self.pool(self.tokens(images))
+        """Raw, unnormalised image features, (B, D). With CLS pooling the last block computes CLS alone."""
+        *others, last = self.visual.transformer.resblocks
+        if self.visual.pool_type != "tok" or not others:
+            return self.pool(self.tokens(images))
+        tokens = self._after_block(images, -2)
+        normed = last.ln_1(tokens)
+        cls = tokens[:, :1] + last.ls_1(last.attention(normed[:, :1], normed, normed))
+        cls = cls + last.ls_2(last.mlp(last.ln_2(cls)))
+        return self.visual.ln_post(cls[:, 0]) @ self.visual.proj
 
     def classify(self, image_features: Tensor) -> Tensor:
         """Logits of raw features: logit_scale times the cosine with every class prompt, (B, D) -> (B, C)."""

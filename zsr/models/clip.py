@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from zsr import storage
+from zsr.models.pixels import NormStats, set_norm_stats
 
 open_clip.add_model_config(Path(__file__).parent / "configs")
 
@@ -14,14 +15,18 @@ open_clip.add_model_config(Path(__file__).parent / "configs")
 def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
     """The CLIP model of an open_clip name, in eval mode, fp32; randomly initialised unless a checkpoint is given.
 
-    Raises RuntimeError of open_clip where it knows no such name; `zsr.study.check` has looked before.
+    A checkpoint brings the pixel statistics that it was trained with. Raises RuntimeError of open_clip where it knows
+    no such name; `zsr.study.check` has looked before.
     """
-    return open_clip.create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
+    model = open_clip.create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
+    if checkpoint:
+        set_norm_stats(model, storage.load_facts(checkpoint).get("norm_stats", "clip"))
+    return model
 
 
-def save(path: Path, model: nn.Module) -> None:
+def save(path: Path, model: nn.Module, norm_stats: NormStats = "clip") -> None:
     """Weights that `open_clip.create_model(arch, pretrained=path)` loads; equal weights give equal bytes."""
-    storage.save_tensors(path, model.state_dict())
+    storage.save_tensors(path, model.state_dict(), {"norm_stats": norm_stats})
 
 
 @torch.no_grad()

@@ -1,0 +1,53 @@
+"""Comp-TGA: complementary text-guided attention, TGA-ZSR with a second, negated prompt per class.
+
+The map is A = a (1 - n): a for the class prompt, n for the non-class prompt, both min-maxed and drawn at image size.
+CLIP is nearly blind to "not": where both prompts agree A = a (1 - a), at most 0.25 (quirk C4).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zsr.attention import map_distance, min_max, resize, similarity
+from zsr.losses import cross_entropy
+from zsr.methods._base import Method
+from zsr.params import NonNegative, Template
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompTGA(Method):
+    lambda_ar: NonNegative  # pull on the attacked map; alpha
+    lambda_amc: NonNegative  # pull on the clean map; beta (quirk C5)
+    non_class_template: Template  # quirk C4
+    renormalize: bool  # bring A back to [0, 1], which the published code does not (quirk C4)
+
+    def anchors(self, frozen, batch):
+        """Similarities of the frozen model's clean tokens to the class and the non-class prompt: (B, 2, P)."""
+        return self._similarities(frozen, frozen.tokens(batch.images), batch)
+
+    def losses(self, model, frozen, batch, adv):
+        anchors = self._maps(batch.anchors, model)
+
+        def shift(tokens: Tensor) -> Tensor:
+            maps = self._maps(self._similarities(model, tokens, batch), model)
+            return map_distance(maps, anchors, model.image_size, model.image_size).mean()
+
+        adv_tokens = model.tokens(adv)
+        return {
+            "ce_adv": cross_entropy(model.classify(model.pool(adv_tokens)), batch.labels).mean(),
+            "attention_refinement": self.lambda_ar * shift(adv_tokens),
+            "attention_constraint": self.lambda_amc * shift(model.tokens(batch.images)),
+        }
+
+    def _similarities(self, model, tokens: Tensor, batch) -> Tensor:
+        texts = (model.text_embeddings[batch.labels], batch.non_class)
+        return torch.stack([similarity(tokens, text) for text in texts], dim=1)
+
+    def _maps(self, similarities: Tensor, model) -> Tensor:
+        """(B, 2, P) -> A, (B, H * W). The product is taken at image size, so no Gram matrix serves (quirk C6)."""
+        a, n = (resize(min_max(x), model.grid, model.image_size) for x in similarities.unbind(dim=1))
+        return min_max(a * (1 - n)) if self.renormalize else a * (1 - n)
+
+
+METHOD = CompTGA
