@@ -1,6 +1,7 @@
 """Fine-tune the base model's image tower on the source set, by one method, once for each seed."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import click
@@ -38,7 +39,8 @@ def main(name: str, params: Path, source: Path, text: Path, base: Path, out: Pat
             if not rows.exists():
                 model = clip.create(arch, base)
                 set_norm_stats(model, method.norm_stats)
-                texts = Texts.of(method, model, arch, storage.load_tensors(text)[0]["text_embeddings"], split)
+                embed = partial(clip.embed_texts, model, arch)
+                texts = Texts.of(method, storage.load_tensors(text)[0]["text_embeddings"], split, embed)
                 watch = progress(f"fine-tuning {name}, seed {seed}", "step")
                 steps = finetune(method, model, texts, split, recipe, seed, kept / "unfinished", watch)
                 clip.save(weights, model, method.norm_stats)

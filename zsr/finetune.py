@@ -1,7 +1,7 @@
 """Adversarial fine-tuning of the image tower on the source set, by any method."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,6 @@ from zsr.attacks.pgd import PGD
 from zsr.data.split import Split
 from zsr.methods._base import Batch, Method
 from zsr.models.classifier import Classifier
-from zsr.models.clip import embed_texts
 from zsr.params import NonNegative
 from zsr.train import Recipe, fit
 from zsr.watch import Watch, unwatched
@@ -49,10 +48,10 @@ class Texts:
     non_class: Tensor | None = None
 
     @classmethod
-    def of(cls, method: Method, model: nn.Module, arch: str, text_embeddings: Tensor, source: Split) -> "Texts":
-        """What the method needs: the text tower of `model` runs only where there is a second prompt."""
+    def of(cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable) -> "Texts":
+        """What the method needs. embed: prompts -> (C, D), called only where there is a second prompt."""
         template = method.non_class_template
-        return cls(text_embeddings, embed_texts(model, arch, source.prompts(template)) if template else None)
+        return cls(text_embeddings, embed(source.prompts(template)) if template else None)
 
     def batch(self, images: Tensor, labels: Tensor, anchors: Tensor | None = None) -> Batch:
         """A batch with the rows of its labels."""

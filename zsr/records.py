@@ -10,8 +10,9 @@ from zsr import storage
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One cell of one seed of fine-tuning. clean_bits and adv_bits: was image i classified right, without and with the attack; i follows `ids`.
+    """One cell, of one seed of fine-tuning.
 
+    clean_bits and adv_bits: was image i classified right, without and with the attack; i follows `ids`.
     fingerprint: hash of everything the bits depend on. forwards, gradients: passes of the tower, summed over the
     images. A robust hit is an image right both times, so robust accuracy cannot exceed clean accuracy.
     """
