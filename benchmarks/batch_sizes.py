@@ -28,13 +28,13 @@ def main(methods: tuple[str, ...], images: int) -> None:
     attack, evaluation = component(document, "attacks", "pgd"), block(document, "evaluate", Evaluation)
     rows = []
     for method in methods or document["methods"]:
-        model = clip.create(document["model"]["arch"], Path(f"data/checkpoints/{method}.safetensors"))
+        model = clip.create(document["model"]["arch"], sorted(Path("data/checkpoints", method).iterdir())[0])
         for name in document["data"]["sets"]:
             data = prepared.load(Path("data/sets"), Path("data/text_embeddings"), name)
-            split, classifier = _first(data.split, images), Classifier(model, data.text_embeddings)
+            split, classifier = data.split.first(images), Classifier(model, data.text_embeddings)
             bits = []
             for size in SIZES:
-                blank = Record(method=method, attack="pgd", set_name=name, fingerprint="", protocol="")
+                blank = Record(method=method, seed=0, attack="pgd", set_name=name, fingerprint="", protocol="")
                 with TemporaryDirectory() as folder:
                     setting = replace(evaluation, batch_size=size)
                     bits.append(evaluate(classifier, attack, split, blank, setting, Path(folder, "record")).adv_bits)
@@ -42,10 +42,6 @@ def main(methods: tuple[str, ...], images: int) -> None:
     totals = [sum(row[i] for row in rows) for i in (2, 3, 4)]
     header = ["method", "set", "images", *(f"differ at batch {size}" for size in SIZES[1:])]
     click.echo(tabulate([*rows, ["all", "", *totals]], header, "github"))
-
-
-def _first(split, n: int):
-    return replace(split, images=split.images[:n], labels=split.labels[:n], ids=split.ids[:n])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""What a fine-tuning step costs in forwards of the image tower:
+"""What a fine-tuning step costs in forwards of the image tower, and the memory it takes:
 
 python -m benchmarks.step_cost
 python -m benchmarks.step_cost --arch ViT-B-32-quickgelu --batch-size 4
 
 Counted floating-point operations and seconds, each over those of one forward without gradients of the same batch in
 the same run. Ten steps on one batch, so constants of the frozen model are spread over ten epochs, as in the paper.
+Memory: the most bytes of tensors alive at once in a step, less those alive as the step begins (weights, gradients,
+optimiser, data), over the bytes of the image tower's weights.
 """
 
 import copy
 import time
+import weakref
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -17,71 +21,109 @@ import click
 import torch
 from tabulate import tabulate
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from zsr.data.split import make
-from zsr.finetune import FineTuning, finetune
+from zsr.finetune import FineTuning, Texts, finetune
 from zsr.models import clip
 from zsr.models.classifier import Classifier
-from zsr.params import Count, block, component, read
+from zsr.params import Count, block, component, read, training_of
 
 STEPS = 10
 
 
-class Operations(TorchDispatchMode):
-    """Counts by torch's own rules. FlopCounterMode also follows modules, with hooks that `autograd.grad` refuses."""
+class Meter(TorchDispatchMode):
+    """Counts operations by torch's own rules, and the bytes of tensors alive that were made under it."""
 
-    total = 0
+    def __init__(self):
+        super().__init__()
+        self.operations = self.alive = self.peak = 0
+        self.known: set[int] = set()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         if function._overloadpacket in flop_registry:
-            self.total += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=result)
+            self.operations += flop_registry[function._overloadpacket](*args, **(kwargs or {}), out_val=result)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._hold(tensor.untyped_storage())
         return result
+
+    def _hold(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self.known:
+            self.known.add(key)
+            self.alive += size
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.alive -= size
 
 
 @click.command()
 @click.option("--arch", help="Of open_clip, with random weights; without it model.arch of params.yaml.")
 @click.option("--batch-size", type=int, help="Without it train.batch_size.")
-def main(arch: str | None, batch_size: int | None) -> None:
+@click.option("--methods", multiple=True, help="Without it all of params.yaml.")
+def main(arch: str | None, batch_size: int | None, methods: tuple[str, ...]) -> None:
     document = read(Path("params.yaml"))
     torch.set_num_threads(block(document, "threads", Count))
-    recipe = replace(block(document, "train", FineTuning), epochs=STEPS)
-    recipe = replace(recipe, batch_size=batch_size or recipe.batch_size)
-    source = make(document["data"]["source"], "train", recipe.batch_size, 0, document["data"]["image_size"])
-    model = clip.create(arch or document["model"]["arch"])
-    text = torch.nn.functional.normalize(torch.randn(len(source.classnames), model.visual.proj.shape[1]), dim=1)
-    images, _, _ = source.tensors(range(recipe.batch_size))
-    classifier = Classifier(model, text).train()  # in eval mode attention is one fused kernel, which is not counted
-
-    def forward() -> None:
-        with torch.no_grad():
-            classifier(images)
-
-    unit = _cost(forward, repeat=20)
+    arch = arch or document["model"]["arch"]
+    model = clip.create(arch)
+    size = batch_size or block(document, "train", FineTuning).batch_size
+    source = make(document["data"]["source"], "train", size, 0, model.visual.image_size[0])
+    text = clip.embed_texts(model, arch, source.prompts(document["data"]["template"]))
+    unit, weights = _forward_cost(model, text, source, size), sum(p.nbytes for p in model.visual.parameters())
     rows = []
-    for name in document["methods"]:
+    for name in methods or document["methods"]:
         method = component(document, "methods", name)
+        recipe = replace(training_of(document, name, FineTuning), epochs=STEPS, batch_size=size)
         if method.trains:
-            operations, seconds = _cost(lambda method=method: _train(method, model, text, source, recipe), repeat=1)
-            rows.append([name, f"{operations / STEPS / unit[0]:.2f}", f"{seconds / STEPS / unit[1]:.1f}"])
-    click.echo(tabulate(rows, ["method", "operations / forward", "seconds / forward"], "github", disable_numparse=True))
+            texts = Texts.of(method, text, source, partial(clip.embed_texts, model, arch))
+            work = partial(_train, method, model, texts, source, recipe)
+            work([])
+            start, peaks = time.perf_counter(), []
+            work([])
+            seconds = time.perf_counter() - start
+            with Meter() as meter:
+                work(peaks, meter)
+            figures = meter.operations / STEPS / unit[0], seconds / STEPS / unit[1], max(peaks) / weights
+            rows.append([name, *(f"{figure:.2f}" for figure in figures)])
+    header = ["method", "operations / forward", "seconds / forward", "peak memory / weights"]
+    click.echo(f"{arch}, batch {size}, {len(source.classnames)} classes; a forward takes {unit[1]:.3f} s")
+    click.echo(tabulate(rows, header, "github", disable_numparse=True))
 
 
-def _train(method, model, text, source, recipe) -> None:
+def _train(method, model, texts, source, recipe, peaks: list[int], meter: Meter | None = None) -> None:
+    """STEPS steps; with a meter, adds to peaks the bytes of every step but the first, which makes the optimiser."""
+
+    def watch(items, _done):
+        for step in items:
+            if meter:
+                before = meter.peak = meter.alive
+            yield step
+            if meter and step:
+                peaks.append(meter.peak - before)
+
     with TemporaryDirectory() as folder:
-        finetune(method, copy.deepcopy(model), text, source, recipe, Path(folder, "run"))
+        finetune(method, copy.deepcopy(model), texts, source, recipe, 0, Path(folder, "run"), watch)
 
 
-def _cost(work, repeat: int) -> tuple[float, float]:
-    """Operations and seconds of one call."""
-    work()
-    with Operations() as counter:
-        work()
-    start = time.perf_counter()
-    for _ in range(repeat):
-        work()
-    return counter.total, (time.perf_counter() - start) / repeat
+def _forward_cost(model, text, source, size: int) -> tuple[float, float]:
+    """Operations and seconds of one forward of the whole tower without gradients."""
+    images, _, _ = source.tensors(range(size))
+    classifier = Classifier(model, text).train()  # in eval mode attention is one fused kernel, which is not counted
+    times = []
+    with torch.no_grad():
+        for _ in range(20):
+            start = time.perf_counter()
+            classifier.tokens(images)
+            times.append(time.perf_counter() - start)
+        with Meter() as meter:
+            classifier.tokens(images)
+    return meter.operations, sorted(times)[len(times) // 2]
 
 
 if __name__ == "__main__":

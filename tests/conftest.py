@@ -64,4 +64,4 @@ def frozen(_clip_model, text_embeddings):
 @pytest.fixture
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(3)
-    return Batch(torch.rand(6, 3, 24, 24, generator=generator), torch.tensor([0, 1, 2, 3, 4, 0]), None)
+    return Batch(torch.rand(6, 3, 24, 24, generator=generator), torch.tensor([0, 1, 2, 3, 4, 0]))

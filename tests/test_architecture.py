@@ -18,7 +18,7 @@ LAYERS = [
     {"methods"},
     {"train"},
     {"attention_study", "evaluate", "finetune", "pretrain", "results"},
-    {"figures", "tables", "terms"},
+    {"ablation", "figures", "tables", "terms"},
     {"study"},
 ]
 CODE = sorted([*(ROOT / "zsr").rglob("*.py"), *(ROOT / "stages").glob("*.py")])

@@ -7,7 +7,7 @@ from zsr.attacks._noise import Noise
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
 
-PGD10 = PGD(eps=8 / 255, step_size=4 / 255, n_iter=10, random_start=True)
+PGD10 = PGD(eps=8 / 255, step_size=4 / 255, n_iter=10, random_start=True, precision="fp32", reduction="sum")
 
 
 def noise(n: int, scope="test", seed=0) -> Noise:
@@ -37,14 +37,14 @@ def test_pgd_raises_the_loss_of_every_image(model, batch):
 
 def test_pgd_returns_the_last_iterate_and_bounces_where_the_step_is_the_ball():
     images = torch.full((1, 1, 1, 1), 0.5)
-    attack = PGD(eps=0.1, step_size=0.1, n_iter=3, random_start=False)
+    attack = dataclasses.replace(PGD10, eps=0.1, step_size=0.1, n_iter=3, random_start=False)
     adv = attack.maximise(lambda x: -(x - 0.5).abs().sum((1, 2, 3)) + 0.01 * x.sum((1, 2, 3)), images, noise(1))
     torch.testing.assert_close(adv, torch.full_like(images, 0.6))  # 0.6, 0.5, 0.6: not the best point, 0.5
 
 
 def test_without_a_random_start_the_first_gradient_is_taken_at_the_image():
     seen = []
-    attack = PGD(eps=0.1, step_size=0.01, n_iter=1, random_start=False)
+    attack = dataclasses.replace(PGD10, eps=0.1, step_size=0.01, n_iter=1, random_start=False)
     images = torch.rand(2, 3, 4, 4)
     attack.maximise(lambda x: (seen.append(x.detach().clone()), x.sum((1, 2, 3)))[1], images, noise(2))
     assert torch.equal(seen[0], images)
@@ -54,6 +54,61 @@ def test_one_image_does_not_change_what_happens_to_another(model, batch):
     whole = PGD10(model, batch.images, batch.labels, noise(6))
     one = PGD10(model, batch.images[2:3], batch.labels[2:3], Noise(0, "test", [2]))
     assert ((one - whole[2:3]).abs() > 1e-4).float().mean() < 0.01  # rounding may turn the sign of a tiny gradient
+
+
+def test_a_start_that_is_not_clipped_may_leave_the_pixels_and_no_later_point_does():
+    seen = []
+    attack = dataclasses.replace(PGD10, clip_start=False, n_iter=3)
+    images = torch.rand(4, 3, 8, 8).round()  # black and white
+    adv = attack.maximise(lambda x: (seen.append(x.detach().clone()), x.sum((1, 2, 3)))[1], images, noise(4))
+    outside = [((x < 0) | (x > 1)).any().item() for x in seen]
+    assert outside == [True, False, False] and 0 <= adv.min() and adv.max() <= 1
+    assert (seen[0] - images).abs().max() <= attack.eps + 1e-6
+
+
+def test_a_mean_over_the_batch_turns_no_sign_in_fp32(model, batch):
+    whole = PGD10(model, batch.images, batch.labels, noise(6))
+    mean = dataclasses.replace(PGD10, reduction="mean")(model, batch.images, batch.labels, noise(6))
+    assert ((mean - whole).abs() > 1e-4).float().mean() < 0.01
+
+
+def confident(images, labels):
+    """Logits whose cross-entropy has an input gradient of about 4e-7 at every pixel; fp16 ends at 6e-8."""
+    slope = torch.linspace(1.0, 2.0, images[0].numel()).view_as(images[0])
+    margin = 6.0 + 0.02 * (images * slope).flatten(1).mean(dim=1)
+    return torch.stack([margin, torch.zeros_like(margin)], dim=1)
+
+
+def test_an_unscaled_mean_underflows_in_fp16_and_a_sum_in_fp32_does_not():
+    """Quirk S2: a pixel whose gradient is exactly zero stays where the random start put it."""
+    images, labels = torch.rand(256, 3, 8, 8), torch.zeros(256, dtype=torch.int64)
+
+    def zeros(precision, reduction):
+        def logits(x):
+            low = x.half() if precision == "fp16" else x  # what autocast does to a tower's first product
+            return confident(low, labels)
+
+        attack = dataclasses.replace(PGD10, precision=precision, reduction=reduction)
+        adv = images.clone().requires_grad_()
+        gradient = attack.ascent(lambda x: torch.nn.functional.cross_entropy(logits(x), labels, reduction="none"), adv)
+        return (gradient == 0).float().mean().item()
+
+    assert zeros("fp32", "sum") == zeros("fp32", "mean") == 0
+    assert zeros("fp16", "mean") > 0.9 > 0.1 > zeros("fp16", "sum")
+
+
+def test_the_gradient_is_taken_in_the_precision_that_is_asked_for(model, batch):
+    kinds = {}
+    for precision in ("fp32", "bf16", "fp16"):
+        attack = dataclasses.replace(PGD10, precision=precision, n_iter=1)
+
+        def objective(x, precision=precision):
+            logits = model(x)
+            kinds[precision] = logits.dtype
+            return logits.float().sum(dim=1)
+
+        assert attack.maximise(objective, batch.images[:2], noise(2)).dtype == torch.float32
+    assert kinds == {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def test_noise_belongs_to_the_image_not_to_its_place():
@@ -86,6 +141,7 @@ def test_the_protocol_names_every_number_of_the_attack():
         "random start",
         "1 restart",
         "last iterate",
-        "summed",
+        "sum of cross-entropy",
+        "gradient fp32",
     ):
         assert fact in text

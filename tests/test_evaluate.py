@@ -12,8 +12,8 @@ from zsr.evaluate import Evaluation, evaluate, protocol
 from zsr.models.classifier import Classifier
 from zsr.records import Record
 
-PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True)
-BLANK = Record(method="clip", attack="pgd", set_name="shapes", fingerprint="f", protocol="p")
+PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum")
+BLANK = Record(method="clip", seed=0, attack="pgd", set_name="shapes", fingerprint="f", protocol="p")
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from zsr import figures
 
 
 def averages(*attacks):
-    head = {"group": "all", "mean": "50.0", "half_width": "2.0"}
+    head = {"group": "all", "mean": "50.0", "half_width": "2.0", "sd": ""}
     return [head | {"method": method, "attack": attack} for method in ("clip", "tecoa") for attack in attacks]
 
 
@@ -18,10 +18,12 @@ def cells(*attacks):
 CURVE = [{"step": str(i), "lr": "0.1", "loss": "2", "ce": "1", "pull": "1"} for i in range(3)]
 MAPS = np.zeros((2, 6, 6)), np.ones((2, 6, 6))
 IMAGES = np.zeros((2, 24, 24, 3)), np.ones((2, 24, 24, 3))
+OF_SEEDS = [row | {"seed": str(i), "accuracy": str(40 + i)} for row in cells("clean", "pgd") for i in range(3)]
 DRAWINGS = {
     "trade_off": lambda path: figures.trade_off(path, averages("clean", "pgd"), "all", "note"),
     "trade_off of no attack": lambda path: figures.trade_off(path, averages("clean"), "all", "note"),
     "per_set": lambda path: figures.per_set(path, cells("clean", "pgd"), "note"),
+    "per_set of seeds": lambda path: figures.per_set(path, OF_SEEDS, "note"),
     "training": lambda path: figures.training(path, {"clip": [], "tecoa": CURVE}, "note"),
     "training of nothing": lambda path: figures.training(path, {"clip": []}, "note"),
     "attention": lambda path: figures.attention(path, IMAGES, {"clip": MAPS}, {"image": "i", "clip": "c"}, "note"),

@@ -9,6 +9,7 @@ import pytest
 from tests.pipeline import ROOT, Checkout
 from zsr.params import read
 
+ABLATION = read(ROOT / "ablation/params.yaml")
 DYNAMIC = {"finetune": "zsr/methods/{}.py", "data": "zsr/data/sets/{}.py", "evaluate": "zsr/attacks/{}.py"}
 PARAMS = read(ROOT / "params.yaml")
 METHODS, ATTACKS, SETS = list(PARAMS["methods"]), list(PARAMS["attacks"]), list(PARAMS["data"]["sets"])
@@ -16,6 +17,7 @@ COMPUTING = {"base_model", "text_embeddings", "attention"}
 FINETUNE = {f"finetune@{m}" for m in METHODS}
 EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
 DATA = {f"data@{s}" for s in SETS}
+VARIANTS = {f"variant@{v}" for v in ABLATION["variants"]}
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,9 @@ def needed(stage) -> set[str]:
     command = re.search(r"python -m (\S+)", stage.cmd).group(1).replace(".", "/") + ".py"
     group, _, item = stage.name.partition("@")
     seeds = {command}
+    if group == "variant":
+        seeds.add(f"zsr/methods/{ABLATION['variants'][item]['method']}.py")
+        seeds |= {f"zsr/attacks/{attack}.py" for attack in ABLATION["attacks"]}
     if group in DYNAMIC:
         seeds.add(DYNAMIC[group].format(item.rpartition("-")[2] if group == "evaluate" else item))
         assert (ROOT / max(seeds)).is_file()
@@ -68,7 +73,8 @@ def needed(stage) -> set[str]:
 
 
 def code_deps(stage) -> set[str]:
-    return {dep.def_path for dep in stage.deps if dep.def_path.split("/")[0] in ("zsr", "stages")}
+    paths = {dep.def_path.removeprefix("../") for dep in stage.deps}
+    return {path for path in paths if path.split("/")[0] in ("zsr", "stages")}
 
 
 def covered(path: str, deps: set[str]) -> bool:
@@ -77,7 +83,7 @@ def covered(path: str, deps: set[str]) -> bool:
 
 
 def test_every_file_that_a_stage_imports_is_among_its_deps(repo):
-    assert len(repo.index.stages) == 8 + len(DATA | FINETUNE | EVALUATE)
+    assert len(repo.index.stages) == 9 + len(DATA | FINETUNE | EVALUATE | VARIANTS)
     for stage in repo.index.stages:
         deps = code_deps(stage)
         missing = {path for path in needed(stage) if not covered(path, deps)}
@@ -85,9 +91,9 @@ def test_every_file_that_a_stage_imports_is_among_its_deps(repo):
 
 
 def test_no_group_of_stages_lists_code_that_none_of_it_reads(repo):
-    groups: dict[str, tuple[set, set]] = {}
+    groups: dict[tuple, tuple[set, set]] = {}
     for stage in repo.index.stages:
-        deps, read_by = groups.setdefault(stage.name.partition("@")[0], (set(), set()))
+        deps, read_by = groups.setdefault((stage.path_in_repo, stage.name.partition("@")[0]), (set(), set()))
         deps |= code_deps(stage)
         read_by |= needed(stage)
     for group, (deps, read_by) in groups.items():

@@ -1,14 +1,15 @@
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
 from zsr.errors import ParamError
-from zsr.params import Count, PixelRange, Positive, Share, block, build, component, read
+from zsr.finetune import FineTuning
+from zsr.params import Count, PixelRange, Positive, Share, block, build, component, read, training_of
 from zsr.study import check
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,13 @@ def test_the_method_under_study_reads_its_own_section(document):
     assert component(document, "methods", "tga_zsr").lambda_ar == document["method"]["lambda_ar"]
 
 
+def test_a_method_is_trained_as_all_are_but_for_what_its_own_block_says(document):
+    common, fare = (training_of(document, name, FineTuning) for name in ("tecoa", "fare"))
+    assert common == build(FineTuning, document["train"], "train")
+    changed = replace(common.attack, clip_start=False)
+    assert fare == replace(common, first_step_full_rate=True, attack=changed) != common
+
+
 MISTAKES = [  # a text in params.yaml, what is written instead, what is said of it
     ("lambda_ar: 0.08", "lambda_arr: 0.08", "unknown key 'method.lambda_arr'; did you mean 'lambda_ar'?"),
     ("  source: shapes ", "  source: shape ", "data: source must name one of sets (shapes, combos,"),
@@ -131,9 +139,40 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "this is a photo of {}",
         "a {colour} {}",
-        "data: template must hold {} once, for the class name, and no other brace",
+        "data.template must be text that holds {} once, for the class name, and no other brace, got",
     ),
-    ("a photo of {}", "a photo of {{}}", "data: template must hold {} once"),
+    (
+        "template: this is a photo of {}",
+        "template: this is a photo of {{}}",
+        "data.template must be text that holds {} once",
+    ),
+    (
+        "seeds:              # of fine-tuning; several: tables show mean ± standard deviation\n- 0",
+        "seeds: [0, 1, 0]",
+        "seeds must be at least one, none twice, got [0, 1, 0]",
+    ),
+    (
+        "first_step_full_rate: true",
+        "first_step_fullrate: true",
+        "unknown key 'methods.fare.train.first_step_fullrate'; did you mean",
+    ),
+    (
+        "        fixed_noise: true",
+        "        fixed_noise: 2",
+        "methods.comp_tga.train.attack.fixed_noise must be true or false, got 2",
+    ),
+    (
+        "kl_reduction: sum",
+        "kl_reduction: mean",
+        "methods.pmg_aft.kl_reduction must be one of sum, batchmean, got 'mean'",
+    ),
+    (
+        "norm_stats: imagenet",
+        "norm_stats: imagnet",
+        "methods.pmg_aft.norm_stats must be one of clip, imagenet, got 'imagnet'",
+    ),
+    ("distance: l2", "distance: l3", "method.distance must be one of l2, rms, l1, cos, got 'l3'"),
+    ("not a photo of {}", "not a photo", "methods.comp_tga.non_class_template must be text that holds {} once"),
     ("  columns: 6", "  columns: 101", "attention: columns <= images <= 200, got 101 and 100"),
     ("  clean: {}\n", "", "attacks must have 'clean', got pgd"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),

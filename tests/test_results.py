@@ -9,9 +9,9 @@ from zsr.storage import read_json, read_rows, write_rows
 GROUPS = {"all": ["a", "b"], "unseen": ["b"]}
 
 
-def record(method, attack, set_name, clean, adv) -> Record:
+def record(method, attack, set_name, clean, adv, seed=0) -> Record:
     ids = tuple(range(len(clean)))
-    cell = {"method": method, "attack": attack, "set_name": set_name}
+    cell = {"method": method, "seed": seed, "attack": attack, "set_name": set_name}
     return Record(**cell, fingerprint="f", protocol=f"how {attack}", ids=ids, clean_bits=clean, adv_bits=adv)
 
 
@@ -20,8 +20,8 @@ def records():
     hits = {("m", "a"): 8, ("m", "b"): 2, ("n", "a"): 6, ("n", "b"): 0}
     for (method, name), k in hits.items():
         clean, adv = (True,) * 9 + (False,), (True,) * k + (False,) * (9 - k) + (True,)
-        made[method, "clean", name] = record(method, "clean", name, clean, clean)
-        made[method, "pgd", name] = record(method, "pgd", name, clean, adv)
+        made[method, "clean", name] = [record(method, "clean", name, clean, clean)]
+        made[method, "pgd", name] = [record(method, "pgd", name, clean, adv)]
     return made
 
 
@@ -71,8 +71,48 @@ def test_summaries_are_one_small_file_per_group_and_method(tmp_path):
     assert read_json(tmp_path / "unseen" / "n.json") == {"clean": 90.0, "pgd": 0.0}
 
 
-def pair(mean, half, attack="pgd", group="all"):
-    return {"group": group, "attack": attack, "first": "m", "second": "n", "mean": str(mean), "half_width": str(half)}
+def of_three_seeds():
+    """m is right on 8, 6 and 4 of 10 images of a, on 2 of b; n, which does not train, on 3 of both."""
+    made = {}
+    for method, name, hits in (("m", "a", (8, 6, 4)), ("m", "b", (2, 2, 2)), ("n", "a", (3,)), ("n", "b", (3,))):
+        for attack in ("clean", "pgd"):
+            bits = [(True,) * k + (False,) * (10 - k) for k in hits]
+            made[method, attack, name] = [record(method, attack, name, b, b, seed=i) for i, b in enumerate(bits)]
+    return made
+
+
+def test_an_average_over_seeds_has_their_standard_deviation():
+    rows = {(r["group"], r["method"]): r for r in results.average_rows(of_three_seeds(), GROUPS)}
+    row = rows["all", "m"]
+    assert (row["mean"], row["seeds"], row["sd"]) == (40.0, 3, 10.0)  # 50, 40, 30
+    images = [1, 1, 1, 1, 2 / 3, 2 / 3, 1 / 3, 1 / 3, 0, 0]  # of set a: the share of seeds that are right on each
+    variance = sum((x - 0.6) ** 2 for x in images) / 10 / 10 + 0.16 / 10
+    assert row["half_width"] == pytest.approx(196.0 * math.sqrt(variance) / 2, abs=0.01)
+    assert (rows["all", "n"]["seeds"], rows["all", "n"]["sd"]) == (1, "")
+
+
+def test_a_difference_of_methods_knows_the_spread_of_seeds():
+    row = next(r for r in results.pair_rows(of_three_seeds(), GROUPS) if r["group"] == "all")
+    assert (row["first"], row["second"], row["mean"], row["seeds"], row["sd"]) == ("m", "n", 10.0, 3, 10.0)
+    alone = results.pair_rows({k: v[:1] for k, v in of_three_seeds().items()}, GROUPS)[0]
+    assert alone["sd"] == "" and alone["seeds"] == 1
+    assert row["half_width"] > 4.3 * 10 / math.sqrt(3) > alone["half_width"]  # Student, two degrees of freedom
+
+
+def test_every_table_of_several_seeds_shows_mean_and_deviation(tmp_path):
+    made = of_three_seeds()
+    write_rows(tmp_path / "c.csv", results.cell_rows(made))
+    write_rows(tmp_path / "a.csv", results.average_rows(made, {"all": ["a", "b"], "source": ["a"]}))
+    tables.accuracy(tmp_path, read_rows(tmp_path / "c.csv"), read_rows(tmp_path / "a.csv"), "title")
+    text = " ".join((tmp_path / "accuracy.md").read_text().split())
+    assert "| m | 40.0 ± 10.0 | 60.0 ± 20.0 | 20.0 ± 0.0 |" in text and "30.0 [11, 60]" in text
+    assert "standard deviation over 3 fine-tuning seeds (0, 1, 2)" in text and "one fine-tuning seed" not in text
+    assert [r["seed"] for r in read_rows(tmp_path / "accuracy.csv")][:3] == ["0", "1", "2"]
+
+
+def pair(mean, half, attack="pgd", group="all", seeds=1):
+    numbers = {"mean": str(mean), "half_width": str(half), "seeds": str(seeds)}
+    return {"group": group, "attack": attack, "first": "m", "second": "n"} | numbers
 
 
 def published(m, n):
@@ -96,6 +136,12 @@ def test_an_ordering_appears_is_reversed_or_stays_undecided(tmp_path, ours, pape
     assert (
         rows[0]["paper"] == f"{paper[0] - paper[1]:+.2f}" and f"1 {verdict}" in (tmp_path / "orderings.md").read_text()
     )
+
+
+def test_the_first_table_that_holds_a_method_counts(tmp_path):
+    later = [row | {"table": "readme"} for row in published(0, 99)]
+    tables.orderings(tmp_path, [pair(5, 2)], published(40, 30) + later, "all", "title")
+    assert read_rows(tmp_path / "orderings.csv")[0]["paper"] == "+10.00"
 
 
 def test_an_ordering_that_the_paper_does_not_have_is_left_out(tmp_path):

@@ -10,7 +10,6 @@ from zsr.params import build
 from zsr.train import MUON_RATE, Recipe, batch_indices, fit, learning_rate
 
 RECIPE = Recipe(
-    seed=0,
     epochs=3,
     batch_size=4,
     optimizer="adamw",
@@ -26,7 +25,18 @@ RECIPE = Recipe(
     "step, rate", [(0, 1e-7), (499, 5e-5), (999, 1e-4), (1000, 1e-4), (4410, 5e-5), (7819, 5.30e-12)]
 )
 def test_the_rate_is_the_published_one(step, rate):  # Tiny-ImageNet, batch 128, 10 epochs
-    assert learning_rate(step, 7820, 1e-4, 1000) == pytest.approx(rate, rel=2e-3)
+    assert learning_rate(step, 7820, replace(RECIPE, lr=1e-4, warmup_steps=1000)) == pytest.approx(rate, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "step, rate, usual",
+    [(0, 1e-5, 7.14e-9), (1, 1.43e-8, 1.43e-8), (1399, 1e-5, 1e-5), (1400, 1e-5, 1e-5), (10700, 5e-6, 5e-6)],
+)
+def test_the_first_step_of_fare_takes_the_full_rate(step, rate, usual):  # quirk A2; 20000 steps, 1400 of warm-up
+    recipe = replace(RECIPE, lr=1e-5, warmup_steps=1400)
+    assert learning_rate(step, 20000, recipe) == pytest.approx(usual, rel=2e-3)
+    published = replace(recipe, first_step_full_rate=True)
+    assert learning_rate(step, 20000, published) == pytest.approx(rate, rel=2e-3)
 
 
 def test_an_epoch_passes_once_over_all_samples_in_its_own_order():
@@ -69,7 +79,7 @@ def run(recipe, scratch, steps_allowed=10**6, broken_at=None):
         }
 
     try:
-        rows = fit(model, losses, len(X), recipe, scratch)
+        rows = fit(model, losses, len(X), recipe, 0, scratch)
     except KeyboardInterrupt:
         rows = None
     return model, rows, seen
@@ -104,6 +114,7 @@ def test_a_step_of_sgd_is_the_rate_times_the_clipped_gradient(tmp_path):
         lambda step, samples: {"slope": (model.layer.weight * torch.tensor([3.0, 4.0, 0.0])).sum()},
         10,
         recipe,
+        0,
         tmp_path / "s",
     )
     torch.testing.assert_close(before - model.layer.weight, 0.05 * 0.5 * torch.tensor([[0.6, 0.8, 0.0]]))
@@ -123,7 +134,7 @@ def test_a_gradient_that_is_not_finite_moves_no_parameter(tmp_path):
         return {"root": (model.layer.weight.sum() * 0).sqrt()}
 
     with pytest.raises(StudyError, match="stopped at step 0: the gradient is not finite"):
-        fit(model, losses, 10, replace(RECIPE, grad_clip=0.0), tmp_path / "s")
+        fit(model, losses, 10, replace(RECIPE, grad_clip=0.0), 0, tmp_path / "s")
     assert torch.equal(model.layer.weight, before)
 
 
@@ -136,7 +147,7 @@ def test_muon_moves_block_matrices_by_steps_of_one_size_and_the_rest_like_adam(c
     def losses(step, samples):
         return {"square": clip_model.encode_image(images[samples]).square().mean()}
 
-    fit(clip_model, losses, 10, recipe, tmp_path / "s")
+    fit(clip_model, losses, 10, recipe, 0, tmp_path / "s")
     assert torch.linalg.svdvals(before - matrix).max().item() == pytest.approx(MUON_RATE * 0.01, rel=0.3)
     assert (rest_before - rest).abs().median().item() == pytest.approx(0.01, rel=0.01)
 

@@ -188,7 +188,7 @@ def training_of(document: Mapping, name: str, schema: Any) -> Any:
     own, key = _method_block(document, name)
     if "train" not in own:
         return plain
-    return build(schema, _over(common, build(dict[str, Any], own["train"], f"{key}.train")), f"{key}.train")
+    return build(schema, over(common, build(dict[str, Any], own["train"], f"{key}.train")), f"{key}.train")
 
 
 def _method_block(document: Mapping, name: str) -> tuple[dict, str]:
@@ -203,10 +203,10 @@ def _method_block(document: Mapping, name: str) -> tuple[dict, str]:
     return block(document, section, dict[str, Any]), section
 
 
-def _over(common: Mapping, changes: Mapping) -> dict:
-    """common, with the values that changes has at the same keys, however deep."""
+def over(common: Mapping, changes: Mapping) -> dict:
+    """A copy of common, with the values that changes has at the same keys, however deep."""
     return dict(common) | {
-        key: _over(common[key], value) if isinstance(value, Mapping) and isinstance(common.get(key), Mapping) else value
+        key: over(common[key], value) if isinstance(value, Mapping) and isinstance(common.get(key), Mapping) else value
         for key, value in changes.items()
     }
 

@@ -101,6 +101,30 @@ def difference(first: Sequence[Sequence[Record]], second: Sequence[Sequence[Reco
     return _interval(mean, math.hypot(half, _half_width_of_seeds(per_seed))) | _seeds(per_seed)
 
 
+def variant_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
+    """One row per method: averages over groups of sets under every attack, mean and sd over seeds side by side."""
+    rows: dict[str, dict] = {}
+    for average in average_rows(records, groups):
+        row = rows.setdefault(average["method"], {"variant": average["method"]})
+        column = f"{average['attack']} {average['group']}"
+        row |= {column: average["mean"], f"{column} sd": average["sd"]}
+    return list(rows.values())
+
+
+def effect_rows(records: Records, quirks: Mapping[str, tuple[str, str]], sets: Sequence[str]) -> list[dict]:
+    """One row per variant and attack: its accuracy minus that of another, as in `pair_rows`.
+
+    quirks: variant -> (the quirk's ID, the variant it is compared with).
+    """
+    rows = []
+    for variant, (quirk, against) in quirks.items():
+        for attack in dict.fromkeys(attack for _, attack in _methods_and_attacks(records)):
+            pair = [[records[name, attack, s] for s in sets] for name in (variant, against)]
+            key = {"quirk": quirk, "variant": variant, "against": against, "attack": attack}
+            rows.append(key | difference(*pair))
+    return rows
+
+
 def _methods_and_attacks(records: Records) -> list[tuple[str, str]]:
     return list(dict.fromkeys((method, attack) for method, attack, _ in records))
 

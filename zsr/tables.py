@@ -127,3 +127,27 @@ def _with_interval(row: Row) -> str:
     if row["sd"] != "":
         return f"{row['accuracy']:.1f} ± {row['sd']:.1f}"
     return f"{row['accuracy']:.1f} [{float(row['low']):.0f}, {float(row['high']):.0f}]"
+
+
+def ablation(folder: Path, rows: Sequence[Mapping], facts: str) -> None:
+    """Rows of `zsr.results.variant_rows`: mean ± standard deviation over seeds."""
+    columns = [key for key in rows[0] if f"{key} sd" in rows[0]]
+    body = [[r["variant"], *(f"{r[c]:.1f} ± {r[f'{c} sd']:.1f}" for c in columns)] for r in rows]
+    notes = [f"Accuracy in %, mean over sets, ± standard deviation over seeds: {facts}."]
+    write(folder, "ablation", "Ablation of TGA-ZSR", {"accuracy in %": (["variant", *columns], body)}, notes)
+    storage.write_rows(folder / "ablation.csv", rows)
+
+
+def quirks(folder: Path, rows: Sequence[Mapping], facts: str) -> None:
+    """Rows of `zsr.results.effect_rows`: what a switch changes, one column per attack."""
+    attacks = distinct(rows, "attack")
+    effects = {(r["variant"], r["attack"]): f"{r['mean']:+.1f} ± {r['half_width']:.1f}" for r in rows}
+    names = {r["variant"]: (r["quirk"], r["variant"], r["against"]) for r in rows}
+    body = [[*names[v], *(effects[v, attack] for attack in attacks)] for v in names]
+    notes = [
+        "variant minus the one it is compared with, in points, mean over all sets, paired by image and seed; "
+        f"±: 95 % half-width over the choice of images and of seeds: {facts}.",
+    ]
+    header = ["quirk", "variant", "against", *attacks]
+    write(folder, "quirks", "Effects of quirks", {"difference in points": (header, body)}, notes)
+    storage.write_rows(folder / "quirks.csv", rows)

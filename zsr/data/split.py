@@ -1,7 +1,7 @@
 """One split of one data set: what every set gives, however it came about."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +40,10 @@ class Split:
         rows = list(rows)
         images = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).contiguous().float() / 255
         return images, torch.from_numpy(self.labels[rows]), self.ids[rows].tolist()
+
+    def first(self, n: int) -> "Split":
+        """The first n images, or all there are."""
+        return replace(self, images=self.images[:n], labels=self.labels[:n], ids=self.ids[:n])
 
     def save(self, path: Path) -> None:
         arrays = {"images": self.images, "labels": self.labels, "ids": self.ids}
