@@ -5,8 +5,8 @@ python -m benchmarks.step_cost --arch ViT-B-32-quickgelu --batch-size 4
 
 Counted floating-point operations and seconds, each over those of one forward without gradients of the same batch in
 the same run. Ten steps on one batch, so constants of the frozen model are spread over ten epochs, as in the paper.
-Memory: the most bytes of tensors alive at once in a step, less those alive as the step begins (weights, gradients,
-optimiser, data), over the bytes of the image tower's weights.
+Memory: the most bytes of tensors alive at once in a step, gradients of the weights included, less those of weights,
+optimiser, anchors and data, over the bytes of the image tower's weights.
 """
 
 import copy
@@ -89,7 +89,8 @@ def main(arch: str | None, batch_size: int | None, methods: tuple[str, ...]) -> 
             seconds = time.perf_counter() - start
             with Meter() as meter:
                 work(peaks, meter)
-            figures = meter.operations / STEPS / unit[0], seconds / STEPS / unit[1], max(peaks) / weights
+            memory = max(peaks) / weights + 1  # what a step finds includes the gradients of the one before
+            figures = meter.operations / STEPS / unit[0], seconds / STEPS / unit[1], memory
             rows.append([name, *(f"{figure:.2f}" for figure in figures)])
     header = ["method", "operations / forward", "seconds / forward", "peak memory / weights"]
     click.echo(f"{arch}, batch {size}, {len(source.classnames)} classes; a forward takes {unit[1]:.3f} s")

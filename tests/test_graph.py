@@ -101,23 +101,48 @@ def test_no_group_of_stages_lists_code_that_none_of_it_reads(repo):
         assert not unused, f"{group} lists {sorted(unused)}"
 
 
+OWN = {  # of every method, a key of its block and another value
+    "ft_clean": ("duplicate_negatives", False),
+    "ft_adv": ("duplicate_negatives", False),
+    "fare": ("features", "unit"),
+    "pmg_aft": ("kl_reduction", "batchmean"),
+    "vision_attention": ("map_gradient", "second_order"),
+    "comp_tga": ("train.attack.fixed_noise", False),
+    "embedding_anchor": ("lambda_adv", 2.0),
+}
+
+
+def variants(*sections) -> set[str]:
+    """Variants of the ablation that read one of these blocks of params.yaml."""
+    return {f"variant@{name}" for name, v in ABLATION["variants"].items() if v["section"] in sections}
+
+
+OF_DATA = VARIANTS | {"ablation_tables"}
 CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then calls changed, besides the params check
-    "method.lambda_ar": (0.1, {"finetune@tga_zsr"}),
-    "methods.embedding_anchor.lambda_adv": (2.0, {"finetune@embedding_anchor", "collect", "figures", "attention"}),
-    "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | {"collect", "attention"}),
-    "train.lr": (0.002, FINETUNE),
-    "train.attack.eps": ("4/255", FINETUNE),
-    "evaluate.seed": (1, EVALUATE | {"attention"}),
-    "evaluate.batch_size": (50, EVALUATE),
+    "method.lambda_ar": (0.1, {"finetune@tga_zsr"} | variants("method")),
+    **{
+        f"methods.{m}.{key}": (
+            value,
+            {f"finetune@{m}", "collect", "figures", "attention"} | variants(f"methods.{m}"),
+        )
+        for m, (key, value) in OWN.items()
+    },
+    "methods.tecoa.train": ({"lr": 0.002}, {"finetune@tecoa", "collect", "figures", "attention"}),
+    "seeds": ([0, 1], FINETUNE),
+    "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | {"collect", "attention"} | VARIANTS),
+    "train.lr": (0.002, FINETUNE | VARIANTS),
+    "train.attack.eps": ("4/255", FINETUNE | VARIANTS),
+    "evaluate.seed": (1, EVALUATE | {"attention"} | VARIANTS),
+    "evaluate.batch_size": (50, EVALUATE | VARIANTS),
     "base_model.epochs": (5, {"base_model"}),
-    "data.template": ("a picture of {}", {"text_embeddings", "collect"}),
-    "data.sets.letters.test": (100, {"data@letters", "text_embeddings", "collect"} | EVALUATE),
-    "data.sets.shapes.train": (2000, {"data@shapes", "text_embeddings", "collect"} | EVALUATE),
-    "data.seed": (1, DATA | {"collect"}),
-    "data.image_size": (32, DATA | {"base_model", "collect"}),
-    "data.controls": (["colours", "textures"], {"collect"}),
-    "model.arch": ("ViT-B-32", COMPUTING | FINETUNE | EVALUATE),
-    "threads": (1, COMPUTING | FINETUNE | EVALUATE),
+    "data.template": ("a picture of {}", {"text_embeddings", "collect"} | OF_DATA),
+    "data.sets.letters.test": (100, {"data@letters", "text_embeddings", "collect"} | EVALUATE | OF_DATA),
+    "data.sets.shapes.train": (2000, {"data@shapes", "text_embeddings", "collect"} | EVALUATE | OF_DATA),
+    "data.seed": (1, DATA | {"collect"} | OF_DATA),
+    "data.image_size": (32, DATA | {"base_model", "collect"} | OF_DATA),
+    "data.controls": (["colours", "textures"], {"collect"} | OF_DATA),
+    "model.arch": ("ViT-B-32", COMPUTING | FINETUNE | EVALUATE | VARIANTS),
+    "threads": (1, COMPUTING | FINETUNE | EVALUATE | VARIANTS),
     "attention.columns": (4, {"attention"}),
     "name": ("other", {"tables", "figures", "attention"}),
 }
@@ -163,7 +188,7 @@ def test_an_edited_method_touches_its_own_training_only(checkout, stale):
     original = path.read_text()
     try:
         path.write_text(original + "# edited\n")
-        assert changed(checkout) - stale == {"finetune@tecoa", "params"} - stale
+        assert changed(checkout) - stale == {"finetune@tecoa", "params"} - stale  # no variant is TeCoA's own file
     finally:
         path.write_text(original)
 
@@ -172,7 +197,7 @@ def test_all_that_follows_from_the_method_under_study(repo):
     """What `dvc exp run -S method.lambda_ar=0.1` may run: its training and what stands below it, nothing beside."""
     import networkx
 
-    stages = {stage.name: stage for stage in repo.index.stages}
+    stages = {stage.name: stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"}
     below = {stage.name for stage in networkx.ancestors(repo.index.graph, stages["finetune@tga_zsr"])}
     assert below == {"evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd", "attention", "collect", "tables", "figures"}
 
@@ -190,7 +215,7 @@ def test_a_comment_reruns_the_check_alone(checkout, stale):
 def test_expensive_outputs_can_come_from_the_run_cache(repo):
     """`cache: false` on an output other than a metric or plot, or `persist`, switches a stage's run-cache off."""
     for stage in repo.index.stages:
-        if stage.name.partition("@")[0] in ("base_model", "finetune", "evaluate", "text_embeddings", "data"):
+        if stage.name.partition("@")[0] in ("base_model", "finetune", "evaluate", "text_embeddings", "data", "variant"):
             assert all((out.use_cache or out.metric or out.plot) and not out.persist for out in stage.outs), stage.name
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from zsr.errors import ParamError
 from zsr.models import clip
 from zsr.models.classifier import Classifier
+from zsr.models.pixels import set_norm_stats
 
 
 def normalised(visual, images):
@@ -24,6 +25,44 @@ def test_tokens_pool_to_what_open_clip_encodes(clip_model, text_embeddings, batc
     assert tokens.shape == (6, 37, 48) and clip_model.visual.proj.shape == (64, 48)  # a projection forgotten would show
     expected = clip_model.encode_image(normalised(clip_model.visual, batch.images))
     torch.testing.assert_close(model.pool(tokens), expected)
+
+
+def test_with_cls_pooling_the_last_block_computes_cls_alone_and_gives_the_same(clip_model, text_embeddings, batch):
+    clip_model.visual.pool_type = "tok"
+    model = Classifier(clip_model, text_embeddings)
+    images = batch.images.requires_grad_()
+    short, whole = model.image_features(images), model.pool(model.tokens(images))
+    torch.testing.assert_close(short, whole)
+    slopes = [torch.autograd.grad(f.square().sum(), images)[0] for f in (short, whole)]
+    torch.testing.assert_close(*slopes)
+    widths = []
+    hook = clip_model.visual.transformer.resblocks[-1].mlp.register_forward_hook(
+        lambda _module, inputs, _output: widths.append(inputs[0].shape[1])
+    )
+    model(images)
+    hook.remove()
+    assert widths == [1]
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_tower_of_one_block_has_features_too(clip_model, text_embeddings, batch, layers):
+    clip_model.visual.pool_type = "tok"
+    del clip_model.visual.transformer.resblocks[layers:]
+    model = Classifier(clip_model, text_embeddings)
+    torch.testing.assert_close(model.image_features(batch.images), model.pool(model.tokens(batch.images)))
+
+
+def test_a_checkpoint_brings_the_statistics_it_was_trained_with(clip_model, text_embeddings, batch, tmp_path):
+    """Quirk M4: a model trained with ImageNet's mean and std must be evaluated with them."""
+    means = {}
+    for stats in ("clip", "imagenet"):
+        model = copy.deepcopy(clip_model)
+        set_norm_stats(model, stats)
+        clip.save(tmp_path / "m.safetensors", model, stats)
+        loaded = clip.create("zsr-tiny", tmp_path / "m.safetensors")
+        assert torch.equal(*(Classifier(m.eval(), text_embeddings)(batch.images) for m in (model, loaded)))
+        means[stats] = Classifier(loaded, text_embeddings).mean.flatten().tolist()
+    assert means["imagenet"] == pytest.approx([0.485, 0.456, 0.406]) and means["clip"][0] == pytest.approx(0.4814547)
 
 
 def test_logits_are_scaled_cosines_with_the_prompts(model, clip_model, text_embeddings, batch):

@@ -17,6 +17,7 @@ from zsr.params import read
 from zsr.records import Record
 from zsr.storage import read_json, read_rows
 
+METHODS = list(read(Path(__file__).parents[1] / "params.yaml")["methods"])
 SMALL = {
     "data.sets.shapes": {"train": 160, "test": 30},
     "data.sets.digits_real": {"train": 0, "test": 30},
@@ -32,10 +33,8 @@ SMALL = {
     "train.epochs": 12,
     "train.batch_size": 16,
     "train.save_every": 5,
-    "methods.ft_clean": None,
-    "methods.ft_adv": None,
-    "methods.tecoa": None,
-    "methods.embedding_anchor": None,
+    **{f"methods.{m}": None for m in METHODS if m not in ("clip", "tga_zsr")},
+    "seeds": [0, 1],
     "evaluate.batch_size": 3,
     "attacks.pgd.n_iter": 10,
     "attention.images": 10,
@@ -87,9 +86,9 @@ def study(tmp_path_factory):
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(study):
-    unfinished = kill_when(study, "finetune@tga_zsr", "finetune/tga_zsr/*")
+    unfinished = kill_when(study, "finetune@tga_zsr", "finetune/tga_zsr/*/unfinished")
     step = torch.load(unfinished, weights_only=True)["step"]
-    assert 0 < step < STEPS and not (study.folder / "data/checkpoints/tga_zsr.safetensors").exists()
+    assert 0 < step < STEPS and not (study.folder / "data/checkpoints/tga_zsr").exists()
     output = study.dvc("repro", "finetune@tga_zsr")
     assert ran(output) == {"finetune@tga_zsr"}
     steps = [int(done) for done in re.findall(rf"(\d+)/{STEPS} ", output)]
@@ -126,7 +125,7 @@ def test_the_study_runs_to_tables_figures_and_metrics(study):
 
 
 def test_an_uninterrupted_run_gives_the_same_bytes(study):
-    results = ("data/checkpoints/*", "data/records/*/*", "metrics/**/*")
+    results = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")
     before = study.contents(*results)
     lock = (study.folder / "dvc.lock").read_bytes()
     for path in (study.folder / ".scratch/evaluate/tga_zsr").rglob("*.json"):

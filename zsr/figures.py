@@ -1,5 +1,6 @@
 """Figures, drawn from tables and arrays. Matplotlib only, no model."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -24,10 +25,16 @@ def _colours(methods: Sequence[str]) -> dict:
     return {method: plt.get_cmap("tab10")(i % 10) for i, method in enumerate(methods)}
 
 
-def _row_of_panels(n: int, width: float, height: float):
-    """A figure of n panels side by side, and their axes; of one empty panel where there is nothing to show."""
-    figure, axes = plt.subplots(1, max(n, 1), figsize=(width * max(n, 1), height), squeeze=False, layout="constrained")
-    return figure, axes[0]
+def _panels(n: int, width: float, height: float):
+    """A figure of n panels, five to a row, and their axes; of one empty panel where there is nothing to show."""
+    columns = min(max(n, 1), 5)
+    rows = math.ceil(max(n, 1) / columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+    )
+    for unused in axes.flat[max(n, 1) :]:
+        unused.axis("off")
+    return figure, axes.flat
 
 
 def _write(figure, path: Path) -> None:
@@ -44,7 +51,7 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
     rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
     methods = distinct(averages, "method")
     attacks = [attack for attack in distinct(averages, "attack") if attack != CLEAN]
-    figure, axes = _row_of_panels(len(attacks), 5.6, 4.4)
+    figure, axes = _panels(len(attacks), 5.6, 4.4)
     for axis, attack in zip(axes, attacks):
         for method, colour in _colours(methods).items():
             x, y = rows[method, CLEAN], rows[method, attack]
@@ -89,7 +96,7 @@ def _with_bounds(cell: dict) -> dict:
 def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
     """Every loss term of every trained method against the step, one panel per method; the mean over seeds."""
     trained = {method: rows for method, rows in curves.items() if rows}
-    figure, axes = _row_of_panels(len(trained), 3.2, 3.2)
+    figure, axes = _panels(len(trained), 3.2, 3.2)
     for axis, (method, rows) in zip(axes, trained.items()):
         terms = [name for name in rows[0] if name not in ("step", "lr", "loss")]
         for term in terms:
