@@ -16,9 +16,9 @@ LAYERS = [
     {"attention"},
     {"attacks"},
     {"methods"},
-    {"train"},
+    {"sentinels", "train"},
     {"attention_study", "evaluate", "finetune", "pretrain", "results"},
-    {"ablation", "figures", "tables", "terms"},
+    {"ablation", "audit", "figures", "tables", "terms"},
     {"study"},
 ]
 CODE = sorted([*(ROOT / "zsr").rglob("*.py"), *(ROOT / "stages").glob("*.py")])
@@ -73,7 +73,7 @@ def test_the_core_never_prints():
 
 
 def test_params_results_tables_and_figures_load_no_torch():
-    modules = ", ".join(f"zsr.{module}" for module in ("params", "records", "results", "tables", "figures"))
+    modules = ", ".join(f"zsr.{module}" for module in ("params", "records", "results", "audit", "tables", "figures"))
     code = f"import sys, {modules}; sys.exit(bool({{'torch', 'open_clip', 'torchvision'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

@@ -7,7 +7,6 @@ from torch.nn import functional as F
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
 from zsr.data.split import make
-from zsr.errors import StudyError
 from zsr.evaluate import Evaluation, evaluate, protocol
 from zsr.models.classifier import Classifier
 from zsr.records import Record
@@ -123,13 +122,38 @@ class None_but_eval:
         return self
 
 
-def test_logits_that_are_not_finite_are_no_verdict(trained, split, tmp_path):
-    class Broken(torch.nn.Module):
-        def forward(self, images):
-            return images.flatten(1)[:, :12] / 0
+class NaNAway(torch.nn.Module):
+    """Answers with NaN where the first pixel of an image that it knows has moved, or, clean: always."""
 
-    with pytest.raises(StudyError, match="clip under pgd on shapes: logits are not finite"):
-        run(Broken(), split, tmp_path / "r", attack=Clean())
+    def __init__(self, model, images, clean=False):
+        super().__init__()
+        self.model, self.corners, self.clean = model, images[:, 0, 0, 0], clean
+
+    def forward(self, images):
+        at = images[:, 0, 0, 0].detach()
+        known = (at[:, None] - self.corners).abs().amin(dim=1) < 0.5 / 255
+        moved = known & ((at[:, None] - self.corners).abs().amin(dim=1) > 0)
+        return torch.where((moved | (known & self.clean))[:, None], torch.nan, self.model(images))
+
+
+def test_an_attacked_image_without_a_finite_answer_keeps_its_clean_verdict_and_is_noted(trained, split, tmp_path):
+    cornered = dataclasses.replace(split, images=split.images.copy())
+    cornered.images[:, 0, 0] = 20
+    bits = run(trained, cornered, tmp_path / "uniform")
+    fooled = list(map(int.__gt__, bits.clean_bits, bits.adv_bits)).index(True)
+    rows = sorted({fooled, bits.adv_bits.index(True)})
+    cornered.images[rows, 0, 0] = 77
+    whole = run(trained, cornered, tmp_path / "whole")
+    assert not any(whole.broken_bits) and whole.clean_bits[fooled] > whole.adv_bits[fooled]
+    broken = run(NaNAway(trained, cornered.tensors([fooled])[0]), cornered, tmp_path / "broken")
+    expected = [whole.clean_bits[i] if i in rows else bit for i, bit in enumerate(whole.adv_bits)]
+    assert broken.adv_bits == tuple(expected) and broken.clean_bits == whole.clean_bits
+    assert [i for i, bit in enumerate(broken.broken_bits) if bit] == rows
+
+
+def test_an_image_without_a_finite_answer_counts_as_wrong(trained, split, tmp_path):
+    record = run(NaNAway(trained, split.tensors(range(64))[0], clean=True), split, tmp_path / "r", attack=Clean())
+    assert not any(record.clean_bits) and not any(record.adv_bits) and all(record.broken_bits)
 
 
 def test_an_attack_that_leaves_its_ball_is_caught(trained, split, tmp_path):
@@ -142,6 +166,6 @@ def test_an_attack_that_leaves_its_ball_is_caught(trained, split, tmp_path):
 
 
 def test_protocol_facts(trained, split):
-    text = protocol(trained, PGD4, 24, "a photo of {}", 3)
+    text = protocol(trained, PGD4, 24, "a photo of {}", Evaluation(seed=3, batch_size=16, save_every=1))
     for fact in ("eps 0.4/255", "acts at 24 px", "noise seed 3", "logit scale 14.29", "prompt 'a photo of {}'", "fp32"):
         assert fact in text

@@ -1,7 +1,10 @@
-"""The one evaluation loop: attack, verdict in fp32, one bit per image, resume."""
+"""The one evaluation loop: attack, verdict, bits per image, resume."""
 
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +14,13 @@ from zsr.data.split import Split
 from zsr.errors import StudyError
 from zsr.models.classifier import Classifier
 from zsr.params import Count, Natural
-from zsr.records import Record
+from zsr.records import TOTALS, Record
+from zsr.sentinels import inspect
 from zsr.watch import Watch, unwatched
 
 ROUNDING = 1e-6  # of pixels in [0, 1], fp32
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+INSPECTED = 8  # images on which a model is looked at before it is attacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,28 +28,77 @@ class Evaluation:
     seed: Natural  # of the attacks' noise
     batch_size: Count  # changes rounding alone: noise belongs to the image, and the last batch is filled up
     save_every: Count  # batches between partial records
+    protocol: str = "trusted"  # of protocols: what it says there replaces values of evaluate and of attacks
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of every pass, also that of the verdict; autocast if not fp32
+    counted: Literal["both", "adv"] = "both"  # images right without and with the attack, or with it whatever before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Values of `evaluate` and of blocks of `attacks` that belong together."""
+
+    evaluate: dict[str, Any] = field(default_factory=dict)
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Meter:
-    """A classifier that counts its passes: with a gradient to the pixels, and without."""
+    """A classifier that counts its passes and looks at the gradients that flow back, without the attack's knowing.
 
-    def __init__(self, model: Classifier):
-        self.model, self.gradients, self.forwards = model, 0, 0
+    images: of the batch; kept: how many of them count, the others fill it up. An attack may give any part of the
+    batch, moved inside its ball: image i of a smaller one is the nearest of the batch.
+    """
+
+    def __init__(self, model: Classifier, images: Tensor, kept: int, precision: str = "fp32"):
+        self.model, self.images, self.kept, self.precision = model, images, kept, precision
+        self.forwards = self.gradients = self.zero_pixels = self.pixels = 0
+        self.zero, self.broken = (torch.zeros(len(images), dtype=torch.bool, device=images.device) for _ in range(2))
 
     def __call__(self, images: Tensor) -> Tensor:
-        if images.requires_grad:
-            self.gradients += 1
+        half = self.precision != "fp32"  # an attack may have an autocast of its own, which is left alone
+        with torch.autocast(images.device.type, HALF[self.precision]) if half else nullcontext():
+            logits = self.model(images).float()
+        if images.requires_grad and torch.is_grad_enabled():
+            if not logits.requires_grad:
+                raise StudyError("no gradient reaches the pixels: the model's forward is detached from its input")
+            self.gradients += min(len(images), self.kept)
+            images.register_hook(partial(self._look, images.detach()))
         else:
-            self.forwards += 1
-        return self.model(images)
+            self.forwards += min(len(images), self.kept)
+        self._note(self.broken, ~logits.isfinite().all(dim=1), images.detach())
+        return logits
+
+    def totals(self) -> dict[str, int]:
+        return {name: int(getattr(self, name)) for name in TOTALS}
+
+    def _look(self, images: Tensor, gradient: Tensor) -> None:
+        zeros = (gradient == 0).flatten(1)
+        self.zero_pixels = self.zero_pixels + zeros[: self.kept].sum()
+        self.pixels += zeros[: self.kept].numel()
+        self._note(self.zero, zeros.all(dim=1), images)
+        self._note(self.broken, ~gradient.isfinite().flatten(1).all(dim=1), images)
+
+    def _note(self, bits: Tensor, rows: Tensor, images: Tensor) -> None:
+        if len(rows) == len(bits):
+            bits |= rows
+        elif rows.any():
+            moved = torch.cdist(images[rows].flatten(1), self.images.flatten(1), p=torch.inf)
+            bits[moved.nan_to_num(torch.inf).argmin(dim=1)] = True
 
 
-def protocol(model: Classifier, attack, image_size: int, template: str, seed: int) -> str:
+def protocol(model: Classifier, attack, image_size: int, template: str, evaluation: Evaluation) -> str:
     """The facts that travel with every number."""
+    passes = "verdicts fp32" if evaluation.precision == "fp32" else f"every pass {evaluation.precision} autocast"
+    counted = "right without and with the attack" if evaluation.counted == "both" else "right with the attack"
     return (
-        f"{attack.protocol()}; acts at {image_size} px; noise seed {seed}; logit scale {model.logit_scale.item():.4g}; "
-        f"prompt '{template}'; verdicts fp32"
+        f"{attack.protocol()}; acts at {image_size} px; noise seed {evaluation.seed}; batches of "
+        f"{evaluation.batch_size}; logit scale {model.logit_scale.item():.4g}; prompt '{template}'; {passes}; "
+        f"counts images {counted}"
     )
+
+
+def attacks_run(attack, name: str, n_classes: int) -> tuple[str, ...]:
+    """The attacks behind a name, which some shorten for few classes; one that is made of no others is itself."""
+    return attack.attacks_run(n_classes) if hasattr(attack, "attacks_run") else (name,)
 
 
 def evaluate(
@@ -57,11 +112,15 @@ def evaluate(
 ) -> Record:
     """The record of a whole split, continuing the one in `scratch`, where it is kept while it grows and after.
 
-    blank: a record without bits that names the cell. A kept record of another fingerprint is not used.
-    Raises StudyError where logits are not finite: no honest verdict exists.
+    blank: a record without bits that names the cell. A kept record of another fingerprint, or of other images, is
+    refused: the evaluation begins anew. A model is looked at before it is attacked; what is wrong with it goes into
+    the record as marks.
     """
-    record = _kept(scratch, blank)
+    record = _kept(scratch, blank, split)
     model.eval().requires_grad_(False)
+    if not record.ids and attack.eps:
+        images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))))
+        record = replace(record, marks=inspect(model, images, labels))
     step = evaluation.batch_size
     done, n = len(record.ids), len(split.ids)
     for batch, start in enumerate(watch(range(done, n, step), done), start=1):
@@ -72,38 +131,45 @@ def evaluate(
     return record
 
 
-def _kept(scratch: Path, blank: Record) -> Record:
+def _kept(scratch: Path, blank: Record, split: Split) -> Record:
     if scratch.exists():
         record = Record.load(scratch)
-        if record.fingerprint == blank.fingerprint:
+        if record.fingerprint == blank.fingerprint and record.ids == tuple(split.ids[: len(record.ids)].tolist()):
             return record
     return blank
 
 
 def _extended(record: Record, model: Classifier, attack, split: Split, rows: range, evaluation: Evaluation) -> Record:
     """The record with the verdicts of some more rows of the split."""
-    padded = list(rows) + [rows[0]] * (evaluation.batch_size - len(rows))  # one shape, hence the same kernels
+    n = len(rows)
+    padded = list(rows) + [rows[0]] * (evaluation.batch_size - n)  # one shape, hence the same kernels
     images, labels, ids = split.tensors(padded)
-    meter = Meter(model)
-    adv = attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids))
+    meter = Meter(model, images, n, evaluation.precision)
+    adv = _whole(attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids)), images)
     _check_ball(adv, images, attack.eps)
-    clean, robust = (_verdicts(meter, x, labels, record)[: len(rows)] for x in (images, adv))
+    (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels) for x in (images, adv))
+    clean = clean & clean_finite
+    bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
+    bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken}
     return replace(
         record,
-        ids=record.ids + tuple(ids[: len(rows)]),
-        clean_bits=record.clean_bits + tuple(clean),
-        adv_bits=record.adv_bits + tuple(robust),
-        forwards=record.forwards + meter.forwards * len(rows),
-        gradients=record.gradients + meter.gradients * len(rows),
+        ids=record.ids + tuple(ids[:n]),
+        **{name: getattr(record, name) + tuple(of_batch[:n].tolist()) for name, of_batch in bits.items()},
+        **{name: getattr(record, name) + total for name, total in meter.totals().items()},
     )
 
 
 @torch.no_grad()
-def _verdicts(model: Meter, images: Tensor, labels: Tensor, record: Record) -> list[bool]:
+def _verdicts(model: Meter, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Is the answer right, and is it one at all? (B,), (B,)."""
     logits = model(images)
-    if not logits.isfinite().all():
-        raise StudyError(f"{record.method} under {record.attack} on {record.set_name}: logits are not finite")
-    return (logits.argmax(dim=1) == labels).tolist()
+    return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)
+
+
+def _whole(adv: Tensor, images: Tensor) -> Tensor:
+    """adv, with the image itself where a gradient that was not finite has spoilt it: the attack has failed there."""
+    finite = adv.isfinite().flatten(1).all(dim=1)
+    return torch.where(finite[:, None, None, None], adv, images)
 
 
 def _check_ball(adv: Tensor, images: Tensor, eps: float) -> None:

@@ -6,7 +6,7 @@ images (`low`, `high`, `half_width`) and the seed (`sd`, over n - 1; empty where
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, pvariance, stdev
 
@@ -14,6 +14,8 @@ from zsr import storage
 from zsr.records import Record
 
 Z = 1.959964  # 95 %
+CLEAN = "clean"  # the attack that is none
+WORST = "worst_case"  # all attacks of a study together
 Cell = tuple[str, str, str]  # method, attack, set
 Records = Mapping[Cell, Sequence[Record]]
 
@@ -25,7 +27,7 @@ def cell_rows(records: Records) -> list[dict]:
     rows = []
     for (method, attack, set_name), seeds in records.items():
         for record in seeds:
-            n, correct = len(record.ids), sum(record.robust_bits)
+            n, correct = len(record.ids), sum(record.hits)
             low, high = binomtest(correct, n).proportion_ci(method="wilson")
             rows.append(
                 {
@@ -42,9 +44,53 @@ def cell_rows(records: Records) -> list[dict]:
                     "low": _percent(low),
                     "high": _percent(high),
                     "protocol": record.protocol,
+                    "attacks_run": "; ".join(record.attacks_run),
+                    "counted": record.counted,
+                    "zero_gradient_images": sum(record.zero_bits),
+                    "non_finite_images": sum(record.broken_bits),
+                    "forwards": record.forwards,
+                    "gradients": record.gradients,
                 }
             )
     return rows
+
+
+def with_worst_case(records: Records) -> dict[Cell, list[Record]]:
+    """The records, and where there are several attacks those of all together, as one more attack.
+
+    An image survives where it survives every attack: never the lowest of averages, which would be higher.
+    """
+    result = {cell: list(seeds) for cell, seeds in records.items()}
+    attacks = list(dict.fromkeys(attack for _, attack in _methods_and_attacks(records) if attack != CLEAN))
+    if len(attacks) > 1:
+        for method, name in dict.fromkeys((method, name) for method, _, name in records):
+            cells = zip(*(records[method, attack, name] for attack in attacks), strict=True)
+            result[method, WORST, name] = [_folded(seed, attacks) for seed in cells]
+    return result
+
+
+def _folded(records: Sequence[Record], attacks: Sequence[str]) -> Record:
+    first = records[0]
+    assert all(record.ids == first.ids for record in records), f"{first.method}: attacks saw other images"
+    return Record(
+        method=first.method,
+        seed=first.seed,
+        attack=WORST,
+        set_name=first.set_name,
+        fingerprint=storage.digest(*(record.fingerprint for record in records)),
+        protocol=f"an image counts where it survives each of {', '.join(attacks)}",
+        attacks_run=tuple(attacks),
+        counted=first.counted,
+        ids=first.ids,
+        clean_bits=_every(record.clean_bits for record in records),
+        adv_bits=_every(record.adv_bits for record in records),
+        forwards=sum(record.forwards for record in records),
+        gradients=sum(record.gradients for record in records),
+    )
+
+
+def _every(bits: Iterable[Sequence[bool]]) -> tuple[bool, ...]:
+    return tuple(map(all, zip(*bits, strict=True)))
 
 
 def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
@@ -131,12 +177,12 @@ def _methods_and_attacks(records: Records) -> list[tuple[str, str]]:
 
 def _hits(seeds: Sequence[Record]) -> list[float]:
     """Of every image, the share of seeds under which it counts."""
-    return [fmean(bits) for bits in zip(*(record.robust_bits for record in seeds), strict=True)]
+    return [fmean(bits) for bits in zip(*(record.hits for record in seeds), strict=True)]
 
 
 def _by_seed(cells: Sequence[Sequence[Record]]) -> list[float]:
     """Of every seed, the mean over sets."""
-    return [fmean(fmean(record.robust_bits) for record in sets) for sets in zip(*cells, strict=True)]
+    return [fmean(fmean(record.hits) for record in sets) for sets in zip(*cells, strict=True)]
 
 
 def _mean_of_means(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
@@ -170,9 +216,15 @@ def _percent(share: float) -> float:
 
 
 def write_summaries(folder: Path, averages: Sequence[dict]) -> None:
-    """folder/<group>/<method>.json = {attack: percent}: the layout `dvc metrics show` prints as a table."""
+    """folder/<group>/<method>.json = {attack: percent}: the layout `dvc metrics show` prints as a table.
+
+    Of averages with marks, `marked` counts the attacks whose number the audit has marked.
+    """
     summaries: dict[tuple[str, str], dict[str, float]] = {}
     for row in averages:
         summaries.setdefault((row["group"], row["method"]), {})[row["attack"]] = row["mean"]
+        if "marks" in row:
+            summary = summaries[row["group"], row["method"]]
+            summary["marked"] = summary.pop("marked", 0) + bool(row["marks"])
     for (group, method), summary in summaries.items():
         storage.write_json(folder / group / f"{method}.json", summary)

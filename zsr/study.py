@@ -1,6 +1,6 @@
 """The whole of params.yaml, put together and checked before anything is computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -9,9 +9,9 @@ from zsr.attention_study import AttentionStudy
 from zsr.data.split import check_sizes
 from zsr.data.world import Data
 from zsr.errors import ParamError
-from zsr.evaluate import Evaluation
+from zsr.evaluate import Evaluation, Protocol
 from zsr.finetune import FineTuning
-from zsr.params import Count, Natural, build, component, module_of, nearest, read, training_of
+from zsr.params import Count, Natural, block, build, component, module_of, nearest, read, training_of, under_protocol
 from zsr.pretrain import Pretraining
 from zsr.storage import read_json
 
@@ -38,6 +38,7 @@ class Study:
     evaluate: Evaluation
     attacks: dict[str, dict[str, Any]]
     attention: AttentionStudy
+    protocols: dict[str, Protocol] = field(default_factory=dict)  # evaluate.protocol names the one in force
 
     def __post_init__(self):
         if "clean" not in self.attacks:
@@ -66,12 +67,26 @@ def check(path: Path) -> Study:
                 component(document, kind, name)
         for name in document["methods"]:
             training_of(document, name, FineTuning)
+        _check_protocols(document)
         _check_arch(study.model.arch, study.data.image_size)
         for name, size in study.data.sets.items():
             check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
     return study
+
+
+def _check_protocols(document: dict) -> None:
+    """Every protocol must make sense, also those that are not chosen."""
+    under_protocol(document)
+    for name in document.get("protocols", {}):
+        changed = under_protocol(document, name)
+        try:
+            block(changed, "evaluate", Evaluation)
+            for attack in changed["attacks"]:
+                component(changed, "attacks", attack)
+        except ParamError as error:
+            raise ParamError(f"protocols.{name}: {error}") from None
 
 
 def _check_arch(arch: str, image_size: int) -> None:
