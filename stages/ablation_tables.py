@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from stages.command import EXISTING, WRITTEN, stage
-from zsr import ablation, results, tables
+from zsr import ablation, audit, results, tables
 from zsr.data.world import Data
 from zsr.params import block, read
 from zsr.records import Record
@@ -31,8 +31,9 @@ def main(params: Path, variants: Path, records: Path, out: Path) -> None:
     )
     plain = {key: cell for key, cell in loaded.items() if not wanted.variants[key[0]].quirk}
     quirks = {name: (v.quirk, v.against) for name, v in wanted.variants.items() if v.quirk}
-    tables.ablation(out, results.variant_rows(plain, groups), facts)
-    tables.quirks(out, results.effect_rows(loaded, quirks, list(data.sets)), facts)
+    marks = audit.mark_rows(audit.marks(loaded))
+    tables.ablation(out, results.variant_rows(plain, groups), facts, marks)
+    tables.quirks(out, results.effect_rows(loaded, quirks, list(data.sets)), facts, marks)
 
 
 if __name__ == "__main__":

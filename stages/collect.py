@@ -1,4 +1,4 @@
-"""Fold the records of all evaluations into metrics: averages per method, every cell, paired differences."""
+"""Fold the records of all evaluations into metrics: averages per method, every cell, paired differences, the audit."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from stages.command import EXISTING, WRITTEN, stage
-from zsr import results, storage
+from zsr import audit, results, storage
 from zsr.data.world import Data
 from zsr.params import block, read
 from zsr.records import Record
@@ -25,11 +25,19 @@ def main(params: Path, records: Path, out: Path) -> None:
         for attack in attacks
         for name in data.sets
     }
-    averages = results.average_rows(loaded, data.groups())
-    results.write_summaries(out, averages)
-    storage.write_rows(out / "accuracy.csv", results.cell_rows(loaded))
-    storage.write_rows(out / "averages.csv", averages)
-    storage.write_rows(out / "pairs.csv", results.pair_rows(loaded, data.groups()))
+    cells, groups = results.with_worst_case(loaded), data.groups()
+    marks = audit.marks(cells)
+    rows = {
+        "accuracy": results.cell_rows(cells),
+        "averages": results.average_rows(cells, groups),
+        "pairs": results.pair_rows(cells, groups),
+    }
+    for table, plain in rows.items():
+        rows[table] = audit.annotated(plain, marks, groups)
+        storage.write_rows(out / f"{table}.csv", rows[table])
+    results.write_summaries(out, rows["averages"])
+    storage.write_rows(out / "marks.csv", audit.mark_rows(marks), header=audit.HEADER)
+    storage.write_rows(out / "checks.csv", audit.check_rows(cells, marks))
 
 
 def _seeds(folder: Path) -> list[Path]:

@@ -16,10 +16,12 @@ from zsr.storage import read_rows
 @click.option("--out", type=WRITTEN, required=True)
 def main(params: Path, metrics: Path, published: tuple[Path, ...], out: Path) -> None:
     name = block(read(params), "name", str)
-    cells, averages, pairs = (read_rows(metrics / f"{table}.csv") for table in ("accuracy", "averages", "pairs"))
-    tables.accuracy(out, cells, averages, f"Accuracy, {name}")
+    files = ("accuracy", "averages", "pairs", "marks", "checks")
+    cells, averages, pairs, marks, checks = (read_rows(metrics / f"{table}.csv") for table in files)
+    tables.accuracy(out, cells, averages, f"Accuracy, {name}", marks)
+    tables.audit(out, marks, checks, f"Audit, {name}")
     paper = [row for path in published for row in read_rows(path)]
-    tables.orderings(out, pairs, paper, "all", f"Orderings of the paper, {name}")
+    tables.orderings(out, pairs, paper, "all", f"Orderings of the paper, {name}", marks)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ GROUPS = {"all": ["a", "b"], "unseen": ["b"]}
 def record(method, attack, set_name, clean, adv, seed=0) -> Record:
     ids = tuple(range(len(clean)))
     cell = {"method": method, "seed": seed, "attack": attack, "set_name": set_name}
-    return Record(**cell, fingerprint="f", protocol=f"how {attack}", ids=ids, clean_bits=clean, adv_bits=adv)
+    none = {"zero_bits": (False,) * len(ids), "broken_bits": (False,) * len(ids)}
+    return Record(**cell, fingerprint="f", protocol=f"how {attack}", ids=ids, clean_bits=clean, adv_bits=adv, **none)
 
 
 def records():

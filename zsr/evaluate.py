@@ -72,9 +72,10 @@ class Meter:
 
     def _look(self, images: Tensor, gradient: Tensor) -> None:
         zeros = (gradient == 0).flatten(1)
-        self.zero_pixels = self.zero_pixels + zeros[: self.kept].sum()
-        self.pixels += zeros[: self.kept].numel()
-        self._note(self.zero, zeros.all(dim=1), images)
+        some = ~zeros.all(dim=1)
+        self.zero_pixels = self.zero_pixels + (zeros & some[:, None])[: self.kept].sum()
+        self.pixels = self.pixels + some[: self.kept].sum() * zeros.shape[1]
+        self._note(self.zero, ~some, images)
         self._note(self.broken, ~gradient.isfinite().flatten(1).all(dim=1), images)
 
     def _note(self, bits: Tensor, rows: Tensor, images: Tensor) -> None:

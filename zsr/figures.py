@@ -18,6 +18,7 @@ ATTENTION_NOTE = (
     "text-guided attention, TGA-ZSR's map for the true class. Brightest: the patch that agrees most with the prompt.\n"
     "Each map is stretched to [0, 1] whatever its contrast. It is no segmentation: the object may be its darkest part."
 )
+MARKED = "marked by the audit, see the table of the audit"
 STILL = {"Software": None}  # no version in the file: equal figures are equal bytes
 
 
@@ -56,11 +57,14 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
         for method, colour in _colours(methods).items():
             x, y = rows[method, CLEAN], rows[method, attack]
             spans = {bar: float(row["sd"] or row["half_width"]) for bar, row in (("xerr", x), ("yerr", y))}
-            axis.errorbar(float(x["mean"]), float(y["mean"]), **spans, fmt="o", color=colour, capsize=2, label=method)
+            fill = "none" if x.get("marks") or y.get("marks") else colour
+            point = float(x["mean"]), float(y["mean"])
+            axis.errorbar(*point, **spans, fmt="o", color=colour, mfc=fill, capsize=2, label=method)
         axis.set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    figure.suptitle(note, fontsize=9)
+    hollow = any(row.get("marks") for row in rows.values())
+    figure.suptitle(f"{note}\nhollow: {MARKED}" if hollow else note, fontsize=9)
     _write(figure, path)
 
 
@@ -77,10 +81,13 @@ def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
             )
             place = np.arange(len(sets)) + (i + 0.5) * width - 0.4
             spans = np.clip([value - low, high - value], 0, None)
-            axis.bar(place, value, width, yerr=spans, color=colour, label=method, error_kw={"lw": 0.8})
+            bars = axis.bar(place, value, width, yerr=spans, color=colour, label=method, error_kw={"lw": 0.8})
+            for bar, s in zip(bars, sets):
+                bar.set_hatch("////" if rows[method, attack, s].get("marks") else None)
         axis.set_xticks(np.arange(len(sets)), sets)
         axis.set(ylabel=f"{attack}, %", ylim=(0, 100))
-    axes[0, 0].set_title(note)
+    hatched = any(row.get("marks") for row in rows.values())
+    axes[0, 0].set_title(f"{note}\nhatched: {MARKED}" if hatched else note)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, ncols=5, loc="outside lower center")
     _write(figure, path)

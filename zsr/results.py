@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean, pvariance, stdev
 
 from zsr import storage
-from zsr.records import Record
+from zsr.records import BITS, Record
 
 Z = 1.959964  # 95 %
 CLEAN = "clean"  # the attack that is none
@@ -82,8 +82,7 @@ def _folded(records: Sequence[Record], attacks: Sequence[str]) -> Record:
         attacks_run=tuple(attacks),
         counted=first.counted,
         ids=first.ids,
-        clean_bits=_every(record.clean_bits for record in records),
-        adv_bits=_every(record.adv_bits for record in records),
+        **{name: _every(getattr(record, name) for record in records) for name in BITS},
         forwards=sum(record.forwards for record in records),
         gradients=sum(record.gradients for record in records),
     )

@@ -1,6 +1,9 @@
-"""Tables for people: Markdown, LaTeX and CSV from the rows of `zsr.results`, protocol facts below each."""
+"""Tables for people: Markdown, LaTeX and CSV from the rows of `zsr.results`, protocol facts below each.
 
-from collections.abc import Mapping, Sequence
+A number that the audit has marked bears a dagger and the number of the mark, whose reasons stand below the table.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
@@ -11,6 +14,11 @@ from zsr.storage import distinct
 
 Row = Mapping[str, str]
 PUBLISHED = {"clean": "none", "pgd": "pgd100", "cw": "cw", "autoattack": "autoattack"}  # our attack -> the papers'
+DAGGER = "†"
+COUNTED = {
+    "both": "Under an attack an image counts when it is right without and with the attack.",
+    "adv": "Under an attack an image counts when it is right with the attack, also where it is wrong without.",
+}
 
 
 def write(folder: Path, name: str, title: str, parts: Mapping[str, tuple[list, list]], notes: Sequence[str]) -> None:
@@ -25,7 +33,8 @@ def write(folder: Path, name: str, title: str, parts: Mapping[str, tuple[list, l
     items = "\n".join(rf"\item {_escaped(note)}" for note in notes)
     latex.append("\\begin{itemize}\\footnotesize\n" + items + "\n\\end{itemize}")
     storage.write_atomic(folder / f"{name}.md", ("\n\n".join(markdown) + "\n").encode())
-    storage.write_atomic(folder / f"{name}.tex", ("\n\n".join(latex) + "\n").encode())
+    text = "\n\n".join(latex).replace(DAGGER, r"\textdagger{}")
+    storage.write_atomic(folder / f"{name}.tex", (text + "\n").encode())
 
 
 def _latex_table(caption: str, tabular: str) -> str:
@@ -36,8 +45,28 @@ def _escaped(text: str) -> str:
     return "".join(LATEX_ESCAPE_RULES.get(character, character) for character in text)
 
 
-def accuracy(folder: Path, cells: Sequence[Row], averages: Sequence[Row], title: str) -> None:
-    """Accuracy of every method, attack and set, averages first; over several seeds mean ± standard deviation."""
+def _daggers(names: str, marks: Sequence[Row]) -> str:
+    """What follows a number with these marks, as " †1,3"; the place of a mark among all of `marks` is its number."""
+    known = distinct(marks, "mark")
+    return f" {DAGGER}" + ",".join(str(known.index(name) + 1) for name in names.split()) if names else ""
+
+
+def _reasons(marks: Sequence[Row]) -> list[str]:
+    """One note per mark: every cell that bears it, and why."""
+    notes = []
+    for name in distinct(marks, "mark"):
+        cells = [f"{r['method']} {r['attack']} {r['set']}: {r['reason']}" for r in marks if r["mark"] == name]
+        notes.append(f"{_daggers(name, marks).strip()} {name.replace('_', ' ')}. {'; '.join(cells)}.")
+    return notes
+
+
+def accuracy(
+    folder: Path, cells: Sequence[Row], averages: Sequence[Row], title: str, marks: Sequence[Row] = ()
+) -> None:
+    """Accuracy of every method, attack and set, averages first; over several seeds mean ± standard deviation.
+
+    marks: rows of `zsr.audit.mark_rows`.
+    """
     by_cell = {(r["method"], r["attack"], r["set"]): r for r in over_seeds(cells)}
     by_group = {(r["method"], r["attack"], r["group"]): r for r in averages}
     sets, groups = distinct(cells, "set"), distinct(averages, "group")
@@ -46,13 +75,17 @@ def accuracy(folder: Path, cells: Sequence[Row], averages: Sequence[Row], title:
     for attack in distinct(cells, "attack"):
         body = [
             [method]
-            + [with_spread(by_group[method, attack, group]) for group in groups]
-            + [_with_interval(by_cell[method, attack, s]) for s in sets]
+            + [_marked(with_spread, by_group[method, attack, group], marks) for group in groups]
+            + [_marked(_with_interval, by_cell[method, attack, s], marks) for s in sets]
             for method in distinct(cells, "method")
         ]
         parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
-    write(folder, "accuracy", title, parts, _accuracy_notes(cells))
+    write(folder, "accuracy", title, parts, _accuracy_notes(cells) + _reasons(marks))
     storage.write_rows(folder / "accuracy.csv", cells)
+
+
+def _marked(shown: Callable[[Row], str], row: Row, marks: Sequence[Row]) -> str:
+    return shown(row) + _daggers(row.get("marks", ""), marks)
 
 
 def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
@@ -67,14 +100,21 @@ def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
         "method that does not train has one; its ± is then the 95 % half-width of choosing the test images."
     )
     return [
-        "Under an attack an image counts when it is right without and with the attack.",
+        COUNTED[cells[0].get("counted", "both")],
         f"n, test images of each set (digest of their ids): {subsets}.",
         spread,
         *protocols,
     ]
 
 
-def orderings(folder: Path, pairs: Sequence[Row], published: Sequence[Row], group: str, title: str) -> None:
+def orderings(
+    folder: Path,
+    pairs: Sequence[Row],
+    published: Sequence[Row],
+    group: str,
+    title: str,
+    marks: Sequence[Row] = (),
+) -> None:
     """Which method beats which: the sign of each published difference of averages beside ours, with its interval.
 
     published: rows of published/*.csv; where several tables hold a method, the first counts.
@@ -87,10 +127,18 @@ def orderings(folder: Path, pairs: Sequence[Row], published: Sequence[Row], grou
     for pair in pairs:
         first, second = (paper.get((PUBLISHED.get(pair["attack"]), pair[side])) for side in ("first", "second"))
         if pair["group"] == group and first is not None and second is not None:
-            rows.append(_ordering(pair, first - second))
+            rows.append(_ordering(pair, first - second, marks))
+    notes = _ordering_notes(rows, pairs, group, marks)
+    body = [list(row.values()) for row in rows]
+    write(folder, "orderings", title, {"first minus second, points": (list(rows[0]) if rows else [], body)}, notes)
+    storage.write_rows(folder / "orderings.csv", rows, header=["attack"])
+
+
+def _ordering_notes(rows: Sequence[Row], pairs: Sequence[Row], group: str, marks: Sequence[Row]) -> list[str]:
     several = any(int(pair["seeds"]) > 1 for pair in pairs)
     counts = ", ".join(f"{sum(r['here'] == verdict for r in rows)} {verdict}" for verdict in distinct(rows, "here"))
-    notes = [
+    shown = {name for pair in pairs if pair["group"] == group for name in pair.get("marks", "").split()}
+    return [
         "paper: difference of the averages over 16 sets, ViT-B/32, eps 1/255 (published/*.csv; Comp-TGA from the "
         "README of its repository).",
         f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images, "
@@ -99,13 +147,16 @@ def orderings(folder: Path, pairs: Sequence[Row], published: Sequence[Row], grou
         "appears: the same sign, and our interval leaves out zero; reversed: the other sign, likewise; "
         "undecided: our interval holds zero.",
         f"In all: {counts}.",
+        *(
+            f"{_daggers(name, marks).strip()} {name.replace('_', ' ')}: a cell behind the difference bears this mark, "
+            "whose reason is in the table of the audit."
+            for name in distinct(marks, "mark")
+            if name in shown
+        ),
     ]
-    body = [list(row.values()) for row in rows]
-    write(folder, "orderings", title, {"first minus second, points": (list(rows[0]) if rows else [], body)}, notes)
-    storage.write_rows(folder / "orderings.csv", rows, header=["attack"])
 
 
-def _ordering(pair: Row, paper: float) -> dict[str, str]:
+def _ordering(pair: Row, paper: float, marks: Sequence[Row]) -> dict[str, str]:
     mean, half = float(pair["mean"]), float(pair["half_width"])
     verdict = "undecided" if abs(mean) <= half else "appears" if mean * paper > 0 else "reversed"
     return {
@@ -113,7 +164,7 @@ def _ordering(pair: Row, paper: float) -> dict[str, str]:
         "first": pair["first"],
         "second": pair["second"],
         "paper": f"{paper:+.2f}",
-        "ours": f"{mean:+.1f} ± {half:.1f}",
+        "ours": f"{mean:+.1f} ± {half:.1f}" + _daggers(pair.get("marks", ""), marks),
         "here": verdict,
     }
 
@@ -129,24 +180,50 @@ def _with_interval(row: Row) -> str:
     return f"{row['accuracy']:.1f} [{float(row['low']):.0f}, {float(row['high']):.0f}]"
 
 
-def ablation(folder: Path, rows: Sequence[Mapping], facts: str) -> None:
-    """Rows of `zsr.results.variant_rows`: mean ± standard deviation over seeds."""
+def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str) -> None:
+    """Rows of `zsr.audit`: every mark with its reason, and the checks that ran."""
+    header = ["method", "attack", "set", "mark", "reason"]
+    parts = {
+        "marks": (["", *header], [[_daggers(r["mark"], marks).strip(), *(r[key] for key in header)] for r in marks]),
+        "checks": (["check", "rule", "cells", "marked"], [list(row.values()) for row in checks]),
+    }
+    notes = [
+        "A mark belongs to a cell: a method under an attack on a set. It says why its accuracy is not to be trusted as "
+        "it stands; wherever the cell is shown, also in an average or a difference, the mark is shown.",
+        "cells: those the check looked at; it is silent where the study lacks an attack that it compares with.",
+    ]
+    write(folder, "audit", title, parts, notes)
+    storage.write_rows(folder / "audit.csv", marks, header=header)
+
+
+def ablation(folder: Path, rows: Sequence[Mapping], facts: str, marks: Sequence[Row] = ()) -> None:
+    """Rows of `zsr.results.variant_rows`: mean ± standard deviation over seeds. marks: of the audit of all variants."""
     columns = [key for key in rows[0] if f"{key} sd" in rows[0]]
-    body = [[r["variant"], *(f"{r[c]:.1f} ± {r[f'{c} sd']:.1f}" for c in columns)] for r in rows]
-    notes = [f"Accuracy in %, mean over sets, ± standard deviation over seeds: {facts}."]
+    shown = {r["variant"]: [m for m in marks if m["method"] == r["variant"]] for r in rows}
+    own = [mark for of_variant in shown.values() for mark in of_variant]
+    daggers = {v: _daggers(" ".join(distinct(of_variant, "mark")), own) for v, of_variant in shown.items()}
+    body = [
+        [r["variant"] + daggers[r["variant"]], *(f"{r[c]:.1f} ± {r[f'{c} sd']:.1f}" for c in columns)] for r in rows
+    ]
+    notes = [f"Accuracy in %, mean over sets, ± standard deviation over seeds: {facts}.", *_reasons(own)]
     write(folder, "ablation", "Ablation of TGA-ZSR", {"accuracy in %": (["variant", *columns], body)}, notes)
     storage.write_rows(folder / "ablation.csv", rows)
 
 
-def quirks(folder: Path, rows: Sequence[Mapping], facts: str) -> None:
+def quirks(folder: Path, rows: Sequence[Mapping], facts: str, marks: Sequence[Row] = ()) -> None:
     """Rows of `zsr.results.effect_rows`: what a switch changes, one column per attack."""
     attacks = distinct(rows, "attack")
-    effects = {(r["variant"], r["attack"]): f"{r['mean']:+.1f} ± {r['half_width']:.1f}" for r in rows}
+    effects = {}
+    for r in rows:
+        behind = [m for m in marks if m["method"] in (r["variant"], r["against"]) and m["attack"] == r["attack"]]
+        daggers = _daggers(" ".join(distinct(behind, "mark")), marks)
+        effects[r["variant"], r["attack"]] = f"{r['mean']:+.1f} ± {r['half_width']:.1f}" + daggers
     names = {r["variant"]: (r["quirk"], r["variant"], r["against"]) for r in rows}
     body = [[*names[v], *(effects[v, attack] for attack in attacks)] for v in names]
     notes = [
         "variant minus the one it is compared with, in points, mean over all sets, paired by image and seed; "
         f"±: 95 % half-width over the choice of images and of seeds: {facts}.",
+        *_reasons(marks),
     ]
     header = ["quirk", "variant", "against", *attacks]
     write(folder, "quirks", "Effects of quirks", {"difference in points": (header, body)}, notes)
