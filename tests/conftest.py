@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
+from zsr.data.split import make
 from zsr.methods._base import Batch
 from zsr.params import read
 
@@ -65,3 +67,21 @@ def frozen(_clip_model, text_embeddings):
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(3)
     return Batch(torch.rand(6, 3, 24, 24, generator=generator), torch.tensor([0, 1, 2, 3, 4, 0]))
+
+
+@pytest.fixture(scope="session")
+def split():
+    """64 drawn pictures of twelve classes."""
+    return make("shapes", "test", 64, 0, 24)
+
+
+@pytest.fixture
+def trained(clip_model, split):
+    """A classifier that is often right: its prompts are fitted to the features of a random tower by least squares."""
+    from zsr.models.classifier import Classifier
+
+    images, labels, _ = split.tensors(range(64))
+    with torch.no_grad():
+        features = F.normalize(Classifier(clip_model, torch.eye(48)).image_features(images), dim=1)
+    fitted = torch.linalg.lstsq(features, F.one_hot(labels, 12) - 1 / 12).solution
+    return Classifier(clip_model, F.normalize(fitted.T, dim=1))

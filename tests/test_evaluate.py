@@ -2,32 +2,14 @@ import dataclasses
 
 import pytest
 import torch
-from torch.nn import functional as F
 
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
-from zsr.data.split import make
 from zsr.evaluate import Evaluation, evaluate, protocol
-from zsr.models.classifier import Classifier
 from zsr.records import Record
 
 PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum")
 BLANK = Record(method="clip", seed=0, attack="pgd", set_name="shapes", fingerprint="f", protocol="p")
-
-
-@pytest.fixture(scope="module")
-def split():
-    return make("shapes", "test", 64, 0, 24)
-
-
-@pytest.fixture
-def trained(clip_model, split):
-    """A classifier that is often right: its prompts are fitted to the features of a random tower by least squares."""
-    images, labels, _ = split.tensors(range(64))
-    with torch.no_grad():
-        features = F.normalize(Classifier(clip_model, torch.eye(48)).image_features(images), dim=1)
-    fitted = torch.linalg.lstsq(features, F.one_hot(labels, 12) - 1 / 12).solution
-    return Classifier(clip_model, F.normalize(fitted.T, dim=1))
 
 
 def run(model, split, scratch, attack=PGD4, batch_size=16, save_every=1, **changes):
