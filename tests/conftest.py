@@ -84,4 +84,6 @@ def trained(clip_model, split):
     with torch.no_grad():
         features = F.normalize(Classifier(clip_model, torch.eye(48)).image_features(images), dim=1)
     fitted = torch.linalg.lstsq(features, F.one_hot(labels, 12) - 1 / 12).solution
-    return Classifier(clip_model, F.normalize(fitted.T, dim=1))
+    model = Classifier(clip_model, F.normalize(fitted.T, dim=1))
+    model.logit_scale *= 300  # features of a random tower are much alike; so the true class leads by about ten
+    return model

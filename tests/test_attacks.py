@@ -42,6 +42,64 @@ def test_pgd_returns_the_last_iterate_and_bounces_where_the_step_is_the_ball():
     torch.testing.assert_close(adv, torch.full_like(images, 0.6))  # 0.6, 0.5, 0.6: not the best point, 0.5
 
 
+def test_any_success_is_kept_though_the_last_iterate_bounces_back():
+    """One pixel, misclassified between 0.53 and 0.61; steps of the whole ball take it to 0.6, 0.5, 0.6, 0.5."""
+
+    def model(x):
+        x = x.flatten(1)
+        return torch.cat([(x - 0.57).abs() - 0.04, 0 * x], dim=1)
+
+    images, labels = torch.full((1, 1, 1, 1), 0.5), torch.tensor([0])
+    attack = dataclasses.replace(PGD10, eps=0.1, step_size=0.1, n_iter=4, random_start=False)
+    assert model(attack(model, images, labels, noise(1))).argmax() == 0
+    found = dataclasses.replace(attack, success="any")(model, images, labels, noise(1))
+    assert model(found).argmax() == 1 and (found - images).abs().max() <= attack.eps + 1e-6
+
+
+def test_any_success_is_the_last_iterate_where_there_is_none_and_takes_no_more_passes(model, batch):
+    calls = []
+
+    def counted(x):
+        calls.append(1)
+        return model(x)
+
+    attack = dataclasses.replace(PGD10, success="any")
+    far = dataclasses.replace(attack, eps=1e-6, step_size=1e-7)
+    with torch.no_grad():
+        labels = model(batch.images).argmax(dim=1)  # all right, and too little room to change that
+    last = dataclasses.replace(far, success="last")(model, batch.images, labels, noise(6))
+    assert torch.equal(far(counted, batch.images, labels, noise(6)), last) and len(calls) == 10
+
+
+def test_any_success_fools_whatever_the_last_iterate_fools(model, batch):
+    attack = dataclasses.replace(PGD10, eps=1 / 255, step_size=1 / 255)
+    with torch.no_grad():
+        labels = model(batch.images).argmax(dim=1)
+    last, found = (
+        model(dataclasses.replace(attack, success=which)(model, batch.images, labels, noise(6))).argmax(dim=1)
+        for which in ("last", "any")
+    )
+    assert ((last == labels) | (found != labels)).all()
+
+
+def test_an_answer_that_is_no_number_does_not_replace_a_success():
+    """One pixel goes 0.5, 0.6, 0.7: right, wrong, no answer."""
+
+    def model(x):
+        x = x.flatten(1)
+        return torch.cat([torch.where(x > 0.65, torch.nan, 0.55 - x), 0 * x], dim=1)
+
+    attack = dataclasses.replace(PGD10, success="any", random_start=False, eps=0.2, step_size=0.1, n_iter=4)
+    adv = attack(model, torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), noise(1))
+    torch.testing.assert_close(adv, torch.full_like(adv, 0.6))
+
+
+def test_any_success_is_refused_where_no_verdict_would_confirm_it():
+    for change in ({"clip_start": False}, {"precision": "fp16"}):
+        with pytest.raises(ValueError, match="success: any needs"):
+            dataclasses.replace(PGD10, success="any", **change)
+
+
 def test_without_a_random_start_the_first_gradient_is_taken_at_the_image():
     seen = []
     attack = dataclasses.replace(PGD10, eps=0.1, step_size=0.01, n_iter=1, random_start=False)

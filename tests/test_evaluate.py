@@ -1,12 +1,15 @@
 import dataclasses
+import random
 
 import pytest
 import torch
 
+from zsr import audit, storage
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
+from zsr.errors import StudyError
 from zsr.evaluate import Evaluation, evaluate, protocol
-from zsr.records import Record
+from zsr.records import BITS, Record, merged
 
 PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum")
 BLANK = Record(method="clip", seed=0, attack="pgd", set_name="shapes", fingerprint="f", protocol="p")
@@ -56,6 +59,8 @@ def test_the_attack_is_given_the_noise_of_each_image(trained, split, tmp_path):
 
 def test_the_record_counts_what_was_done(trained, split, tmp_path):
     record = run(trained, split, tmp_path / "r", batch_size=10)
+    assert record.pixels == 4 * 64 * 3 * 24 * 24 and record.zero_pixels == 0 and record.marks == ()
+    assert not any(record.zero_bits + record.broken_bits)
     assert record.gradients == 4 * 64 and record.forwards == 2 * 64 and len(record.ids) == 64
     assert record.robust_bits == tuple(c and a for c, a in zip(record.clean_bits, record.adv_bits))
     clean = run(trained, split, tmp_path / "c", attack=Clean())
@@ -87,6 +92,71 @@ def test_a_killed_evaluation_continues_where_it_was(trained, split, tmp_path):
     assert Dying.calls == 12  # the two batches that were missing
 
 
+class Fragile(torch.nn.Module):
+    """Dies in the forward that `left` counts down to."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.left = model, None
+
+    def forward(self, images):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                raise Killed
+        return self.model(images)
+
+
+def test_ten_kills_at_random_moments_leave_no_trace(trained, split, tmp_path, monkeypatch):
+    few, kept = split.first(32), tmp_path / "killed"
+    run(trained, few, tmp_path / "whole", batch_size=2)
+    fragile, moments, kills = Fragile(trained), random.Random(0), 0
+
+    def dying(*_):  # between the temporary file and its new name
+        raise Killed
+
+    while True:
+        in_writing = kills < 10 and moments.random() < 0.3
+        fragile.left = None if in_writing or kills >= 10 else moments.randrange(12 if kept.exists() else 60)
+        with monkeypatch.context() as patch:
+            if in_writing:
+                patch.setattr(storage.os, "fsync", dying)
+            try:
+                run(fragile, few, kept, batch_size=2)
+                break
+            except Killed:
+                kills += 1
+    assert kills == 10
+    assert kept.read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def part(split, rows):
+    return dataclasses.replace(split, images=split.images[rows], labels=split.labels[rows], ids=split.ids[rows])
+
+
+def test_the_order_of_images_moves_bits_and_changes_none(trained, split, tmp_path):
+    record = run(trained, split.first(24), tmp_path / "forth")
+    back = run(trained, part(split, list(range(23, -1, -1))), tmp_path / "back", batch_size=7)
+    assert back.ids[::-1] == record.ids
+    assert all(getattr(back, name)[::-1] == getattr(record, name) for name in BITS)
+
+
+def test_two_shards_make_the_record_of_the_whole(trained, split, tmp_path):
+    whole = run(trained, split.first(33), tmp_path / "whole")
+    shards = [run(trained, part(split, list(range(i, 33, 2))), tmp_path / str(i), batch_size=9) for i in (0, 1)]
+    assert merged(shards, whole.ids) == merged(shards[::-1], whole.ids) == whole
+
+
+def test_shards_that_do_not_belong_together_are_refused(trained, split, tmp_path):
+    one, two = (run(trained, part(split, [2 * i, 2 * i + 1]), tmp_path / str(i), attack=Clean()) for i in (0, 1))
+    for other in ({"fingerprint": "g"}, {"method": "tecoa"}, {"seed": 1}, {"set_name": "combos"}):
+        with pytest.raises(StudyError, match="are not parts of one"):
+            merged([one, dataclasses.replace(two, **other)], range(4))
+    for shards in ([one], [one, one], [one, two, two], [one, one, two]):
+        with pytest.raises(StudyError, match="do not hold every image once"):
+            merged(shards, range(4))
+
+
 def test_a_finished_record_is_not_computed_again_and_one_of_another_fingerprint_is_not_used(trained, split, tmp_path):
     first = run(trained, split, tmp_path / "r")
     assert run(None_but_eval(), split, tmp_path / "r") == first
@@ -102,6 +172,99 @@ class None_but_eval:
 
     def requires_grad_(self, flag):
         return self
+
+
+class Masked(torch.nn.Module):
+    """Passes no gradient to images whose first pixel is bright."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        masked = images[:, 0, 0, 0] > 0.5
+        return self.model(torch.where(masked[:, None, None, None], images.detach(), images))
+
+
+class InParts:
+    """PGD on a few images of the batch at a time, last first: as an attack whose batch shrinks."""
+
+    eps = PGD4.eps
+
+    def __call__(self, model, images, labels, noise):
+        adv = images.clone()
+        for rows in torch.arange(len(labels)).flip(0).split(3):
+            ids = [noise.ids[row] for row in rows]
+            adv[rows] = PGD4(model, images[rows], labels[rows], dataclasses.replace(noise, ids=ids))
+        return adv
+
+
+@pytest.mark.parametrize("attack", [PGD4, InParts()])
+def test_images_without_a_gradient_are_noted_by_name(trained, split, tmp_path, attack):
+    masked = dataclasses.replace(split.first(18), images=split.images[:18].copy())
+    masked.images[:, 0, 0], masked.images[[5, 14, 17], 0, 0] = 20, 250
+    record = run(Masked(trained), masked, tmp_path / "r", attack=attack, batch_size=10)
+    assert [i for i, bit in enumerate(record.zero_bits) if bit] == [5, 14, 17]
+    assert record.zero_pixels == 0
+
+
+def test_entries_without_a_gradient_are_counted(trained, split, tmp_path):
+    class Blind(torch.nn.Module):
+        def forward(self, images):
+            return trained(torch.cat([images[:, :1].detach(), images[:, 1:]], dim=1))
+
+    record = run(Blind(), split.first(16), tmp_path / "r", batch_size=10)
+    assert record.pixels == 4 * 16 * 3 * 24 * 24 == 3 * record.zero_pixels and not any(record.zero_bits)
+    assert "underflow" in {mark.name for mark in audit.marks({("m", "pgd", "s"): [record]})["m", "pgd", "s"]}
+
+
+def test_what_is_wrong_with_a_model_is_in_its_record_and_survives_a_kill(trained, split, tmp_path):
+    trained.logit_scale /= trained.logit_scale  # plain cosines
+    few = split.first(16)
+    record = run(trained, few, tmp_path / "r")
+    assert [mark.name for mark in record.marks] == ["plain_cosines"]
+    assert Record.load(tmp_path / "r") == record
+    assert run(trained, few, tmp_path / "clean", attack=Clean()).marks == ()  # nothing is attacked
+
+
+def test_a_detached_model_ends_an_attack_in_one_sentence(trained, split, tmp_path):
+    class Detached(Fragile):
+        def forward(self, images):
+            return self.model(images.detach())
+
+    with pytest.raises(StudyError, match="no gradient reaches the pixels"):
+        run(Detached(trained), split, tmp_path / "r")
+
+
+def test_the_published_protocol_loses_gradients_and_the_audit_says_so(trained, split, tmp_path):
+    trained.logit_scale *= 1.5  # nearly sure of itself
+    few = split.first(16)
+    attack = dataclasses.replace(PGD4, eps=1 / 255, step_size=1 / 255, n_iter=1, reduction="mean")
+    evaluation = Evaluation(seed=0, batch_size=256, save_every=1, precision="fp16", counted="adv")
+    record = evaluate(trained, attack, few, dataclasses.replace(BLANK, counted="adv"), evaluation, tmp_path / "r")
+    assert record.zero_pixels > 0.01 * record.pixels and any(record.zero_bits)
+    assert {mark.name for mark in audit.marks({("m", "pgd", "s"): [record]})["m", "pgd", "s"]} >= {
+        "underflow",
+        "zero_gradient",
+    }
+
+
+def test_half_precision_is_real_and_is_of_every_pass_or_of_none(trained, split, tmp_path):
+    kinds = []
+
+    class Watched(torch.nn.Module):
+        def forward(self, images):
+            logits = trained(images)
+            kinds.append(logits.dtype)
+            return logits
+
+    half = Evaluation(seed=0, batch_size=8, save_every=1, precision="fp16")
+    evaluate(Watched(), PGD4, split.first(8), BLANK, half, tmp_path / "half")
+    assert set(kinds[-6:]) == {torch.float16}
+    kinds.clear()
+    own = dataclasses.replace(PGD4, precision="fp16")  # of the attack alone: verdicts stay fp32
+    run(Watched(), split.first(8), tmp_path / "own", attack=own, batch_size=8)
+    assert kinds[-6:] == [torch.float16] * 4 + [torch.float32] * 2
 
 
 class NaNAway(torch.nn.Module):
@@ -149,5 +312,5 @@ def test_an_attack_that_leaves_its_ball_is_caught(trained, split, tmp_path):
 
 def test_protocol_facts(trained, split):
     text = protocol(trained, PGD4, 24, "a photo of {}", Evaluation(seed=3, batch_size=16, save_every=1))
-    for fact in ("eps 0.4/255", "acts at 24 px", "noise seed 3", "logit scale 14.29", "prompt 'a photo of {}'", "fp32"):
+    for fact in ("eps 0.4/255", "acts at 24 px", "noise seed 3", "logit scale 4286", "prompt 'a photo of {}'", "fp32"):
         assert fact in text

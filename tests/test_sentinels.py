@@ -73,13 +73,6 @@ FAULTY = {
 
 
 @pytest.fixture
-def trained(trained):
-    """As surely right as a model that was trained: leads of about ten."""
-    trained.logit_scale *= 300
-    return trained
-
-
-@pytest.fixture
 def batch(split):
     return split.tensors(range(8))[:2]
 

@@ -107,7 +107,7 @@ def merged(shards: Sequence[Record], ids: Sequence[int]) -> Record:
         raise StudyError(f"parts of {_identity(first)} do not hold every image once")
     bits = {name: tuple(getattr(shard, name)[i] for shard, i in map(place.get, ids)) for name in BITS}
     totals = {name: sum(getattr(shard, name) for shard in shards) for name in TOTALS}
-    marks = tuple(dict.fromkeys(mark for shard in shards for mark in shard.marks))
+    marks = tuple(sorted({mark for shard in shards for mark in shard.marks}))
     return replace(first, ids=tuple(ids), marks=marks, **bits, **totals)
 
 
