@@ -36,3 +36,25 @@ def test_a_figure_is_drawn_and_is_the_same_bytes_every_time(tmp_path, name):
         DRAWINGS[name](tmp_path / "folder" / file)
     first = (tmp_path / "folder" / "a.png").read_bytes()
     assert first.startswith(b"\x89PNG") and first == (tmp_path / "folder" / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "draw, rows",
+    [
+        (lambda path, rows: figures.trade_off(path, rows, "all", "note"), averages("clean", "pgd")),
+        (lambda path, rows: figures.per_set(path, rows, "note"), cells("clean", "pgd")),
+    ],
+)
+def test_a_marked_number_looks_different(tmp_path, monkeypatch, draw, rows):
+    """Of one marked row: one hollow point or one hatched bar, and a note that says so."""
+    drawn = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    draw(tmp_path, [row | {"marks": ""} for row in rows])
+    draw(tmp_path, [row | {"marks": "underflow" if i == len(rows) - 1 else ""} for i, row in enumerate(rows)])
+    counts = []
+    for figure in drawn:
+        hatched = sum(patch.get_hatch() is not None for axis in figure.axes for patch in axis.patches)
+        hollow = sum(line.get_markerfacecolor() == "none" for axis in figure.axes for line in axis.lines)
+        texts = [text.get_text() for text in [figure._suptitle, *(axis.title for axis in figure.axes)] if text]
+        counts.append((hatched + hollow, sum("marked by the audit" in text for text in texts)))
+    assert counts[0] == (0, 0) and counts[1] == (1, 1)

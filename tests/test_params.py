@@ -8,8 +8,9 @@ from typing import Literal
 import pytest
 
 from zsr.errors import ParamError
+from zsr.evaluate import Evaluation
 from zsr.finetune import FineTuning
-from zsr.params import Count, PixelRange, Positive, Share, block, build, component, read, training_of
+from zsr.params import Count, PixelRange, Positive, Share, block, build, component, read, training_of, under_protocol
 from zsr.study import check
 
 ROOT = Path(__file__).parents[1]
@@ -217,6 +218,72 @@ def test_any_value_at_any_key_is_taken_or_refused_in_one_line(tmp_path, key):
             assert "\n" not in str(error) and last in str(error)
             refused += 1
     assert refused >= len(WRONG) - 5
+
+
+PROTOCOLS = {
+    "trusted": {},
+    "published": {
+        "evaluate": {"batch_size": 256, "precision": "fp16", "counted": "adv"},
+        "attacks": {"pgd": {"step_size": "8/255", "precision": "fp16", "reduction": "mean"}},
+    },
+}
+
+
+def with_protocols(chosen: str) -> dict:
+    document = read(ROOT / "params.yaml")
+    return document | {"protocols": PROTOCOLS, "evaluate": document["evaluate"] | {"protocol": chosen}}
+
+
+def test_a_protocol_puts_its_values_in_place_of_others_and_leaves_the_rest():
+    document = with_protocols("published")
+    plain, changed = under_protocol(with_protocols("trusted")), under_protocol(document)
+    before, after = (component(d, "attacks", "pgd") for d in (plain, changed))
+    assert after == replace(before, step_size=8 / 255, precision="fp16", reduction="mean")
+    evaluation = block(changed, "evaluate", Evaluation)
+    assert (evaluation.batch_size, evaluation.precision, evaluation.counted) == (256, "fp16", "adv")
+    assert evaluation.seed == block(plain, "evaluate", Evaluation).seed
+    kept = {key: value for key, value in changed.items() if key not in ("evaluate", "attacks")}
+    assert kept == {key: plain[key] for key in kept} and document == with_protocols("published")
+
+
+@pytest.mark.parametrize("key", [".".join(key) for key in keys_of(PROTOCOLS)])
+def test_a_mistake_in_a_protocol_is_named_also_where_another_is_chosen(tmp_path, key):
+    refused = 0
+    *parents, last = key.split(".")
+    for wrong in WRONG:
+        document = json.loads(json.dumps(with_protocols("trusted")))
+        place = document["protocols"]
+        for parent in parents:
+            place = place[parent]
+        place[last] = wrong
+        (tmp_path / "params.yaml").write_text(json.dumps(document))
+        try:
+            check(tmp_path / "params.yaml")
+        except ParamError as error:
+            assert "\n" not in str(error) and last in str(error)
+            refused += 1
+    assert refused >= len(WRONG) - 5
+
+
+@pytest.mark.parametrize(
+    "protocols, chosen, message",
+    [
+        (PROTOCOLS, "publishd", r"evaluate.protocol is none of protocols \(trusted, published\): 'publishd'; did you"),
+        ({}, "trusted", r"evaluate.protocol is none of protocols \(none\): 'trusted'"),
+        ({"trusted": {"attacks": {"pdg": {}}}}, "trusted", r"trusted.attacks.pdg is none of attacks .*mean 'pgd'"),
+        ({"trusted": {"train": {}}}, "trusted", r"unknown key 'protocols.trusted.train'"),
+        (
+            {"trusted": {"attacks": {"pgd": {"success": "any", "precision": "fp16"}}}},
+            "trusted",
+            r"protocols.trusted: attacks.pgd: success: any needs",
+        ),
+    ],
+)
+def test_a_protocol_that_is_not_there_is_refused(tmp_path, protocols, chosen, message):
+    document = with_protocols(chosen) | {"protocols": protocols}
+    (tmp_path / "params.yaml").write_text(json.dumps(document))
+    with pytest.raises(ParamError, match=message):
+        check(tmp_path / "params.yaml")
 
 
 def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path):
