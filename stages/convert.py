@@ -25,8 +25,15 @@ from zsr.models import checkpoints
 )
 @click.option("--base", type=EXISTING, help="A whole model, for all but the image tower. For zsr, and needed there.")
 @click.option("--epoch", type=click.IntRange(0), default=0, help="Epochs trained, as an official file says it.")
-def main(file: Path, arch: str, out: Path, format_name: str, base: Path | None, epoch: int) -> None:
-    checkpoints.convert(file, out, arch, format_name, base, epoch)
+@click.option(
+    "--norm-stats",
+    type=click.Choice(["clip", "imagenet"]),
+    default="clip",
+    show_default=True,
+    help="Mean and std of pixels in its training; PMG-AFT's code uses ImageNet's. Kept by zsr files.",
+)
+def main(file: Path, arch: str, out: Path, format_name: str, base: Path | None, epoch: int, norm_stats: str) -> None:
+    checkpoints.convert(file, out, arch, format_name, base, epoch, norm_stats)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def train(document: Mapping, name: str, seed: int, source: Path, text: Path, bas
             texts = Texts.of(method, storage.load_tensors(text)[0]["text_embeddings"], split, embed)
             watch = progress(f"fine-tuning {name}, seed {seed}", "step")
             rows = finetune(method, model, texts, split, recipe, seed, unfinished, watch)
-            clip.save(weights, model, method.norm_stats)
+            clip.save(weights, model, arch, method.norm_stats)
             storage.write_rows(curve, rows, COLUMNS)
             unfinished.unlink(missing_ok=True)
     return weights, curve

@@ -253,7 +253,7 @@ def test_what_else_weights_do_not_show_is_looked_at(tmp_path, part):
 
 
 def test_our_own_files_are_read_into_the_arch_they_came_from(clip_model, tmp_path):
-    clip.save(tmp_path / "base.safetensors", clip_model)  # as the stages save: no arch in it
+    clip.save(tmp_path / "base.safetensors", clip_model, "zsr-tiny")
     tower = built("zsr-tiny")
     checkpoints.load_visual(tower, "zsr-tiny", tmp_path / "base.safetensors")
     assert torch.equal(tower.visual.proj, clip_model.visual.proj)
@@ -413,7 +413,7 @@ def convert(caplog):
 
 def test_the_command_brings_a_published_tower_home_and_ours_out(convert, tmp_path):
     base, theirs, own, again = (tmp_path / n for n in ("base.safetensors", "them.pth.tar", "own.safetensors", "again"))
-    clip.save(base, built(seed=9))
+    clip.save(base, built(seed=9), ARCH)
     model = built()
     official(theirs, model)
     convert(theirs, "--arch", ARCH, "--base", base, "--out", own)
@@ -429,9 +429,18 @@ def test_the_command_brings_a_published_tower_home_and_ours_out(convert, tmp_pat
     assert storage.load_tensors(own)[1] == {"arch": ARCH}
 
 
+def test_the_command_keeps_the_pixel_statistics_it_is_told(convert, tmp_path):
+    base, theirs, own = tmp_path / "base.safetensors", tmp_path / "pmg.pth.tar", tmp_path / "own.safetensors"
+    clip.save(base, built(seed=9), ARCH)
+    official(theirs, built())
+    for extra, mean in (([], 0.4814547), (["--norm-stats", "imagenet"], 0.485)):
+        convert(theirs, "--arch", ARCH, "--base", base, "--out", own, *extra)
+        assert clip.create(ARCH, own).visual.image_mean[0] == pytest.approx(mean, abs=1e-6)
+
+
 def test_the_command_says_in_one_line_what_is_wrong(convert, tmp_path):
     base, theirs, out = tmp_path / "base.safetensors", tmp_path / "final.pt", tmp_path / "out"
-    clip.save(base, built())
+    clip.save(base, built(), ARCH)
     checkpoints.write_robustvlm(theirs, built(), ARCH)
 
     def wrong(*arguments):
@@ -475,7 +484,7 @@ def test_a_vit_b_32_of_the_published_size_goes_round(convert, tmp_path):
     arch, base, theirs = "ViT-B-32-quickgelu", tmp_path / "base.safetensors", tmp_path / "checkpoint.pth.tar"
     model = checkpoints.build(arch)
     assert len(model.visual.state_dict()) == 152
-    clip.save(base, model)
+    clip.save(base, model, arch)
     changed = checkpoints.build(arch)
     checkpoints.write_official(theirs, changed, arch)
     out = ["--to", "robustvlm", "--out", tmp_path / "final.pt"]

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from zsr import storage
 from zsr.errors import StudyError
 from zsr.models import clip
+from zsr.models.pixels import NormStats
 from zsr.params import nearest
 
 FORMATS = ("zsr", "official", "robustvlm")
@@ -124,10 +125,10 @@ def load_whole(model: nn.Module, arch: str, path: Path) -> None:
     model.load_state_dict(whole)
 
 
-def write_whole(path: Path, model: nn.Module, arch: str) -> None:
-    """The format "zsr": what `zsr.models.clip.create(arch, path)` loads, with the name arch beside the weights."""
+def write_whole(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip") -> None:
+    """The format "zsr": what `zsr.models.clip.create(arch, path)` loads."""
     with _writing(path):
-        storage.save_tensors(path, model.state_dict(), {"arch": arch})
+        clip.save(path, model, arch, norm_stats)
 
 
 def write_official(path: Path, model: nn.Module, arch: str, epoch: int = 0) -> None:
@@ -154,11 +155,20 @@ def write_robustvlm(path: Path, model: nn.Module, arch: str) -> None:
     _write(path, _openai_tower(path, model, arch))
 
 
-def convert(source: Path, out: Path, arch: str, to: str, base: Path | None = None, epoch: int = 0) -> None:
+def convert(
+    source: Path,
+    out: Path,
+    arch: str,
+    to: str,
+    base: Path | None = None,
+    epoch: int = 0,
+    norm_stats: NormStats = "clip",
+) -> None:
     """Write the image tower of a file in another of the FORMATS.
 
     base: a whole model of the same arch, for all but the image tower; needed by the format "zsr" and by no other.
-    epoch: how many epochs an official file says it was trained. Raises StudyError.
+    epoch: how many epochs an official file says it was trained. norm_stats: the pixel statistics it was trained with,
+    which no published file says; kept by the format "zsr" alone. Raises StudyError.
     """
     if (to == "zsr") != (base is not None):
         need = "needs a base for all but the image tower" if base is None else "takes no base: it is a tower alone"
@@ -168,7 +178,7 @@ def convert(source: Path, out: Path, arch: str, to: str, base: Path | None = Non
         load_whole(model, arch, base)
     load_visual(model, arch, source)
     if to == "zsr":
-        write_whole(out, model, arch)
+        write_whole(out, model, arch, norm_stats)
     elif to == "official":
         write_official(out, model, arch, epoch)
     else:

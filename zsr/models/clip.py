@@ -24,9 +24,9 @@ def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
     return model
 
 
-def save(path: Path, model: nn.Module, norm_stats: NormStats = "clip") -> None:
+def save(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip") -> None:
     """Weights that `open_clip.create_model(arch, pretrained=path)` loads; equal weights give equal bytes."""
-    storage.save_tensors(path, model.state_dict(), {"norm_stats": norm_stats})
+    storage.save_tensors(path, model.state_dict(), {"arch": arch, "norm_stats": norm_stats})
 
 
 @torch.no_grad()
