@@ -426,7 +426,7 @@ def test_the_command_brings_a_published_tower_home_and_ours_out(convert, tmp_pat
     convert(again, "--arch", ARCH, "--to", "robustvlm", "--out", tmp_path / "final.pt")
     convert(tmp_path / "final.pt", "--arch", ARCH, "--base", base, "--out", tmp_path / "home.safetensors")
     assert (tmp_path / "home.safetensors").read_bytes() == own.read_bytes()
-    assert storage.load_tensors(own)[1] == {"arch": ARCH}
+    assert storage.load_tensors(own)[1] == {"arch": ARCH, "norm_stats": "clip"}
 
 
 def test_the_command_keeps_the_pixel_statistics_it_is_told(convert, tmp_path):
@@ -450,9 +450,10 @@ def test_the_command_says_in_one_line_what_is_wrong(convert, tmp_path):
     assert "'official' takes no base" in wrong(theirs, "--arch", ARCH, "--to", "official", "--base", base)
     assert "did you mean 'small-quickgelu'?" in wrong(theirs, "--arch", "small-quikgelu", "--base", base)
     assert "arch must have OpenAI's towers" in wrong(theirs, "--arch", "RN50-quickgelu", "--to", "robustvlm")
-    assert "use 'small-quickgelu'" in wrong(theirs, "--arch", GELU, "--base", base)
+    assert "was written for 'small-quickgelu', not for 'small'" in wrong(theirs, "--arch", GELU, "--base", base)
+    assert "use 'small-quickgelu'" in wrong(theirs, "--arch", GELU, "--to", "robustvlm")
     assert "the base must be a whole CLIP model" in wrong(theirs, "--arch", ARCH, "--base", theirs)
-    assert "does not fit 'small-fine-quickgelu'" in wrong(theirs, "--arch", FINER, "--base", base)
+    assert "does not fit 'small-fine-quickgelu'" in wrong(theirs, "--arch", FINER, "--to", "robustvlm")
     assert not out.exists()
     out.mkdir()
     assert "Is a directory" in wrong(theirs, "--arch", ARCH, "--to", "robustvlm")

@@ -264,7 +264,7 @@ def test_published_visual_attention_trains_as_without_attention(document, model,
 @pytest.mark.parametrize("target", ["label", "predicted"])
 def test_grad_cam_is_the_formula_by_hand(document, model, batch, target):
     method = dataclasses.replace(component(document, "methods", "vision_attention"), target=target)
-    labels = batch.labels % 2  # of five classes two are in the batch
+    labels = 1 + batch.labels % 2  # of five classes two are in the batch
     maps = method._maps(model, batch.images, labels, differentiable=False)
     *first, last = model.visual.transformer.resblocks
     x = model.visual._embeds((batch.images - model.mean) / model.std)
@@ -274,7 +274,7 @@ def test_grad_cam_is_the_formula_by_hand(document, model, batch, target):
     x = x + last.attn(k, k, k, need_weights=False)[0]
     x = model.visual.ln_post(x + last.mlp(last.ln_2(x)))
     logits = model.classify(x[:, 1:].mean(dim=1) @ model.visual.proj)
-    chosen = logits[:, :2].argmax(dim=1)
+    chosen = 1 + logits[:, 1:3].argmax(dim=1)
     assert not torch.equal(chosen, logits.argmax(dim=1)) and not torch.equal(chosen, labels)
     column = labels if target == "label" else chosen
     (slope,) = torch.autograd.grad(logits.gather(1, column[:, None]).sum(), k)
