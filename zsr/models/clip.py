@@ -29,6 +29,18 @@ def save(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip"
     storage.save_tensors(path, model.state_dict(), {"arch": arch, "norm_stats": norm_stats})
 
 
+def save_tower(path: Path, model: nn.Module, norm_stats: NormStats) -> None:
+    """The image tower alone: what fine-tuning changes."""
+    storage.save_tensors(path, model.visual.state_dict(), {"norm_stats": norm_stats})
+
+
+def load_tower(path: Path, model: nn.Module) -> None:
+    """Put a tower of `save_tower` into a model of its architecture, with its pixel statistics."""
+    tensors, facts = storage.load_tensors(path)
+    model.visual.load_state_dict(tensors)
+    set_norm_stats(model, facts["norm_stats"])
+
+
 @torch.no_grad()
 def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> torch.Tensor:
     """Unit-norm text embeddings of C prompts, (C, D) fp32."""
