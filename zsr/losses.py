@@ -9,8 +9,7 @@ TINY = 1e-12  # keeps a ratio finite where logits tie
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
     """How far the label's logit is above the best other one, negative where another wins: (B, C), (B,) -> (B,)."""
-    own = F.one_hot(labels, logits.shape[1]).bool()
-    return logits[own] - logits.masked_fill(own, -torch.inf).amax(dim=1)
+    return _of(logits, labels) - logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
 
 
 def dlr(logits: Tensor, labels: Tensor) -> Tensor:
