@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from zsr.attacks._apgd import Ascent
 from zsr.attacks._cascade import Round
+from zsr.attacks._fab import Boundary
 
 
 def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settings) -> list[Ascent]:
@@ -12,6 +13,11 @@ def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settin
     loss = "ce" if loss == "dlr" and n_classes < 3 else loss
     ranks = targets(n_classes, n_targets) if loss == "dlr_targeted" else [0]
     return [Ascent(loss=loss, rank=rank, restart=n, **settings) for rank in ranks for n in range(n_restarts)]
+
+
+def boundaries(n_classes: int, n_targets: int, **settings) -> list[Boundary]:
+    """FAB's rounds."""
+    return [Boundary(rank=rank, **settings) for rank in targets(n_classes, n_targets)]
 
 
 def targets(n_classes: int, n_targets: int) -> range:
