@@ -49,7 +49,9 @@ def official(attack: str, model, images: Tensor, labels: Tensor, *, eps: float, 
         "fab": functools.partial(FABAttack_PT, targeted=True, n_target_classes=N_CLASSES - 1),
         "square": functools.partial(SquareAttack, resc_schedule=False),
     }[attack]
-    return make(model, eps=eps, seed=seed, device="cpu", **settings).perturb(images, labels)
+    adv = make(model, eps=eps, seed=seed, device="cpu", **settings).perturb(images, labels)
+    model.zero_grad()  # theirs fills the .grad of parameters
+    return adv
 
 
 def small_cnn(n_classes: int = N_CLASSES) -> nn.Module:
