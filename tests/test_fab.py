@@ -11,7 +11,10 @@ from zsr.attacks.fab import FAB
 NOISE = Noise(0, "test", range(16))
 
 
-@pytest.mark.parametrize("name, n_iter", [("cnn", 10), ("cnn", 20), ("cnn", 100), ("clip", 10)])
+SLOW = [pytest.param(*case, marks=pytest.mark.slow) for case in [("cnn", 100), ("clip", 10), ("clip", 20)]]
+
+
+@pytest.mark.parametrize("name, n_iter", [("cnn", 10), ("cnn", 20), *SLOW])
 def test_verdicts_are_the_authors_and_images_up_to_the_projection(name, n_iter):
     model, images, labels, eps = target(name)
     expected = official("fab", model, images, labels, eps=eps, seed=0, n_iter=n_iter)
