@@ -4,9 +4,10 @@ import itertools
 import pytest
 import torch
 
-from tests.official import OfficialNoise, answers, in_parts, linear, official, target
+from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
 from zsr.attacks._controller import Controller, periods
 from zsr.attacks._noise import Noise
+from zsr.attacks._rows import shrunk
 from zsr.attacks.apgd import APGD
 from zsr.errors import ParamError
 from zsr.params import build
@@ -171,8 +172,10 @@ def test_neither_batches_nor_early_drop_change_a_verdict(loss):
     full = apgd(loss, early_drop=False)
     held = answers(model, full(model, images, labels, NOISE)) == labels
     for attack in (full, apgd(loss)):
-        for adv in (attack(model, images, labels, NOISE), in_parts(attack, model, images, labels, NOISE)):
-            assert torch.equal(answers(model, adv) == labels, held)
+        whole, parts = attack(model, images, labels, NOISE), in_parts(attack, model, images, labels, NOISE)
+        assert torch.equal(answers(model, whole) == labels, held)
+        assert torch.equal(answers(model, parts) == labels, held)
+        assert differing(whole, parts) < 0.01
     assert 0 < held.sum() < len(labels) - 1
 
 
@@ -191,6 +194,17 @@ def test_an_image_costs_no_pass_once_it_is_fooled():
     apgd()(counted, images, labels, NOISE)
     assert held * 21 <= sum(passes) <= held * 21 * 4 / 3 + 5 * (15 - held)
     assert set(passes) <= {0, 15, 12, 8, 6, 4, 3, 2, 1}
+
+
+def test_a_batch_shrinks_to_few_sizes_that_hold_whoever_is_active():
+    sizes = set()
+    for n in range(41):
+        active = torch.randperm(40) < n
+        rows = shrunk(torch.arange(40), active)
+        assert set(active.nonzero().flatten().tolist()) <= set(rows.tolist())
+        assert torch.equal(rows, rows.sort()[0]) and n <= len(rows) < max(1.5 * n, 1)
+        sizes.add(len(rows))
+    assert sizes == {0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40}
 
 
 def test_images_that_no_iterate_fools_come_back_as_they_were():
