@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
+from zsr.attacks._fab import Boundary, _Run
 from zsr.attacks._noise import Noise
 from zsr.attacks._projection import step_to_plane
 from zsr.attacks.fab import FAB
@@ -59,10 +60,20 @@ def test_the_step_to_a_plane_is_the_smallest_there_is():
 
 
 def test_the_step_is_none_on_the_plane_finite_without_a_slope_and_ends_on_nan():
-    points = torch.rand(3, 10)
-    normals = torch.stack([torch.ones(10), torch.zeros(10), torch.full((10,), torch.nan)])
-    steps = step_to_plane(points, normals, torch.tensor([0.0, 1.0, torch.nan]))
-    assert (steps[:2] == 0).all()
+    points, gaps = torch.rand(5, 10), torch.tensor([0.0, 1.0, 0.0, torch.nan, 3.0])
+    normals = torch.stack([torch.ones(10), *torch.zeros(2, 10), torch.full((10,), torch.nan), torch.ones(10)])
+    steps = step_to_plane(points, normals, gaps)
+    assert (steps[:3] == 0).all()
+    torch.testing.assert_close(steps[4].sum(), -gaps[4])  # others in the batch do not matter
+
+
+def test_a_step_is_mixed_from_the_nearest_points_of_the_iterate_and_of_the_image():
+    model = linear(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.0, -0.8]))  # the boundary is x = 0.8
+    image, x = torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.9])  # 0.3 and 0.2 away: 0.1 < 0.2 / (0.2 + 0.3)
+    state = (torch.tensor([0]), image.view(1, 1, 1, 2), torch.tensor([[0, 1]]), x.view(1, 1, 1, 2), torch.tensor([1.0]))
+    moved = Boundary(eps=0.1, n_iter=1, early_drop=False, rank=1)._step(model, _Run(*state))
+    expected = 0.9 * (x + torch.tensor([1.05 * 0.2, 0.0])) + 0.1 * (image + torch.tensor([1.05 * 0.3, 0.0]))
+    torch.testing.assert_close(moved.flatten(), expected)
 
 
 @pytest.mark.parametrize("n_classes", [2, 5])

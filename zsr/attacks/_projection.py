@@ -19,6 +19,7 @@ def step_to_plane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
         free = room > reach
         slope = (weights * free).sum(1, keepdim=True)
         closed = (weights * room * ~free).sum(1, keepdim=True)
+        # Without a free coordinate there is no slope, and 0 / 0 would spoil the row while others go on.
         further = torch.where(slope > 0, (gaps - closed) / slope, torch.inf)
         if not (further > reach).any():  # also where a gradient is NaN
             return -normals.sign() * torch.minimum(reach, room)

@@ -55,7 +55,7 @@ class Squares:
                 break
             x = self._proposed(run, query)
             left = margin(predict(model, x), run.labels)
-            taken = (run.margin > 0) & ((left < run.margin) | (left <= 0))
+            taken = (run.margin > 0) & (left < run.margin)
             run.margin = torch.where(taken, left, run.margin)
             run.best[taken] = adv[run.rows[taken]] = x[taken]
         return adv
