@@ -420,3 +420,5 @@ def test_the_control_pulls_raw_features(document, model, frozen, batch):
     terms = losses(document, "embedding_anchor", model, frozen, batch, lambda_clean=2.0)
     shift = (model.image_features(batch.images) - frozen.image_features(batch.images)).norm(dim=1).mean()
     torch.testing.assert_close(terms["anchor_clean"], 2 * shift)
+    attacked = model.image_features(moved(batch.images)) - frozen.image_features(batch.images)
+    torch.testing.assert_close(terms["anchor_adv"], attacked.norm(dim=1).mean())
