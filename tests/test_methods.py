@@ -125,6 +125,14 @@ def test_ft_adv_on_clean_images_is_ft_clean(document, model, frozen, batch, dupl
     torch.testing.assert_close(total(same), total(losses(document, "ft_clean", model, frozen, batch, **change)))
 
 
+@pytest.mark.parametrize("name, x", [("ft_clean", lambda images: images), ("ft_adv", moved)])
+def test_the_contrastive_loss_is_symmetric_between_images_and_their_prompts(document, name, x, model, frozen, batch):
+    """Spec 3.2: S_ij = z(x_i) at the class of image j, both sides with the diagonal as targets."""
+    pairs = model(x(batch.images))[:, batch.labels]
+    sides = [F.cross_entropy(s, torch.arange(6)) for s in (pairs, pairs.T)]
+    torch.testing.assert_close(total(losses(document, name, model, frozen, batch)), sum(sides) / 2)
+
+
 @pytest.mark.parametrize("duplicate_negatives, floor", [(True, math.log(6)), (False, 0.0)])
 def test_images_of_one_class_bound_the_contrastive_loss(document, model, frozen, batch, duplicate_negatives, floor):
     batch = Batch(batch.images[:1].expand(6, -1, -1, -1), torch.zeros_like(batch.labels))
