@@ -203,6 +203,24 @@ def _method_block(document: Mapping, name: str) -> tuple[dict, str]:
     return block(document, section, dict[str, Any]), section
 
 
+def under_protocol(document: Mapping, name: str = "") -> dict:
+    """A copy of the document with the values that a protocol, by default the one chosen in `evaluate`, puts in place.
+
+    Raises ParamError: no such protocol; it changes an attack that is not there.
+    """
+    chosen = name or build(
+        str, block(document, "evaluate", dict[str, Any]).get("protocol", "trusted"), "evaluate.protocol"
+    )
+    known = build(dict[str, dict[str, Any]], document.get("protocols", {"trusted": {}}), "protocols")
+    if chosen not in known:
+        raise ParamError(f"evaluate.protocol must be {_choices(tuple(known))}, got {chosen!r}{nearest(chosen, known)}")
+    for attack in known[chosen].get("attacks", {}):
+        if attack not in document["attacks"]:
+            key, there = f"protocols.{chosen}.attacks.{attack}", document["attacks"]
+            raise ParamError(f"{key} is none of attacks ({', '.join(there)}){nearest(attack, there)}")
+    return over(document, known[chosen])
+
+
 def over(common: Mapping, changes: Mapping) -> dict:
     """A copy of common, with the values that changes has at the same keys, however deep."""
     return dict(common) | {
