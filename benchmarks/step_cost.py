@@ -83,12 +83,12 @@ def main(arch: str | None, batch_size: int | None, methods: tuple[str, ...]) -> 
         if method.trains:
             texts = Texts.of(method, text, source, partial(clip.embed_texts, model, arch))
             work = partial(_train, method, model, texts, source, recipe)
-            work([])
-            start, peaks = time.perf_counter(), []
-            work([])
-            seconds = time.perf_counter() - start
+            peaks: list[int] = []
             with Meter() as meter:
                 work(peaks, meter)
+            start = time.perf_counter()
+            work([])
+            seconds = time.perf_counter() - start
             memory = max(peaks) / weights + 1  # what a step finds includes the gradients of the one before
             figures = meter.operations / STEPS / unit[0], seconds / STEPS / unit[1], memory
             rows.append([name, *(f"{figure:.2f}" for figure in figures)])

@@ -22,7 +22,7 @@ def main(params: Path, variants: Path, records: Path, out: Path) -> None:
             Record.load(records / name / attack / str(seed) / f"{set_name}.json") for seed in wanted.seeds
         ]
         for name in wanted.variants
-        for attack in wanted.attacks
+        for attack in wanted.attacks()
         for set_name in data.sets
     }
     groups = {group: names for group, names in data.groups().items() if group in ("all", "unseen_strict")}

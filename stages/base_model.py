@@ -26,7 +26,7 @@ def main(params: Path, out: Path, curve: Path) -> None:
     with storage.claimed(unfinished):
         pool = Pool.of(*draw_pool(recipe.pool, recipe.seed, image_size), open_clip.get_tokenizer(arch))
         model, rows = pretrain(lambda: clip.create(arch), pool, recipe, unfinished, progress("pre-training", "step"))
-        clip.save(out, model)
+        clip.save(out, model, arch)
         storage.write_rows(curve, rows)
         unfinished.unlink(missing_ok=True)
 

@@ -6,9 +6,11 @@ import click
 import torch
 
 from stages.command import EXISTING, WRITTEN, stage
-from stages.verdicts import judge
+from stages.verdicts import Judged, judge
+from zsr import storage
 from zsr.data import prepared
 from zsr.data.world import SetSize
+from zsr.models import clip
 from zsr.params import Count, block, read
 
 
@@ -25,7 +27,9 @@ def main(method: str, attack: str, params: Path, checkpoints: Path, sets: Path, 
     names = block(document, "data.sets", dict[str, SetSize])
     data = {name: prepared.load(sets, text, name) for name in names}
     for checkpoint in sorted(checkpoints.iterdir(), key=lambda path: int(path.stem)):
-        judge(document, method, int(checkpoint.stem), attack, checkpoint, data, out / checkpoint.stem)
+        model = clip.create(block(document, "model.arch", str), checkpoint)
+        judged = Judged(method, int(checkpoint.stem), storage.digest(checkpoint), model)
+        judge(document, judged, attack, data, out / checkpoint.stem)
 
 
 if __name__ == "__main__":

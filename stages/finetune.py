@@ -1,6 +1,5 @@
 """Fine-tune the base model's image tower on the source set, by one method, once for each seed."""
 
-import shutil
 from pathlib import Path
 
 import click
@@ -10,6 +9,7 @@ from stages.command import EXISTING, WRITTEN, stage
 from stages.training import COLUMNS, train
 from zsr import storage
 from zsr.finetune import mean_curve
+from zsr.models import clip
 from zsr.params import Count, Natural, block, component, read
 
 
@@ -23,15 +23,12 @@ from zsr.params import Count, Natural, block, component, read
 def main(name: str, params: Path, source: Path, text: Path, base: Path, out: Path, curve: Path) -> None:
     document = read(params)
     torch.set_num_threads(block(document, "threads", Count))
-    seeds = block(document, "seeds", tuple[Natural, ...])
-    if not component(document, "methods", name).trains:
-        seeds = seeds[:1]
+    method, seeds = component(document, "methods", name), block(document, "seeds", tuple[Natural, ...])
     curves = []
-    for seed in seeds:
-        weights, steps = train(document, name, seed, source, text, base)
-        out.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(weights, out / f"{seed}.safetensors")
-        curves.append(storage.read_rows(steps))
+    for seed in seeds if method.trains else seeds[:1]:
+        model, rows = train(document, name, seed, source, text, base)
+        clip.save(out / f"{seed}.safetensors", model, block(document, "model.arch", str), method.norm_stats)
+        curves.append(rows)
     storage.write_rows(curve, mean_curve(curves), COLUMNS)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from torch import nn
+
 from stages.command import progress, scratch
 from zsr import storage
 from zsr.data.split import Split
@@ -15,25 +17,29 @@ from zsr.params import block, component, training_of
 COLUMNS = ("step", "lr", "loss")
 
 
-def train(document: Mapping, name: str, seed: int, source: Path, text: Path, base: Path) -> tuple[Path, Path]:
-    """The checkpoint and the curve of a method of params.yaml.
+def train(
+    document: Mapping, name: str, seed: int, source: Path, text: Path, base: Path
+) -> tuple[nn.Module, list[dict[str, str]]]:
+    """The base model fine-tuned by a method of params.yaml, and its curve.
 
     source: training split of the source set; text: its text embeddings; base: the base model.
     """
     method, recipe = component(document, "methods", name), training_of(document, name, FineTuning)
     arch = block(document, "model.arch", str)
+    model = clip.create(arch, base)
     inputs = storage.digest(source, text, base, storage.computer_digest(), repr((method, recipe, seed)))
     kept = scratch("finetune", name, inputs)
-    weights, curve, unfinished = kept / "weights.safetensors", kept / "curve.csv", kept / "unfinished"
+    tower, curve, unfinished = kept / "tower.safetensors", kept / "curve.csv", kept / "unfinished"
     with storage.claimed(kept):
-        if not curve.exists():
-            model = clip.create(arch, base)
+        if curve.exists():
+            clip.load_tower(tower, model)
+        else:
             set_norm_stats(model, method.norm_stats)
             split, embed = Split.load(source), partial(clip.embed_texts, model, arch)
             texts = Texts.of(method, storage.load_tensors(text)[0]["text_embeddings"], split, embed)
             watch = progress(f"fine-tuning {name}, seed {seed}", "step")
             rows = finetune(method, model, texts, split, recipe, seed, unfinished, watch)
-            clip.save(weights, model, method.norm_stats)
+            clip.save_tower(tower, model, method.norm_stats)
             storage.write_rows(curve, rows, COLUMNS)
             unfinished.unlink(missing_ok=True)
-    return weights, curve
+    return model, storage.read_rows(curve)

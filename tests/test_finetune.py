@@ -131,6 +131,20 @@ def test_the_first_step_of_tga_starts_at_zero_constraint(document, train, recipe
     assert rows[0]["attention_constraint"] < 1e-5 < 1e-4 < rows[1]["attention_constraint"]  # rounding, then a move
 
 
+def test_the_second_prompt_is_made_where_a_method_has_one(document, texts, source):
+    asked = []
+
+    def embed(prompts):
+        asked.append(prompts)
+        return texts.non_class
+
+    assert Texts.of(component(document, "methods", "tga_zsr"), texts.text_embeddings, source, embed).non_class is None
+    made = Texts.of(component(document, "methods", "comp_tga"), texts.text_embeddings, source, embed)
+    assert asked == [[f"this is not a photo of {noun}" for noun in source.nouns]]
+    batch = made.batch(torch.rand(2, 3, 24, 24), torch.tensor([7, 3]))
+    assert torch.equal(batch.non_class, texts.non_class[[7, 3]])
+
+
 # The training attack
 
 

@@ -17,7 +17,8 @@ COMPUTING = {"base_model", "text_embeddings", "attention"}
 FINETUNE = {f"finetune@{m}" for m in METHODS}
 EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
 DATA = {f"data@{s}" for s in SETS}
-VARIANTS = {f"variant@{v}" for v in ABLATION["variants"]}
+TRAININGS = {f"variant_training@{v}" for v in ABLATION["variants"]}
+VERDICTS = {f"variant_verdicts@{v}" for v in ABLATION["variants"]}
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,10 @@ def needed(stage) -> set[str]:
     command = re.search(r"python -m (\S+)", stage.cmd).group(1).replace(".", "/") + ".py"
     group, _, item = stage.name.partition("@")
     seeds = {command}
-    if group == "variant":
+    if group == "variant_training":
         seeds.add(f"zsr/methods/{ABLATION['variants'][item]['method']}.py")
-        seeds |= {f"zsr/attacks/{attack}.py" for attack in ABLATION["attacks"]}
+    if group == "variant_verdicts":
+        seeds |= {"zsr/attacks/clean.py", f"zsr/attacks/{ABLATION['attack']}.py"}
     if group in DYNAMIC:
         seeds.add(DYNAMIC[group].format(item.rpartition("-")[2] if group == "evaluate" else item))
         assert (ROOT / max(seeds)).is_file()
@@ -83,7 +85,7 @@ def covered(path: str, deps: set[str]) -> bool:
 
 
 def test_every_file_that_a_stage_imports_is_among_its_deps(repo):
-    assert len(repo.index.stages) == 9 + len(DATA | FINETUNE | EVALUATE | VARIANTS)
+    assert len(repo.index.stages) == 9 + len(DATA | FINETUNE | EVALUATE | TRAININGS | VERDICTS)
     for stage in repo.index.stages:
         deps = code_deps(stage)
         missing = {path for path in needed(stage) if not covered(path, deps)}
@@ -114,10 +116,10 @@ OWN = {  # of every method, a key of its block and another value
 
 def variants(*sections) -> set[str]:
     """Variants of the ablation that read one of these blocks of params.yaml."""
-    return {f"variant@{name}" for name, v in ABLATION["variants"].items() if v["section"] in sections}
+    return {f"variant_training@{name}" for name, v in ABLATION["variants"].items() if v["section"] in sections}
 
 
-OF_DATA = VARIANTS | {"ablation_tables"}
+TABLES = {"ablation_tables"}
 CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then calls changed, besides the params check
     "method.lambda_ar": (0.1, {"finetune@tga_zsr"} | variants("method")),
     **{
@@ -129,20 +131,20 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     },
     "methods.tecoa.train": ({"lr": 0.002}, {"finetune@tecoa", "collect", "figures", "attention"}),
     "seeds": ([0, 1], FINETUNE),
-    "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | {"collect", "attention"} | VARIANTS),
-    "train.lr": (0.002, FINETUNE | VARIANTS),
-    "train.attack.eps": ("4/255", FINETUNE | VARIANTS),
-    "evaluate.seed": (1, EVALUATE | {"attention"} | VARIANTS),
-    "evaluate.batch_size": (50, EVALUATE | VARIANTS),
+    "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | {"collect", "attention"} | VERDICTS),
+    "train.lr": (0.002, FINETUNE | TRAININGS),
+    "train.attack.eps": ("4/255", FINETUNE | TRAININGS),
+    "evaluate.seed": (1, EVALUATE | {"attention"} | VERDICTS),
+    "evaluate.batch_size": (50, EVALUATE | VERDICTS),
     "base_model.epochs": (5, {"base_model"}),
-    "data.template": ("a picture of {}", {"text_embeddings", "collect"} | OF_DATA),
-    "data.sets.letters.test": (100, {"data@letters", "text_embeddings", "collect"} | EVALUATE | OF_DATA),
-    "data.sets.shapes.train": (2000, {"data@shapes", "text_embeddings", "collect"} | EVALUATE | OF_DATA),
-    "data.seed": (1, DATA | {"collect"} | OF_DATA),
-    "data.image_size": (32, DATA | {"base_model", "collect"} | OF_DATA),
-    "data.controls": (["colours", "textures"], {"collect"} | OF_DATA),
-    "model.arch": ("ViT-B-32", COMPUTING | FINETUNE | EVALUATE | VARIANTS),
-    "threads": (1, COMPUTING | FINETUNE | EVALUATE | VARIANTS),
+    "data.template": ("a picture of {}", {"text_embeddings", "collect"} | TABLES),
+    "data.sets.letters.test": (100, {"data@letters", "text_embeddings", "collect"} | EVALUATE | VERDICTS | TABLES),
+    "data.sets.shapes.train": (2000, {"data@shapes", "text_embeddings", "collect"} | EVALUATE | VERDICTS | TABLES),
+    "data.seed": (1, DATA | {"collect"} | TABLES),
+    "data.image_size": (32, DATA | {"base_model", "collect"} | TABLES),
+    "data.controls": (["colours", "textures"], {"collect"} | TABLES),
+    "model.arch": ("ViT-B-32", COMPUTING | FINETUNE | EVALUATE | TRAININGS | VERDICTS),
+    "threads": (1, COMPUTING | FINETUNE | EVALUATE | TRAININGS | VERDICTS),
     "attention.columns": (4, {"attention"}),
     "name": ("other", {"tables", "figures", "attention"}),
 }
@@ -215,7 +217,15 @@ def test_a_comment_reruns_the_check_alone(checkout, stale):
 def test_expensive_outputs_can_come_from_the_run_cache(repo):
     """`cache: false` on an output other than a metric or plot, or `persist`, switches a stage's run-cache off."""
     for stage in repo.index.stages:
-        if stage.name.partition("@")[0] in ("base_model", "finetune", "evaluate", "text_embeddings", "data", "variant"):
+        if stage.name.partition("@")[0] in (
+            "base_model",
+            "finetune",
+            "evaluate",
+            "text_embeddings",
+            "data",
+            "variant_training",
+            "variant_verdicts",
+        ):
             assert all((out.use_cache or out.metric or out.plot) and not out.persist for out in stage.outs), stage.name
 
 

@@ -125,6 +125,14 @@ def test_ft_adv_on_clean_images_is_ft_clean(document, model, frozen, batch, dupl
     torch.testing.assert_close(total(same), total(losses(document, "ft_clean", model, frozen, batch, **change)))
 
 
+@pytest.mark.parametrize("name, x", [("ft_clean", lambda images: images), ("ft_adv", moved)])
+def test_the_contrastive_loss_is_symmetric_between_images_and_their_prompts(document, name, x, model, frozen, batch):
+    """Spec 3.2: S_ij = z(x_i) at the class of image j, both sides with the diagonal as targets."""
+    pairs = model(x(batch.images))[:, batch.labels]
+    sides = [F.cross_entropy(s, torch.arange(6)) for s in (pairs, pairs.T)]
+    torch.testing.assert_close(total(losses(document, name, model, frozen, batch)), sum(sides) / 2)
+
+
 @pytest.mark.parametrize("duplicate_negatives, floor", [(True, math.log(6)), (False, 0.0)])
 def test_images_of_one_class_bound_the_contrastive_loss(document, model, frozen, batch, duplicate_negatives, floor):
     batch = Batch(batch.images[:1].expand(6, -1, -1, -1), torch.zeros_like(batch.labels))
@@ -264,7 +272,8 @@ def test_published_visual_attention_trains_as_without_attention(document, model,
 @pytest.mark.parametrize("target", ["label", "predicted"])
 def test_grad_cam_is_the_formula_by_hand(document, model, batch, target):
     method = dataclasses.replace(component(document, "methods", "vision_attention"), target=target)
-    maps = method._maps(model, batch.images, batch.labels, differentiable=False)
+    labels = 1 + batch.labels % 2  # of five classes two are in the batch
+    maps = method._maps(model, batch.images, labels, differentiable=False)
     *first, last = model.visual.transformer.resblocks
     x = model.visual._embeds((batch.images - model.mean) / model.std)
     for block in first:
@@ -273,8 +282,9 @@ def test_grad_cam_is_the_formula_by_hand(document, model, batch, target):
     x = x + last.attn(k, k, k, need_weights=False)[0]
     x = model.visual.ln_post(x + last.mlp(last.ln_2(x)))
     logits = model.classify(x[:, 1:].mean(dim=1) @ model.visual.proj)
-    chosen = logits[:, batch.labels].argmax(dim=1)
-    column = batch.labels if target == "label" else batch.labels[chosen]
+    chosen = 1 + logits[:, 1:3].argmax(dim=1)
+    assert not torch.equal(chosen, logits.argmax(dim=1)) and not torch.equal(chosen, labels)
+    column = labels if target == "label" else chosen
     (slope,) = torch.autograd.grad(logits.gather(1, column[:, None]).sum(), k)
     cam = F.relu((slope[:, 1:].mean(dim=1, keepdim=True) * k[:, 1:]).sum(dim=2)).view(-1, 1, 6, 6)
     drawn = F.interpolate(cam, (24, 24), mode="bilinear", align_corners=False).flatten(1)
@@ -418,3 +428,5 @@ def test_the_control_pulls_raw_features(document, model, frozen, batch):
     terms = losses(document, "embedding_anchor", model, frozen, batch, lambda_clean=2.0)
     shift = (model.image_features(batch.images) - frozen.image_features(batch.images)).norm(dim=1).mean()
     torch.testing.assert_close(terms["anchor_clean"], 2 * shift)
+    attacked = model.image_features(moved(batch.images)) - frozen.image_features(batch.images)
+    torch.testing.assert_close(terms["anchor_adv"], attacked.norm(dim=1).mean())

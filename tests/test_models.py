@@ -58,7 +58,7 @@ def test_a_checkpoint_brings_the_statistics_it_was_trained_with(clip_model, text
     for stats in ("clip", "imagenet"):
         model = copy.deepcopy(clip_model)
         set_norm_stats(model, stats)
-        clip.save(tmp_path / "m.safetensors", model, stats)
+        clip.save(tmp_path / "m.safetensors", model, "zsr-tiny", stats)
         loaded = clip.create("zsr-tiny", tmp_path / "m.safetensors")
         assert torch.equal(*(Classifier(m.eval(), text_embeddings)(batch.images) for m in (model, loaded)))
         means[stats] = Classifier(loaded, text_embeddings).mean.flatten().tolist()
@@ -87,7 +87,7 @@ def test_a_tower_without_plain_pooling_is_refused(clip_model, text_embeddings):
 
 def test_a_checkpoint_loads_by_name_and_path_in_open_clip(clip_model, tmp_path, batch):
     path = tmp_path / "model.safetensors"
-    clip.save(path, clip_model)
+    clip.save(path, clip_model, "zsr-tiny")
     loaded = open_clip.create_model("zsr-tiny", pretrained=str(path)).eval()
     images, tokens = normalised(loaded.visual, batch.images), open_clip.get_tokenizer("zsr-tiny")(["a red star"])
     assert tokens.shape == (1, 16)
@@ -96,8 +96,8 @@ def test_a_checkpoint_loads_by_name_and_path_in_open_clip(clip_model, tmp_path, 
 
 
 def test_equal_weights_are_equal_bytes(clip_model, tmp_path):
-    clip.save(tmp_path / "a.safetensors", clip_model)
-    clip.save(tmp_path / "b.safetensors", copy.deepcopy(clip_model))
+    clip.save(tmp_path / "a.safetensors", clip_model, "zsr-tiny")
+    clip.save(tmp_path / "b.safetensors", copy.deepcopy(clip_model), "zsr-tiny")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 

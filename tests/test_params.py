@@ -103,7 +103,7 @@ def test_a_method_is_trained_as_all_are_but_for_what_its_own_block_says(document
 
 
 MISTAKES = [  # a text in params.yaml, what is written instead, what is said of it
-    ("lambda_ar: 0.08", "lambda_arr: 0.08", "unknown key 'method.lambda_arr'; did you mean 'lambda_ar'?"),
+    ("lambda_ar: 0.08   #", "lambda_arr: 0.08   #", "unknown key 'method.lambda_arr'; did you mean 'lambda_ar'?"),
     ("  source: shapes ", "  source: shape ", "data: source must name one of sets (shapes, combos,"),
     (
         "    combos:\n",
@@ -288,7 +288,7 @@ def test_a_protocol_that_is_not_there_is_refused(tmp_path, protocols, chosen, me
 
 def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path):
     (tmp_path / "params.yaml").write_text(
-        (ROOT / "params.yaml").read_text().replace("lambda_ar: 0.08", "lambda_ar: abc")
+        (ROOT / "params.yaml").read_text().replace("lambda_ar: 0.08   #", "lambda_ar: abc   #")
     )
     command = [
         sys.executable,

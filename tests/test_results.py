@@ -97,7 +97,11 @@ def test_a_difference_of_methods_knows_the_spread_of_seeds():
     assert (row["first"], row["second"], row["mean"], row["seeds"], row["sd"]) == ("m", "n", 10.0, 3, 10.0)
     alone = results.pair_rows({k: v[:1] for k, v in of_three_seeds().items()}, GROUPS)[0]
     assert alone["sd"] == "" and alone["seeds"] == 1
-    assert row["half_width"] > 4.3 * 10 / math.sqrt(3) > alone["half_width"]  # Student, two degrees of freedom
+    share = [1, 1, 1, 1, 2 / 3, 2 / 3, 1 / 3, 1 / 3, 0, 0]  # of seeds on which m is right, on the images of a
+    difference = [a - b for a, b in zip(share, [1] * 3 + [0] * 7)]
+    variance = sum((d - 0.3) ** 2 for d in difference) / 100 + (0.1 * 0.9) / 10  # on b one image of ten differs
+    images, seeds = 196.0 * math.sqrt(variance) / 2, 4.3027 * 10 / math.sqrt(3)  # Student, two degrees of freedom
+    assert row["half_width"] == pytest.approx(math.hypot(images, seeds), abs=0.01) and alone["half_width"] < seeds
 
 
 def test_every_table_of_several_seeds_shows_mean_and_deviation(tmp_path):

@@ -208,7 +208,8 @@ def under_protocol(document: Mapping, name: str = "") -> dict:
 
     Raises ParamError: no such protocol; it changes an attack that is not there.
     """
-    chosen = name or block(document, "evaluate", dict[str, Any]).get("protocol", "trusted")
+    asked = block(document, "evaluate", dict[str, Any]).get("protocol", "trusted")
+    chosen = name or build(str, asked, "evaluate.protocol")
     known = build(dict[str, dict[str, Any]], document.get("protocols", {"trusted": {}}), "protocols")
     if chosen not in known:
         listed = ", ".join(known) or "none"

@@ -1,7 +1,7 @@
 """Random numbers that belong to an image: batch size, order and number of machines do not change them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,6 +20,14 @@ class Noise:
     def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
         """Uniform on [-1, 1), (B, *shape), from the CPU generator, which gives the same values on every machine."""
         return torch.stack([2 * torch.rand(tuple(shape), generator=self._of(i, stream)) - 1 for i in self.ids])
+
+    def normal(self, shape: Sequence[int], stream: str) -> Tensor:
+        """Standard normal, (B, *shape)."""
+        return torch.stack([torch.randn(tuple(shape), generator=self._of(i, stream)) for i in self.ids])
+
+    def take(self, rows: Tensor) -> "Noise":
+        """The noise of some images of the batch: they draw what they would have drawn among the others."""
+        return replace(self, ids=[self.ids[row] for row in rows.tolist()])
 
     def _of(self, image_id: int, stream: str) -> torch.Generator:
         key = storage.digest(f"{self.seed}/{self.scope}/{int(image_id)}/{stream}")

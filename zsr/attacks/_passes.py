@@ -1,0 +1,39 @@
+"""A pass through a model: the logits alone, or with a gradient to the pixels."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Model = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> logits, (B, C)
+
+
+@torch.no_grad()
+def predict(model: Model, images: Tensor) -> Tensor:
+    """Logits that a verdict may rest on, (B, C): fp32, also where the caller takes gradients in autocast."""
+    with torch.autocast(images.device.type, enabled=False):
+        return model(images).float()
+
+
+def fooled(logits: Tensor, labels: Tensor) -> Tensor:
+    """Is the answer finite and wrong? (B, C), (B,) -> (B,). NaN has an argmax too: the first class."""
+    return (logits.argmax(dim=1) != labels) & logits.isfinite().all(dim=1)
+
+
+def differentiate(model: Model, images: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, C), their scores (B,), and the gradient of each score by its own image, (B, 3, H, W).
+
+    The scores are summed, so images do not interact; no parameter's .grad is touched.
+    """
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        logits = model(images)
+        scores = score(logits)
+        (gradient,) = torch.autograd.grad(scores.sum(), images)
+    return logits.detach(), scores.detach(), gradient
+
+
+def rival(model: Model, images: Tensor, labels: Tensor, rank: int) -> Tensor:
+    """The class that comes rank-th among the wrong ones, the first being the likeliest: (B, 3, H, W) -> (B,)."""
+    others = predict(model, images).scatter(1, labels[:, None], -torch.inf)
+    return others.topk(rank, dim=1)[1][:, -1]

@@ -1,0 +1,51 @@
+"""Where APGD is with every image: momentum, best point, step size. Croce and Hein, ICML 2020, algorithm 1."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from zsr.attacks._balls import L2, Linf
+from zsr.attacks._controller import Controller
+
+MOMENTUM = 0.75  # share of the new step in a move; the rest is the move before
+
+
+@dataclass
+class Trajectory:
+    """Tensors of R images; `x` and its like are (R, 3, H, W) in [0, 1]."""
+
+    images: Tensor  # the centres of the balls
+    x: Tensor
+    before: Tensor  # the iterate before x
+    gradient: Tensor  # at x
+    best: Tensor  # the iterate of largest loss
+    best_gradient: Tensor
+    control: Controller
+
+    @classmethod
+    def begin(cls, images: Tensor, x: Tensor, loss: Tensor, gradient: Tensor, step: float) -> "Trajectory":
+        return cls(images, x, x, gradient, x, gradient, Controller.begin(step, loss))
+
+    def move(self, ball: Linf | L2, first: bool) -> None:
+        """A step along the gradient, mixed with the move before; both are projected."""
+        share = 1 if first else MOMENTUM
+        stepped = ball.project(self.x + wide(self.control.step) * ball.direction(self.gradient), self.images)
+        mixed = self.x + (stepped - self.x) * share + (self.x - self.before) * (1 - share)
+        self.x, self.before = ball.project(mixed, self.images), self.x
+
+    def judge(self, loss: Tensor, gradient: Tensor, period: int | None) -> None:
+        """Take note of the loss (R,) and the gradient at x. At a check, steps are halved, and go on from the best."""
+        better = wide(self.control.observe(loss))
+        self.gradient = gradient
+        self.best = torch.where(better, self.x, self.best)
+        self.best_gradient = torch.where(better, gradient, self.best_gradient)
+        if period:
+            back = wide(self.control.check(period))
+            self.x = torch.where(back, self.best, self.x)  # `before` stays, as in the authors' code
+            self.gradient = torch.where(back, self.best_gradient, self.gradient)
+
+
+def wide(per_image: Tensor) -> Tensor:
+    """(R,) -> (R, 1, 1, 1)."""
+    return per_image[:, None, None, None]

@@ -1,0 +1,63 @@
+"""AutoAttack: attacks that fail in different ways, one after another. Croce and Hein, ICML 2020, section 5."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from zsr.attacks._cascade import Round, cascade
+from zsr.attacks._noise import Noise
+from zsr.attacks._passes import Model
+from zsr.attacks._square import Squares
+from zsr.attacks._suite import ascents, boundaries, listed
+from zsr.params import Count, PixelRange
+
+LISTS = {"paper": ("ce", "dlr"), "standard": ("ce", "dlr_targeted", "fab", "square")}
+P_INIT = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoAttack:
+    """Success at any point that any attack of the list visits; images that are wrong by themselves are not attacked.
+
+    paper: the list of the literature on robust CLIP, cross-entropy alone for two classes. standard: the authors' own.
+    """
+
+    version: Literal["paper", "standard"]
+    eps: PixelRange  # in units of the pixel range [0, 1]
+    n_iter: Count  # of APGD, and of FAB
+    n_queries: Count = 5000  # of Square
+    n_targets: Count = 9  # of targeted APGD, and of FAB
+    early_drop: bool = True  # the verdicts are the same without; an image leaves a batch once it is fooled
+
+    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+        """Adversarial images for a classifier of pixels: (B, 3, H, W) in [0, 1] -> the same shape, in the ball."""
+        return cascade(model, images, labels, noise, self._rounds)
+
+    def attacks_run(self, n_classes: int) -> tuple[str, ...]:
+        """What is left of the list for a set of so few classes."""
+        return listed(self._rounds(n_classes))
+
+    def protocol(self) -> str:
+        """The facts that travel with every number of this attack."""
+        attacks = ", ".join(self.attacks_run(max(self.n_targets + 1, 4)))
+        queries = f", {self.n_queries} queries" if "square" in LISTS[self.version] else ""
+        return (
+            f"AutoAttack {self.version} ({attacks}; fewer for few classes) l-inf, eps {255 * self.eps:g}/255, "
+            f"{self.n_iter} iterations{queries}, 1 restart, any iterate, summed losses, gradient fp32"
+        )
+
+    def _rounds(self, n_classes: int) -> list[Round]:
+        shared = {"eps": self.eps, "n_iter": self.n_iter, "early_drop": self.early_drop}
+        rounds = []
+        for attack in LISTS[self.version]:
+            if attack == "fab":
+                rounds += boundaries(n_classes, self.n_targets, **shared)
+            elif attack == "square":
+                rounds.append(Squares(eps=self.eps, n_queries=self.n_queries, p_init=P_INIT))
+            else:
+                rounds += ascents(attack, n_classes, 1, self.n_targets, norm="linf", **shared)
+        return list(dict.fromkeys(rounds))  # for two classes DLR becomes cross-entropy, which is there already
+
+
+ATTACK = AutoAttack

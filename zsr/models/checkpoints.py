@@ -1,0 +1,352 @@
+"""Image towers in the published code's files and in ours: read, compared with a model, written.
+
+Three formats. "zsr": a whole open_clip model as safetensors, the tower's names under `visual.`. "official": the
+training dict of TGA-ZSR, PMG-AFT and TeCoA, the tower under `vision_encoder_state_dict`. "robustvlm": the tower's
+state dict and nothing else. The last two hold OpenAI's towers, whose QuickGELU no weight shows, so a model of another
+activation is refused. Pickles are read as weights only: nothing that a file brings is run.
+"""
+
+import io
+import logging
+import re
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import QuickGELU, VisionTransformer
+from torch import Tensor, nn
+
+from zsr import storage
+from zsr.errors import StudyError
+from zsr.models import clip
+from zsr.models.pixels import NormStats
+from zsr.params import nearest
+
+FORMATS = ("zsr", "official", "robustvlm")
+TOWER, PREFIX = "vision_encoder_state_dict", "visual."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    format: str  # one of FORMATS
+    tower: dict[str, Tensor]  # by the names of open_clip's `visual`, fp32, on the CPU
+    rest: dict[str, Tensor]  # what else a whole model has
+    arch: str | None  # the open_clip name it was written for, where the file says so
+
+
+class _Ignored:
+    """Stands for NumPy's scalars in a pickle. The published best_acc1 is one; its value is of no use here."""
+
+    def __init__(self, *state: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+IGNORED = [(_Ignored, f"numpy.{name}") for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")]
+
+
+def openai_names(layers: int) -> list[str]:
+    """The parameters of an OpenAI image tower with that many blocks."""
+    attention = ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]
+    block = [f"attn.{name}" for name in attention]
+    block += [f"{part}.{kind}" for part in ("ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj") for kind in ("weight", "bias")]
+    blocks = [f"transformer.resblocks.{i}.{name}" for i in range(layers) for name in block]
+    norms = [f"{norm}.{kind}" for norm in ("ln_pre", "ln_post") for kind in ("weight", "bias")]
+    return ["class_embedding", "positional_embedding", "proj", "conv1.weight", *norms, *blocks]
+
+
+def read(path: Path) -> Checkpoint:
+    """What a checkpoint file holds, of any of the FORMATS, told by its content.
+
+    Raises StudyError, one line: no such file; damaged; asks to run code on loading; no image tower in it; a visual or
+    token prompt beside the tower, without which the tower alone is another model.
+    """
+    stored, facts = _stored(path)
+    if TOWER in stored:
+        for key in ("state_dict", "add_prompter"):
+            prompt = stored.get(key)
+            if isinstance(prompt, Mapping) and any(isinstance(t, Tensor) and t.numel() for t in prompt.values()):
+                raise StudyError(f"{path}: holds a learnt prompt beside the tower ('{key}'), which has no place here")
+        return Checkpoint("official", _weights(path, stored[TOWER]), {}, None)
+    weights = _weights(path, stored)
+    tower = {name.removeprefix(PREFIX): tensor for name, tensor in weights.items() if name.startswith(PREFIX)}
+    if tower:
+        rest = {name: tensor for name, tensor in weights.items() if not name.startswith(PREFIX)}
+        return Checkpoint("zsr", tower, rest, facts.get("arch"))
+    if "conv1.weight" not in weights:
+        raise StudyError(f"{path}: no image tower of CLIP in it; it holds {_some(weights)}")
+    return Checkpoint("robustvlm", weights, {}, None)
+
+
+def read_visual(path: Path) -> dict[str, Tensor]:
+    """The image tower in a file of any of the FORMATS: names of open_clip's `visual`, fp32. Errors: see `read`."""
+    return read(path).tower
+
+
+def build(arch: str) -> nn.Module:
+    """A randomly initialised CLIP of an open_clip name. Raises StudyError: no such name; towers not OpenAI's kind."""
+    names = open_clip.list_models()
+    if arch not in names:
+        raise StudyError(f"arch must be a model name of open_clip, got '{arch}'{nearest(arch, names)}")
+    if not _is_openais_kind(open_clip.get_model_config(arch)):
+        raise StudyError(f"arch must have OpenAI's towers, a ViT and a text transformer; '{arch}' has others")
+    with _without_notice():
+        return clip.create(arch)
+
+
+def load_visual(model: nn.Module, arch: str, path: Path) -> None:
+    """Put the tower of a file into model.visual; a file that is refused changes nothing.
+
+    model: an open_clip model of the name arch. Raises StudyError: see `read`; names or shapes that differ; a file of
+    OpenAI's towers for a model that computes otherwise, as without QuickGELU; a file written for another arch.
+    """
+    checkpoint = read(path)
+    _check_made_for(path, checkpoint, model, arch)
+    _check_fit(path, arch, checkpoint.tower, model.visual.state_dict(), checkpoint)
+    model.visual.load_state_dict(checkpoint.tower)
+
+
+def load_whole(model: nn.Module, arch: str, path: Path) -> None:
+    """Put a whole model, both towers, into an open_clip model of the name arch. Raises StudyError as `load_visual`."""
+    checkpoint = read(path)
+    if checkpoint.format != "zsr":
+        raise StudyError(f"{path}: the base must be a whole CLIP model; this is the image tower alone")
+    _check_made_for(path, checkpoint, model, arch)
+    whole = {f"{PREFIX}{name}": tensor for name, tensor in checkpoint.tower.items()} | checkpoint.rest
+    _check_fit(path, arch, whole, model.state_dict(), checkpoint)
+    model.load_state_dict(whole)
+
+
+def write_whole(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip") -> None:
+    """The format "zsr": what `zsr.models.clip.create(arch, path)` loads."""
+    with _writing(path):
+        clip.save(path, model, arch, norm_stats)
+
+
+def write_official(path: Path, model: nn.Module, arch: str, epoch: int = 0) -> None:
+    """The training dict that the published code resumes from: model.visual after `epoch` epochs.
+
+    What we do not have is as at a start: no prompt, an optimizer without momentum, best accuracy 0. Raises StudyError
+    where the published code would compute otherwise with these weights.
+    """
+    tower = _openai_tower(path, model, arch)
+    content = {
+        "epoch": epoch,
+        "state_dict": OrderedDict(),
+        "add_prompter": OrderedDict(prompt=torch.zeros(1, 0, 768)),  # their width, whatever the tower's
+        "best_acc1": 0.0,
+        # TeCoA's resume loads it; the rate is set before every step
+        "optimizer": torch.optim.SGD(model.visual.parameters(), lr=1e-5, momentum=0.9).state_dict(),
+        TOWER: tower,
+    }
+    _write(path, content)
+
+
+def write_robustvlm(path: Path, model: nn.Module, arch: str) -> None:
+    """The bare state dict of model.visual. Raises StudyError as `write_official`."""
+    _write(path, _openai_tower(path, model, arch))
+
+
+def convert(
+    source: Path,
+    out: Path,
+    arch: str,
+    to: str,
+    base: Path | None = None,
+    epoch: int = 0,
+    norm_stats: NormStats = "clip",
+) -> None:
+    """Write the image tower of a file in another of the FORMATS.
+
+    base: a whole model of the same arch, for all but the image tower; needed by the format "zsr" and by no other.
+    epoch: how many epochs an official file says it was trained. norm_stats: the pixel statistics it was trained with,
+    which no published file says; kept by the format "zsr" alone. Raises StudyError.
+    """
+    if (to == "zsr") != (base is not None):
+        need = "needs a base for all but the image tower" if base is None else "takes no base: it is a tower alone"
+        raise StudyError(f"a file of the format '{to}' {need}")
+    model = build(arch)
+    if base is not None:
+        load_whole(model, arch, base)
+    load_visual(model, arch, source)
+    if to == "zsr":
+        write_whole(out, model, arch, norm_stats)
+    elif to == "official":
+        write_official(out, model, arch, epoch)
+    else:
+        write_robustvlm(out, model, arch)
+
+
+def _stored(path: Path) -> tuple[Mapping, dict]:
+    """The mapping in a file and the facts beside it, {} where the format has none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        # safetensors begins with the length of its header, eight bytes, and the header with a brace
+        stored, facts = storage.load_tensors(path) if start[8:] == b"{" else (_unpickled(path), {})
+    except OSError as error:
+        raise StudyError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # a damaged file raises whatever its next byte leads to
+        raise StudyError(f"{path}: {_refusal(error)}") from None
+    if not isinstance(stored, Mapping) or not isinstance(facts, dict):
+        raise StudyError(f"{path}: must hold named weights, got a {type(stored).__name__}")
+    return stored, facts
+
+
+def _unpickled(path: Path) -> Any:
+    with warnings.catch_warnings(), torch.serialization.safe_globals(IGNORED):
+        warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused in one line
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _refusal(error: Exception) -> str:
+    """Why a file was not loaded, in words of ours: torch's go on for lines and advise to load it all the same."""
+    asked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
+    if asked:
+        return f"asks to run '{asked[1]}' on loading; only plain weights are read, so nothing of it was loaded or run"
+    if "TorchScript" in str(error):
+        return "a TorchScript archive, which holds code; let open_clip load it and save its state dict"
+    return f"not a checkpoint of plain weights, or a damaged one ({type(error).__name__})"
+
+
+def _weights(path: Path, stored: Any) -> dict[str, Tensor]:
+    """The tensors of a state dict in fp32, without the `module.` that DataParallel puts before every name."""
+    if (
+        not isinstance(stored, Mapping)
+        or not stored
+        or not all(isinstance(tensor, Tensor) for tensor in stored.values())
+    ):
+        held = _some(stored) if isinstance(stored, Mapping) else type(stored).__name__
+        raise StudyError(f"{path}: no image tower of CLIP in it; it holds {held}")
+    parallel = all(str(name).startswith("module.") for name in stored)
+    weights = {}
+    for name, tensor in stored.items():
+        if not tensor.is_floating_point() or tensor.layout is not torch.strided or tensor.is_meta:
+            raise StudyError(f"{path}: {name} holds no plain floating-point numbers: {tensor.dtype} {tensor.layout}")
+        weights[str(name).removeprefix("module.") if parallel else str(name)] = tensor.detach().float()
+    return weights
+
+
+def _check_made_for(path: Path, checkpoint: Checkpoint, model: nn.Module, arch: str) -> None:
+    """Weights show names and shapes; what else the model computes must be what the file was trained with."""
+    if checkpoint.format != "zsr":
+        _check_openai(f"{path} holds a tower of OpenAI's form", model.visual, arch)
+    elif checkpoint.arch not in (None, arch):
+        raise StudyError(f"{path} was written for '{checkpoint.arch}', not for '{arch}'")
+
+
+def _check_openai(why: str, tower: nn.Module, arch: str) -> None:
+    """Refuse a tower that computes otherwise than OpenAI's of the same weights; why: how the message begins."""
+    if not isinstance(tower, VisionTransformer):
+        raise StudyError(f"{why}; '{arch}' has a {type(tower).__name__}")
+    blocks, found = tower.transformer.resblocks, []
+    other = set(tower.state_dict()) ^ set(openai_names(len(blocks)))
+    if other:
+        found.append(f"other parameters ({_some(sorted(other))})")
+    if tower.pool_type != "tok" or tower.attn_pool is not None or tower.final_ln_after_pool:
+        found.append(f"a pooling of its own ('{tower.pool_type}'), not the CLS token")
+    if any(block.attn.num_heads * 64 != block.attn.out_proj.out_features for block in blocks):
+        found.append("heads of another width than 64")
+    gelus = sorted({type(block.mlp.gelu).__name__ for block in blocks} - {QuickGELU.__name__})
+    way = ""
+    if gelus:
+        found.append(f"{' and '.join(gelus)}, not QuickGELU")
+        quick = f"{arch}-quickgelu"
+        way = f": use '{quick}'" if quick in open_clip.list_models() else f" (open_clip has no '{quick}')"
+    if found:
+        raise StudyError(f"{why}; '{arch}' has {'; '.join(found)}{way if len(found) == 1 else ''}")
+
+
+def _openai_tower(path: Path, model: nn.Module, arch: str) -> OrderedDict[str, Tensor]:
+    """A copy of model.visual's weights, on the CPU, if they are of OpenAI's form."""
+    _check_openai(f"{path} would hold a tower of OpenAI's form", model.visual, arch)
+    whole = torch.contiguous_format
+    state = model.visual.state_dict()
+    return OrderedDict((name, tensor.detach().cpu().clone(memory_format=whole)) for name, tensor in state.items())
+
+
+def _check_fit(path: Path, arch: str, found: Mapping, wanted: Mapping, checkpoint: Checkpoint) -> None:
+    """Compare names and shapes; the message ends with the arch that has the file's shapes, if there is one."""
+    shared = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
+    differences = {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": [f"{name} {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}" for name in shared],
+    }
+    said = [f"{what}: {_some(names)}" for what, names in differences.items() if names]
+    if said:
+        raise StudyError(f"{path} does not fit '{arch}'; {'; '.join(said)}{_likely(checkpoint, arch)}")
+
+
+def _likely(checkpoint: Checkpoint, arch: str) -> str:
+    """The open_clip name whose tower has the shapes of the file's, as what follows in a message; "" where none has."""
+    tower = checkpoint.tower
+    shapes = [tower[name].shape for name in ("conv1.weight", "positional_embedding", "proj") if name in tower]
+    if [len(shape) for shape in shapes] != [4, 2, 2]:
+        return "; the file's tower is no ViT"
+    layers = sum(name.endswith(".ln_1.weight") for name in tower)
+    (width, _, patch, _), (tokens, _), (_, embedding) = shapes
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        if name == arch or not _is_openais_kind(config):
+            continue
+        vision = config["vision_cfg"]
+        if checkpoint.format != "zsr" and not (config.get("quick_gelu") and vision.get("head_width", 64) == 64):
+            continue  # it would be refused as well
+        seen = (vision["width"], vision["patch_size"], vision["layers"], config["embed_dim"])
+        if seen == (width, patch, layers, embedding) and (vision["image_size"] // patch) ** 2 + 1 == tokens:
+            return f"; its shapes are those of '{name}'"
+    return (
+        f"; it is a ViT of width {width}, patch {patch}, {layers} layers, {tokens - 1} patches, embedding {embedding}"
+    )
+
+
+def _is_openais_kind(config: Mapping) -> bool:
+    """Does open_clip build both towers of a model config itself, the image tower as a ViT?"""
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    sizes = ("width", "patch_size", "layers", "image_size")
+    foreign = "timm_model_name" in vision or "hf_model_name" in text
+    return not foreign and all(isinstance(vision.get(size), int) for size in sizes)
+
+
+def _some(names: Any, shown: int = 2) -> str:
+    names = list(map(str, names))
+    more = len(names) - shown
+    return (", ".join(names[:shown]) or "nothing") + (f" and {more} more" if more > 0 else "")
+
+
+def _write(path: Path, content: Any) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with _writing(path):
+        storage.write_atomic(path, buffer.getvalue())
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StudyError(f"{path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _without_notice() -> Iterator[None]:
+    """Silence open_clip's warning of random weights: they are about to be replaced, or never used."""
+
+    def other(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    logging.getLogger().addFilter(other)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(other)
