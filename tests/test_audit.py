@@ -16,7 +16,8 @@ def record(attack="pgd", hits=0, method="m", set_name="a", clean=90, seed=0, **f
     none = (False,) * N
     bits = {"clean_bits": first(clean), "adv_bits": first(hits), "zero_bits": none, "broken_bits": none}
     cell = {"method": method, "seed": seed, "attack": attack, "set_name": set_name, "fingerprint": "f", "protocol": "p"}
-    return Record(**cell, ids=tuple(range(N)), **bits | {"pixels": 1000} | facts)
+    passes = {"gradients": 0 if attack in ("clean", "square") else 1, "pixels": 1000}
+    return Record(**cell, ids=tuple(range(N)), **bits | passes | facts)
 
 
 def first(n: int) -> tuple[bool, ...]:
@@ -83,6 +84,8 @@ def test_every_check_is_tried_and_says_its_rule_and_what_it_marked():
     cells = study(record(hits=26), record("autoattack", 20), record("clean", 90))
     rows = {row["check"]: row for row in audit.check_rows(cells, audit.marks(cells))}
     assert rows["pgd_above_autoattack"]["marked"] == 1 and rows["underflow"]["marked"] == 0
+    assert rows["pgd_above_autoattack"]["cells"] == 1 and rows["above_clean"]["cells"] == 2
+    assert rows["square_beats_white_box"]["cells"] == rows["undefended_survives"]["cells"] == 0  # silent
     assert "5 points" in rows["pgd_above_autoattack"]["rule"] and rows["model"]["marked"] == 0
 
 
@@ -116,7 +119,7 @@ def test_the_worst_case_is_marked_where_nothing_sound_is_folded_in():
     one = audit.marks(results.with_worst_case(study(record(hits=9), bad)))
     assert set(one) == {("m", "cw", "a")}
     both = audit.marks(results.with_worst_case(study(record(hits=9, zero_bits=first(1)), bad)))
-    assert "all_marked" in {mark.name for mark in both["m", "worst_case", "a"]}
+    assert both["m", "worst_case", "a"] == [Mark("all_marked", "as is every attack in it: pgd, cw")]
 
 
 GROUPS = {"all": ["a", "b"], "unseen": ["b"], "source": ["a"]}
@@ -179,7 +182,7 @@ def test_the_accuracy_table_marks_cells_and_means_and_tells_why_below(written, t
     assert "50.0 [40, 60] †1,2 | 50.0 [40, 60] |" in under_pgd and "| 50.0 [40, 60] | 50.0 [40, 60] †3 |" in under_pgd
     assert under_pgd.count("†") == 5  # two cells; the mean over both sets of each method; the unseen mean of one
     assert "†" not in text.partition("**clean, accuracy in %**")[2].partition("**")[0]
-    assert "- †1 zero gradient. m pgd a: 3 of 100 images count as right and had" in text
+    assert "- †1 zero gradient. m pgd a: 3 of 100 images count as right that had" in text
     assert "- †3 pgd above autoattack. n pgd b: 50.0 %, but 30.0 % under autoattack." in text
     latex = (tmp_path / "accuracy.tex").read_text()
     assert r"\textdagger{}1,2" in latex and r"\item \textdagger{}3 pgd above autoattack" in latex and "†" not in latex
@@ -196,7 +199,7 @@ def test_a_difference_bears_its_marks_too(written, tmp_path):
 def test_the_table_of_the_audit_has_every_mark_and_every_check(written, tmp_path):
     tables.audit(tmp_path, written["marks"], written["checks"], "title")
     text = " ".join((tmp_path / "audit.md").read_text().split())
-    assert "| †2 | m | pgd | a | underflow | 50.0% of the entries" in text
+    assert "| †2 | m | pgd | a | underflow | 50.0 % of gradient entries" in text
     assert all(f"| {check.name} | {check.rule} |" in text for check in audit.CHECKS)
     assert len(read_rows(tmp_path / "audit.csv")) == 3 and r"\toprule" in (tmp_path / "audit.tex").read_text()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from zsr.records import Mark, Record
+from zsr.records import Mark
 from zsr.results import CLEAN, WORST, Cell, Records
 
 UNDEFENDED = "clip"  # the method that is none
@@ -24,11 +24,12 @@ Marks = Mapping[Cell, Sequence[Mark]]
 
 @dataclass(frozen=True)
 class Check:
-    """rule: what is marked, for people. find: the records of a cell's seeds, and all records -> a reason, or none."""
+    """rule: what is marked, for people. concerns: which cells are looked at. find: of such a cell, a reason or none."""
 
     name: str
     rule: str
-    find: Callable[[Cell, Sequence[Record], Records], str | None]
+    concerns: Callable[[Cell, Records], bool]
+    find: Callable[[Cell, Records], str | None]
 
 
 def marks(records: Records) -> dict[Cell, list[Mark]]:
@@ -36,16 +37,15 @@ def marks(records: Records) -> dict[Cell, list[Mark]]:
     found: dict[Cell, list[Mark]] = {}
     for cell, seeds in records.items():
         own = list(dict.fromkeys(mark for record in seeds for mark in record.marks))
-        reasons = ((check.name, check.find(cell, seeds, records)) for check in CHECKS)
+        reasons = ((check.name, check.find(cell, records)) for check in CHECKS if check.concerns(cell, records))
         own += [Mark(name, reason) for name, reason in reasons if reason]
         if own:
             found[cell] = own
     for method, attack, name in records:
-        if attack == WORST:
+        if attack == WORST and (method, attack, name) not in found:
             folded = [a for m, a, s in records if (m, s) == (method, name) and a not in (CLEAN, WORST)]
             if all((method, a, name) in found for a in folded):
-                reason = f"so is every attack folded into it: {', '.join(folded)}"
-                found.setdefault((method, attack, name), []).append(Mark("all_marked", reason))
+                found[method, attack, name] = [Mark(ALL_MARKED, f"as is every attack in it: {', '.join(folded)}")]
     return found
 
 
@@ -59,14 +59,14 @@ def mark_rows(found: Marks) -> list[dict]:
 
 
 def check_rows(records: Records, found: Marks) -> list[dict]:
-    """One row per check: its rule, the cells it looked at and those it marked. Checks of models come as one."""
-    names = {check.name for check in CHECKS} | {"all_marked"}
-    on_models = [cell for cell, own in found.items() if any(mark.name not in names for mark in own)]
+    """One row per check: its rule, how many cells it looked at and how many it marked. Checks of models come as one."""
     attacked = [cell for cell in records if cell[1] not in (CLEAN, WORST)]
-    rows = [{"check": "model", "rule": MODEL_RULE, "cells": len(attacked), "marked": len(on_models)}]
+    on_models = sum(any(record.marks for record in records[cell]) for cell in attacked)
+    rows = [{"check": "model", "rule": MODEL_RULE, "cells": len(attacked), "marked": on_models}]
     for check in CHECKS:
+        cells = sum(check.concerns(cell, records) for cell in records)
         marked = sum(any(mark.name == check.name for mark in own) for own in found.values())
-        rows.append({"check": check.name, "rule": check.rule, "cells": len(records), "marked": marked})
+        rows.append({"check": check.name, "rule": check.rule, "cells": cells, "marked": marked})
     return rows
 
 
@@ -81,71 +81,78 @@ def annotated(rows: Iterable[Mapping], found: Marks, groups: Mapping[str, Sequen
     return result
 
 
-def _zero_gradient(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    left = sum(zero and hit for record in seeds for zero, hit in zip(record.zero_bits, record.hits))
-    if left:
-        return f"{left} of {_images(seeds)} images count as right and had an input gradient of zero at every pixel"
+def _any(cell: Cell, records: Records) -> bool:
+    return True
 
 
-def _underflow(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    zeros, pixels = sum(record.zero_pixels for record in seeds), sum(record.pixels for record in seeds)
-    if zeros > ZEROS * pixels:
-        return f"{zeros / pixels:.1%} of the entries of gradients were exactly zero: there the attack does not move"
+def _attacked(cell: Cell, records: Records) -> bool:
+    return cell[1] != CLEAN
 
 
-def _not_finite(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    n = sum(sum(record.broken_bits) for record in seeds)
-    if n:
-        return f"{n} of {_images(seeds)} images had logits or gradients that are not finite, which fooled nobody"
+def _by_gradient(cell: Cell, records: Records) -> bool:
+    return cell[1] != WORST and any(record.gradients for record in records[cell])
 
 
-def _above_clean(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    robust, clean = _percent(seeds), 100 * fmean(fmean(record.clean_bits) for record in seeds)
-    if robust > clean:
-        return f"{robust:.1f} % under the attack, {clean:.1f} % without"
+def _beside(attacks: Sequence[str], other: str) -> Callable[[Cell, Records], bool]:
+    """Is it a cell of one of these attacks, in a study that has the other attack too?"""
+    return lambda cell, records: cell[1] in attacks and (cell[0], other, cell[2]) in records
 
 
-def _pgd_above_autoattack(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    return _above(cell, seeds, records, "autoattack", GAP) if cell[1] == "pgd" else None
+def _zero_gradient(cell: Cell, records: Records) -> str | None:
+    left = sum(zero and hit for record in records[cell] for zero, hit in zip(record.zero_bits, record.hits))
+    return (
+        f"{left} of {_images(cell, records)} images count as right that had no gradient at any pixel" if left else None
+    )
 
 
-def _apgd_above_pgd(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    return _above(cell, seeds, records, "pgd", STRONGER) if cell[1] in ("apgd", "autoattack") else None
+def _underflow(cell: Cell, records: Records) -> str | None:
+    zeros, pixels = (sum(getattr(record, name) for record in records[cell]) for name in ("zero_pixels", "pixels"))
+    return f"{100 * zeros / pixels:.1f} % of gradient entries exactly zero" if zeros > ZEROS * pixels else None
 
 
-def _above(cell: Cell, seeds: Sequence[Record], records: Records, other: str, margin: float) -> str | None:
+def _not_finite(cell: Cell, records: Records) -> str | None:
+    n = sum(sum(record.broken_bits) for record in records[cell])
+    return f"{n} of {_images(cell, records)} images had logits or gradients that are not finite" if n else None
+
+
+def _above_clean(cell: Cell, records: Records) -> str | None:
+    robust, clean = _percent(cell, records), 100 * fmean(fmean(record.clean_bits) for record in records[cell])
+    return f"{robust:.1f} % under the attack, {clean:.1f} % without" if robust > clean else None
+
+
+def _above(other: str, margin: float) -> Callable[[Cell, Records], str | None]:
+    """Is the cell's accuracy above that under another attack by more than a margin?"""
+
+    def find(cell: Cell, records: Records) -> str | None:
+        own, its = _percent(cell, records), _percent((cell[0], other, cell[2]), records)
+        return f"{own:.1f} %, but {its:.1f} % under {other}" if own > its + margin else None
+
+    return find
+
+
+def _square_beats_white_box(cell: Cell, records: Records) -> str | None:
     method, _, name = cell
-    same = records.get((method, other, name))
-    if same and _percent(seeds) > _percent(same) + margin:
-        return f"{_percent(seeds):.1f} %, but {_percent(same):.1f} % under {other}"
-
-
-def _square_beats_white_box(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    method, attack, name = cell
-    square = records.get((method, "square", name))
-    if attack not in WHITE_BOX or not square:
-        return None
-    white = [records[method, a, name] for a in WHITE_BOX if (method, a, name) in records]
+    white = [records[method, attack, name] for attack in WHITE_BOX if (method, attack, name) in records]
     left = [[all(bits) for bits in zip(*(record.hits for record in same))] for same in zip(*white)]
-    fooled = sum(hit and not by for ours, his in zip(left, square) for hit, by in zip(ours, his.hits))
-    if 100 * fooled > BLACK_BOX * _images(seeds):
-        return f"Square, without a gradient, fools {fooled} of {_images(seeds)} images that no gradient attack fooled"
+    square = records[method, "square", name]
+    n, images = sum(a and not b for x, y in zip(left, square) for a, b in zip(x, y.hits)), _images(cell, records)
+    return f"Square fools {n} of {images} images that no gradient did" if 100 * n > BLACK_BOX * images else None
 
 
-def _undefended(cell: Cell, seeds: Sequence[Record], records: Records) -> str | None:
-    method, attack, _ = cell
-    if method == UNDEFENDED and attack != CLEAN and _percent(seeds) > UNDEFENDED_LEFT:
-        return f"{_percent(seeds):.1f} % of an undefended model: the attack, or its eps on this set, is too weak"
+def _undefended(cell: Cell, records: Records) -> str | None:
+    left = _percent(cell, records)
+    return f"{left:.1f} % left, although nothing was defended" if left > UNDEFENDED_LEFT else None
 
 
-def _percent(seeds: Sequence[Record]) -> float:
-    return 100 * fmean(fmean(record.hits) for record in seeds)
+def _percent(cell: Cell, records: Records) -> float:
+    return 100 * fmean(fmean(record.hits) for record in records[cell])
 
 
-def _images(seeds: Sequence[Record]) -> int:
-    return sum(len(record.ids) for record in seeds)
+def _images(cell: Cell, records: Records) -> int:
+    return sum(len(record.ids) for record in records[cell])
 
 
+ALL_MARKED = "all_marked"
 MODEL_RULE = (
     "before it is attacked a model is in eval mode, answers twice the same, gives logits and neither probabilities "
     "nor plain cosines, is finite also near the images, and its gradient reaches the pixels, vanishes nowhere, "
@@ -153,21 +160,41 @@ MODEL_RULE = (
 )
 CHECKS = (
     Check(
-        "zero_gradient", "an image counts as right that had an input gradient of zero at every pixel", _zero_gradient
+        "zero_gradient",
+        "an image counts as right that had an input gradient of zero at every pixel",
+        _by_gradient,
+        _zero_gradient,
     ),
     Check(
         "underflow",
-        f"more than {ZEROS:.0%} of the entries of gradients that are not zero everywhere were exactly zero",
+        f"more than {100 * ZEROS:g} % of the entries of gradients that are not zero everywhere were exactly zero",
+        _by_gradient,
         _underflow,
     ),
-    Check("not_finite", "logits or gradients were not finite", _not_finite),
-    Check("above_clean", "accuracy under the attack is above that without", _above_clean),
-    Check("pgd_above_autoattack", f"PGD is above AutoAttack by more than {GAP:g} points", _pgd_above_autoattack),
-    Check("apgd_above_pgd", f"APGD, or AutoAttack, is above PGD by more than {STRONGER:g} point", _apgd_above_pgd),
+    Check("not_finite", "logits or gradients were not finite", _any, _not_finite),
+    Check("above_clean", "accuracy under the attack is above that without", _attacked, _above_clean),
+    Check(
+        "pgd_above_autoattack",
+        f"PGD is above AutoAttack by more than {GAP:g} points",
+        _beside(["pgd"], "autoattack"),
+        _above("autoattack", GAP),
+    ),
+    Check(
+        "apgd_above_pgd",
+        f"APGD, or AutoAttack, is above PGD by more than {STRONGER:g} point",
+        _beside(["apgd", "autoattack"], "pgd"),
+        _above("pgd", STRONGER),
+    ),
     Check(
         "square_beats_white_box",
         f"Square fools more than {BLACK_BOX:g} % of the images beyond what all gradient attacks fool",
+        _beside(WHITE_BOX, "square"),
         _square_beats_white_box,
     ),
-    Check("undefended_survives", f"undefended CLIP keeps more than {UNDEFENDED_LEFT:g} % under an attack", _undefended),
+    Check(
+        "undefended_survives",
+        f"undefended CLIP keeps more than {UNDEFENDED_LEFT:g} %: the attack, or its eps on the set, is too weak",
+        lambda cell, records: cell[0] == UNDEFENDED and cell[1] != CLEAN,
+        _undefended,
+    ),
 )

@@ -88,7 +88,11 @@ class Meter:
 
 def protocol(model: Classifier, attack, image_size: int, template: str, evaluation: Evaluation) -> str:
     """The facts that travel with every number."""
-    passes = "verdicts fp32" if evaluation.precision == "fp32" else f"every pass {evaluation.precision} autocast"
+    passes = (
+        "verdicts fp32"
+        if evaluation.precision == "fp32"
+        else f"every pass, also of the attack, in {evaluation.precision} autocast"
+    )
     counted = "right without and with the attack" if evaluation.counted == "both" else "right with the attack"
     return (
         f"{attack.protocol()}; acts at {image_size} px; noise seed {evaluation.seed}; batches of "

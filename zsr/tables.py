@@ -190,7 +190,7 @@ def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str)
     notes = [
         "A mark belongs to a cell: a method under an attack on a set. It says why its accuracy is not to be trusted as "
         "it stands; wherever the cell is shown, also in an average or a difference, the mark is shown.",
-        "cells: those the check looked at; it is silent where the study lacks an attack that it compares with.",
+        "cells: how many the check looked at; none where the study lacks an attack that it compares with.",
     ]
     write(folder, "audit", title, parts, notes)
     storage.write_rows(folder / "audit.csv", marks, header=header)
