@@ -68,6 +68,10 @@ FAULTY = {
     "fp16": (lambda m: Half(Around(m, after=lambda z: 1.5 * z)), {"underflow"}),
     "inner loop": (Purified, {"inner_gradient"}),
     "nan": (lambda m: Around(m, nan_off_the_grid), {"not_finite"}),
+    "nan, without a gradient that would find it": (
+        lambda m: Around(m, lambda x: nan_off_the_grid(x.detach())),
+        {"not_finite", "detached_gradient"},
+    ),
     "nan everywhere": (lambda m: Around(m, after=lambda z: z / 0 * 0), {"not_finite"}),
 }
 

@@ -87,7 +87,7 @@ def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
         axis.set_xticks(np.arange(len(sets)), sets)
         axis.set(ylabel=f"{attack}, %", ylim=(0, 100))
     hatched = any(row.get("marks") for row in rows.values())
-    axes[0, 0].set_title(f"{note}\nhatched: {MARKED}" if hatched else note)
+    axes[0, 0].set_title(f"{note}\nhatched: {MARKED}" if hatched else note, fontsize=9)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, fontsize=8, ncols=5, loc="outside lower center")
     _write(figure, path)
