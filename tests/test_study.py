@@ -110,7 +110,7 @@ def test_a_killed_evaluation_goes_on_from_its_record(study):
 def test_the_study_runs_to_tables_figures_and_metrics(study):
     output = study.dvc("repro")
     assert "finetune@clip" in ran(output) and "finetune@tga_zsr" not in ran(output)
-    written = [f"tables/{name}" for name in ("accuracy.md", "accuracy.tex", "accuracy.csv", "orderings.md")]
+    written = [f"tables/{name}" for name in ("accuracy.md", "accuracy.tex", "accuracy.csv", "orderings.md", "audit.md")]
     written += [f"figures/{name}.png" for name in ("attention", "per_set", "trade_off", "training")]
     for path in [*written, "metrics/attention.csv"]:
         assert (study.folder / path).stat().st_size > 100, path
@@ -184,7 +184,7 @@ def test_a_method_is_one_file_and_one_block(study):
     assert not ran(output) & {"finetune@clip", "finetune@tga_zsr", "base_model"}
     table = (study.folder / "tables/accuracy.md").read_text()
     assert len(re.findall(r"^\| throwaway +\|", table, re.MULTILINE)) == 2
-    assert set(read_json(study.folder / "metrics/all/throwaway.json")) == {"clean", "pgd"}
+    assert set(read_json(study.folder / "metrics/all/throwaway.json")) == {"clean", "pgd", "marked"}
 
 
 def test_a_mistake_stops_the_study_with_one_line(study):
