@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from zsr import audit, storage
+from zsr.attacks.autoattack import AutoAttack
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
 from zsr.errors import StudyError
@@ -145,6 +146,18 @@ def test_two_shards_make_the_record_of_the_whole(trained, split, tmp_path):
     whole = run(trained, split.first(33), tmp_path / "whole")
     shards = [run(trained, part(split, list(range(i, 33, 2))), tmp_path / str(i), batch_size=9) for i in (0, 1)]
     assert merged(shards, whole.ids) == merged(shards[::-1], whole.ids) == whole
+
+
+def test_an_attack_whose_batch_shrinks_gives_the_same_bits_in_any_batch_and_shard(trained, split, tmp_path):
+    attack = AutoAttack(version="standard", eps=0.4 / 255, n_iter=3, n_queries=10, n_targets=2)
+    few = split.first(22)
+    whole = run(trained, few, tmp_path / "whole", attack=attack, batch_size=22)
+    assert 0 < sum(whole.adv_bits) < sum(whole.clean_bits) and not any(whole.zero_bits + whole.broken_bits)
+    small = run(trained, few, tmp_path / "small", attack=attack, batch_size=5)
+    rows = [list(range(i, 22, 2)) for i in (1, 0)]
+    shards = [run(trained, part(few, r), tmp_path / str(r[0]), attack=attack, batch_size=8) for r in rows]
+    for other in (small, merged(shards, whole.ids)):
+        assert all(getattr(other, name) == getattr(whole, name) for name in BITS)
 
 
 def test_shards_that_do_not_belong_together_are_refused(trained, split, tmp_path):
