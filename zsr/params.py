@@ -208,17 +208,16 @@ def under_protocol(document: Mapping, name: str = "") -> dict:
 
     Raises ParamError: no such protocol; it changes an attack that is not there.
     """
-    asked = block(document, "evaluate", dict[str, Any]).get("protocol", "trusted")
-    chosen = name or build(str, asked, "evaluate.protocol")
+    chosen = name or build(
+        str, block(document, "evaluate", dict[str, Any]).get("protocol", "trusted"), "evaluate.protocol"
+    )
     known = build(dict[str, dict[str, Any]], document.get("protocols", {"trusted": {}}), "protocols")
     if chosen not in known:
-        listed = ", ".join(known) or "none"
-        raise ParamError(f"evaluate.protocol is none of protocols ({listed}): {chosen!r}{nearest(chosen, known)}")
-    attacks = document["attacks"]
+        raise ParamError(f"evaluate.protocol must be {_choices(tuple(known))}, got {chosen!r}{nearest(chosen, known)}")
     for attack in known[chosen].get("attacks", {}):
-        if attack not in attacks:
-            key = f"protocols.{chosen}.attacks.{attack}"
-            raise ParamError(f"{key} is none of attacks ({', '.join(attacks)}){nearest(attack, attacks)}")
+        if attack not in document["attacks"]:
+            key, there = f"protocols.{chosen}.attacks.{attack}", document["attacks"]
+            raise ParamError(f"{key} is none of attacks ({', '.join(there)}){nearest(attack, there)}")
     return over(document, known[chosen])
 
 
