@@ -268,7 +268,8 @@ def test_a_mistake_in_a_protocol_is_named_also_where_another_is_chosen(tmp_path,
 @pytest.mark.parametrize(
     "protocols, chosen, message",
     [
-        (PROTOCOLS, "publishd", r"evaluate.protocol must be one of trusted, published, got 'publishd'; did you"),
+        (PROTOCOLS, "publishd", r"evaluate.protocol is none of protocols \(trusted, published\): 'publishd'; did you"),
+        ({}, "trusted", r"evaluate.protocol is none of protocols \(none\): 'trusted'"),
         ({"trusted": {"attacks": {"pdg": {}}}}, "trusted", r"trusted.attacks.pdg is none of attacks .*mean 'pgd'"),
         ({"trusted": {"train": {}}}, "trusted", r"unknown key 'protocols.trusted.train'"),
         (

@@ -47,6 +47,10 @@ class Study:
             raise ValueError("methods must have at least one, got none")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be at least one, none twice, got {list(self.seeds)}")
+        chosen, listed = self.evaluate.protocol, ", ".join(self.protocols) or "none"
+        if chosen not in self.protocols:
+            close = nearest(chosen, self.protocols)
+            raise ValueError(f"evaluate.protocol is none of protocols ({listed}): {chosen!r}{close}")
         shown = self.attention
         if shown.set not in self.data.sets:
             raise ValueError(f"attention.set is none of data.sets ({', '.join(self.data.sets)}): '{shown.set}'")
