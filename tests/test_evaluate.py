@@ -177,6 +177,13 @@ def test_a_finished_record_is_not_computed_again_and_one_of_another_fingerprint_
     assert other.fingerprint == "g" and other.adv_bits != first.adv_bits
 
 
+def test_a_record_of_other_images_is_not_continued_whatever_its_fingerprint(trained, split, tmp_path):
+    few, others = part(split, list(range(8))), part(split, list(range(8, 20)))
+    run(trained, few, tmp_path / "r", attack=Clean())
+    record = run(trained, others, tmp_path / "r", attack=Clean())
+    assert record == run(trained, others, tmp_path / "new", attack=Clean())
+
+
 class None_but_eval:
     """A model that may be set up, not asked."""
 
@@ -307,6 +314,21 @@ def test_an_attacked_image_without_a_finite_answer_keeps_its_clean_verdict_and_i
     expected = [whole.clean_bits[i] if i in rows else bit for i, bit in enumerate(whole.adv_bits)]
     assert broken.adv_bits == tuple(expected) and broken.clean_bits == whole.clean_bits
     assert [i for i, bit in enumerate(broken.broken_bits) if bit] == rows
+
+
+def test_an_image_whose_gradient_is_no_number_comes_back_as_it_was(trained, split, tmp_path):
+    class Rooted(torch.nn.Module):
+        """Adds a root at zero, whose gradient is infinite, times zero, to images with a bright corner."""
+
+        def forward(self, images):
+            bright = images[:, :1, 0, 0] > 0.5
+            return trained(images) + torch.where(bright, (0 * images[:, :1, 0, 0]).sqrt(), 0.0)
+
+    few = dataclasses.replace(split.first(12), images=split.images[:12].copy())
+    few.images[:, 0, 0], few.images[7, 0, 0] = 20, 250
+    whole, rooted = run(trained, few, tmp_path / "whole"), run(Rooted(), few, tmp_path / "rooted")
+    assert [i for i, bit in enumerate(rooted.broken_bits) if bit] == [7] and rooted.clean_bits == whole.clean_bits
+    assert rooted.adv_bits == (*whole.adv_bits[:7], whole.clean_bits[7], *whole.adv_bits[8:])
 
 
 def test_an_image_without_a_finite_answer_counts_as_wrong(trained, split, tmp_path):
