@@ -334,6 +334,16 @@ def test_an_image_whose_gradient_is_no_number_comes_back_as_it_was(trained, spli
     assert rooted.adv_bits == (*whole.adv_bits[:7], whole.clean_bits[7], *whole.adv_bits[8:])
 
 
+def test_an_image_that_an_attack_has_spoilt_comes_back_as_it_was(trained, split, tmp_path):
+    class Spoiling(Clean):
+        def __call__(self, model, images, labels, noise):
+            spoilt = torch.tensor([i in (2, 9) for i in noise.ids])
+            return images.masked_fill(spoilt[:, None, None, None], torch.nan)
+
+    record = run(trained, split.first(12), tmp_path / "r", attack=Spoiling())
+    assert [i for i, bit in enumerate(record.broken_bits) if bit] == [2, 9] and record.adv_bits == record.clean_bits
+
+
 def test_an_image_without_a_finite_answer_counts_as_wrong(trained, split, tmp_path):
     record = run(NaNAway(trained, split.tensors(range(64))[0], clean=True), split, tmp_path / "r", attack=Clean())
     assert not any(record.clean_bits) and not any(record.adv_bits) and all(record.broken_bits)
