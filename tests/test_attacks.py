@@ -87,10 +87,10 @@ def test_an_answer_that_is_no_number_does_not_replace_a_success():
 
     def model(x):
         x = x.flatten(1)
-        return torch.cat([torch.where(x > 0.65, torch.nan, 0.55 - x), 0 * x], dim=1)
+        return torch.cat([torch.where(x > 0.65, torch.nan, 0 * x), 0.55 - x], dim=1)
 
     attack = dataclasses.replace(PGD10, success="any", random_start=False, eps=0.2, step_size=0.1, n_iter=4)
-    adv = attack(model, torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), noise(1))
+    adv = attack(model, torch.full((1, 1, 1, 1), 0.5), torch.tensor([1]), noise(1))
     torch.testing.assert_close(adv, torch.full_like(adv, 0.6))
 
 

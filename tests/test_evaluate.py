@@ -1,4 +1,5 @@
 import dataclasses
+import os
 import random
 
 import pytest
@@ -113,7 +114,8 @@ def test_ten_kills_at_random_moments_leave_no_trace(trained, split, tmp_path, mo
     run(trained, few, tmp_path / "whole", batch_size=2)
     fragile, moments, kills = Fragile(trained), random.Random(0), 0
 
-    def dying(*_):  # between the temporary file and its new name
+    def dying(file: int):  # in the middle of a write
+        os.ftruncate(file, 10)
         raise Killed
 
     while True:
@@ -175,6 +177,13 @@ def test_a_finished_record_is_not_computed_again_and_one_of_another_fingerprint_
     assert run(None_but_eval(), split, tmp_path / "r") == first
     other = run(trained, split, tmp_path / "r", attack=Clean(), fingerprint="g")
     assert other.fingerprint == "g" and other.adv_bits != first.adv_bits
+
+
+def test_a_record_of_other_images_is_not_continued_whatever_its_fingerprint(trained, split, tmp_path):
+    few, others = part(split, list(range(8))), part(split, list(range(8, 20)))
+    run(trained, few, tmp_path / "r", attack=Clean())
+    record = run(trained, others, tmp_path / "r", attack=Clean())
+    assert record == run(trained, others, tmp_path / "new", attack=Clean())
 
 
 class None_but_eval:
@@ -307,6 +316,32 @@ def test_an_attacked_image_without_a_finite_answer_keeps_its_clean_verdict_and_i
     expected = [whole.clean_bits[i] if i in rows else bit for i, bit in enumerate(whole.adv_bits)]
     assert broken.adv_bits == tuple(expected) and broken.clean_bits == whole.clean_bits
     assert [i for i, bit in enumerate(broken.broken_bits) if bit] == rows
+
+
+def test_an_image_whose_gradient_is_no_number_comes_back_as_it_was(trained, split, tmp_path):
+    class Rooted(torch.nn.Module):
+        """Adds a root at zero, whose gradient is infinite, times zero, to images with a bright corner."""
+
+        def forward(self, images):
+            corner = images[:, :1, 0, 0]
+            roots = torch.where(corner > 0.5, 0 * corner, 1.0).sqrt()
+            return trained(images) + roots - roots.detach()
+
+    few = dataclasses.replace(split.first(12), images=split.images[:12].copy())
+    few.images[:, 0, 0], few.images[7, 0, 0] = 20, 250
+    whole, rooted = run(trained, few, tmp_path / "whole"), run(Rooted(), few, tmp_path / "rooted")
+    assert [i for i, bit in enumerate(rooted.broken_bits) if bit] == [7] and rooted.clean_bits == whole.clean_bits
+    assert rooted.adv_bits == (*whole.adv_bits[:7], whole.clean_bits[7], *whole.adv_bits[8:])
+
+
+def test_an_image_that_an_attack_has_spoilt_comes_back_as_it_was(trained, split, tmp_path):
+    class Spoiling(Clean):
+        def __call__(self, model, images, labels, noise):
+            spoilt = torch.tensor([i in (2, 9) for i in noise.ids])
+            return images.masked_fill(spoilt[:, None, None, None], torch.nan)
+
+    record = run(trained, split.first(12), tmp_path / "r", attack=Spoiling())
+    assert [i for i, bit in enumerate(record.broken_bits) if bit] == [2, 9] and record.adv_bits == record.clean_bits
 
 
 def test_an_image_without_a_finite_answer_counts_as_wrong(trained, split, tmp_path):

@@ -150,12 +150,14 @@ def _extended(record: Record, model: Classifier, attack, split: Split, rows: ran
     padded = list(rows) + [rows[0]] * (evaluation.batch_size - n)  # one shape, hence the same kernels
     images, labels, ids = split.tensors(padded)
     meter = Meter(model, images, n, evaluation.precision)
-    adv = _whole(attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids)), images)
+    adv = attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids))
+    whole = adv.isfinite().flatten(1).all(dim=1)
+    adv = torch.where(whole[:, None, None, None], adv, images)  # where a gradient has spoilt it the attack has failed
     _check_ball(adv, images, attack.eps)
     (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels) for x in (images, adv))
     clean = clean & clean_finite
     bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
-    bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken}
+    bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken | ~whole}
     return replace(
         record,
         ids=record.ids + tuple(ids[:n]),
@@ -169,12 +171,6 @@ def _verdicts(model: Meter, images: Tensor, labels: Tensor) -> tuple[Tensor, Ten
     """Is the answer right, and is it one at all? (B,), (B,)."""
     logits = model(images)
     return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)
-
-
-def _whole(adv: Tensor, images: Tensor) -> Tensor:
-    """adv, with the image itself where a gradient that was not finite has spoilt it: the attack has failed there."""
-    finite = adv.isfinite().flatten(1).all(dim=1)
-    return torch.where(finite[:, None, None, None], adv, images)
 
 
 def _check_ball(adv: Tensor, images: Tensor, eps: float) -> None:
