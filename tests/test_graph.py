@@ -136,6 +136,8 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "train.attack.eps": ("4/255", FINETUNE | TRAININGS),
     "evaluate.seed": (1, EVALUATE | {"attention"} | VERDICTS),
     "evaluate.batch_size": (50, EVALUATE | VERDICTS),
+    "evaluate.protocol": ("published", EVALUATE | VERDICTS),
+    "protocols.published.attacks.pgd.reduction": ("sum", VERDICTS),  # of the study's evaluations none takes it now
     "base_model.epochs": (5, {"base_model"}),
     "data.template": ("a picture of {}", {"text_embeddings", "collect"} | TABLES),
     "data.sets.letters.test": (100, {"data@letters", "text_embeddings", "collect"} | EVALUATE | VERDICTS | TABLES),

@@ -70,7 +70,8 @@ def check(path: Path) -> Study:
             for name in document[kind]:
                 component(document, kind, name)
         for name in document["methods"]:
-            training_of(document, name, FineTuning)
+            if training_of(document, name, FineTuning).attack.success != "last":
+                raise ParamError(f"methods.{name}: train.attack.success must be last: training takes the last iterate")
         _check_protocols(document)
         _check_arch(study.model.arch, study.data.image_size)
         for name, size in study.data.sets.items():
