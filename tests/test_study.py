@@ -5,6 +5,7 @@ The tests share one checkout and build on each other, in order.
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -115,9 +116,11 @@ def test_the_study_runs_to_tables_figures_and_metrics(study):
     for path in [*written, "metrics/attention.csv"]:
         assert (study.folder / path).stat().st_size > 100, path
     rows = read_rows(study.folder / "metrics/accuracy.csv")
-    assert [(r["method"], r["attack"], r["set"]) for r in rows] == [
-        (m, a, s) for m in ("clip", "tga_zsr") for a in ("clean", "pgd") for s in ("shapes", "digits_real")
+    seeds = {"clip": "0", "tga_zsr": "01"}  # a method that does not train has one
+    assert [(r["method"], r["attack"], r["set"], r["seed"]) for r in rows] == [
+        (m, a, s, i) for m in seeds for a in ("clean", "pgd") for s in ("shapes", "digits_real") for i in seeds[m]
     ]
+    assert "standard deviation over 2 fine-tuning seeds (0, 1)" in (study.folder / "tables/accuracy.md").read_text()
     assert all(0 <= float(r["low"]) <= float(r["accuracy"]) <= float(r["high"]) <= 100 for r in rows)
     summary = read_json(study.folder / "metrics/all/clip.json")
     assert summary["pgd"] <= summary["clean"]
@@ -128,8 +131,7 @@ def test_an_uninterrupted_run_gives_the_same_bytes(study):
     results = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")
     before = study.contents(*results)
     lock = (study.folder / "dvc.lock").read_bytes()
-    for path in (study.folder / ".scratch/evaluate/tga_zsr").rglob("*.json"):
-        path.unlink()
+    shutil.rmtree(study.folder / ".scratch")
     for stage in ("finetune@tga_zsr", "evaluate@tga_zsr-pgd", "collect"):
         assert ran(study.dvc("repro", "--force", "--single-item", stage)) == {stage}
     assert len(before) > 15 and study.contents(*results) == before
@@ -142,8 +144,19 @@ def test_nothing_runs_when_nothing_changed(study):
 
 def test_metrics_fit_the_terminal_and_read_like_a_table(study):
     lines = study.dvc("metrics", "show").splitlines()
-    assert lines[0].split() == ["Path", "clean", "pgd"] and len(lines) == 1 + 4 * 2
+    assert lines[0].split() == ["Path", "clean", "marked", "pgd"] and len(lines) == 1 + 4 * 2
     assert max(map(len, lines)) <= 100
+
+
+def test_a_seed_added_costs_its_own_training_and_evaluation(study):
+    study.edit({"seeds": [0, 1, 2]})
+    output = study.dvc("repro", "finetune@tga_zsr", "evaluate@tga_zsr-clean")
+    assert ran(output) == {"params", "finetune@tga_zsr", "evaluate@tga_zsr-clean"}
+    assert set(re.findall(r"fine-tuning tga_zsr, seed (\d)", output)) == {"2"}
+    started = re.findall(r"tga_zsr clean shapes: +(\d+)%", output)
+    assert started.count("0") == 1 and started.count("100") >= 2  # two seeds were there
+    study.edit({"seeds": [0, 1]})
+    study.dvc("repro")
 
 
 def test_an_experiment_reruns_one_training_and_what_follows_from_it(study):
