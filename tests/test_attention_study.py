@@ -16,7 +16,7 @@ def test_without_an_attack_no_map_moves(model, batch):
 
 
 def test_an_attack_moves_maps_as_far_as_the_images_it_made(model, batch):
-    attack = PGD(eps=8 / 255, step_size=4 / 255, n_iter=3, random_start=True)
+    attack = PGD(eps=8 / 255, step_size=4 / 255, n_iter=3, random_start=True, precision="fp32", reduction="sum")
     maps, facts = measure(model, attack, batch.images, batch.labels, NOISE)
     assert facts["shift_attack"] > 0 < facts["shift_noise"]
     again, _ = measure(model, Clean(), maps.adv, batch.labels, NOISE)
