@@ -99,15 +99,15 @@ def test_an_image_stays_in_until_the_models_own_forward_confirms_a_success():
     model, images, labels, _ = target("cnn")
     seen = []
 
-    def boast(_, images, labels, noise):
+    def boast(_, images, labels, noise, batch_size):
         seen.append(images)
         return images
 
-    def shift(_, images, labels, noise):
+    def shift(_, images, labels, noise, batch_size):
         seen.append(images)
         return torch.where(torch.arange(len(images))[:, None, None, None] < 3, 1 - images, images)
 
-    adv = cascade(model, images, labels, NOISE, lambda n_classes: [boast, shift, boast])
+    adv = cascade(model, images, labels, NOISE, 16, lambda n_classes: [boast, shift, boast])
     assert [len(x) for x in seen[:2]] == [15, 15] and 12 <= len(seen[2]) < 15
     changed = (adv != images).any((1, 2, 3))
     assert torch.equal(changed, (answers(model, adv) != labels) & (torch.arange(16) > 0))

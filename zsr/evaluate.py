@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from zsr.attacks._noise import Noise
+from zsr.attacks._places import filled
 from zsr.data.split import Split
 from zsr.errors import StudyError
 from zsr.models.classifier import Classifier
@@ -26,8 +27,8 @@ INSPECTED = 8  # images on which a model is looked at before it is attacked
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     seed: Natural  # of the attacks' noise
-    batch_size: Count  # changes rounding alone: noise belongs to the image, and the last batch is filled up
-    save_every: Count  # batches between partial records
+    batch_size: Count  # of the model's passes; changes rounding alone, since noise belongs to the image
+    save_every: Count  # batches of images between partial records; among them a place that one leaves is taken again
     protocol: str = "trusted"  # of protocols: what it says there replaces values of evaluate and of attacks
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of every pass, also that of the verdict; autocast if not fp32
     counted: Literal["both", "adv"] = "both"  # images right without and with the attack, or with it whatever before
@@ -44,12 +45,12 @@ class Protocol:
 class Meter:
     """A classifier that counts its passes and looks at the gradients that flow back, without the attack's knowing.
 
-    images: of the batch; kept: how many of them count, the others fill it up. An attack may give any part of the
-    batch, moved inside its ball: image i of a smaller one is the nearest of the batch.
+    images: those attacked. An attack may give any of them in any order, moved inside their balls: an image is the
+    nearest of those attacked.
     """
 
-    def __init__(self, model: Classifier, images: Tensor, kept: int, precision: str = "fp32"):
-        self.model, self.images, self.kept, self.precision = model, images, kept, precision
+    def __init__(self, model: Classifier, images: Tensor, precision: str = "fp32"):
+        self.model, self.images, self.precision = model, images, precision
         self.forwards = self.gradients = self.zero_pixels = self.pixels = 0
         self.zero, self.broken = (torch.zeros(len(images), dtype=torch.bool, device=images.device) for _ in range(2))
 
@@ -60,10 +61,10 @@ class Meter:
         if images.requires_grad and torch.is_grad_enabled():
             if not logits.requires_grad:
                 raise StudyError("no gradient reaches the pixels: the model's forward is detached from its input")
-            self.gradients += min(len(images), self.kept)
+            self.gradients += len(images)
             images.register_hook(partial(self._look, images.detach()))
         else:
-            self.forwards += min(len(images), self.kept)
+            self.forwards += len(images)
         self._note(self.broken, ~logits.isfinite().all(dim=1), images.detach())
         return logits
 
@@ -73,15 +74,13 @@ class Meter:
     def _look(self, images: Tensor, gradient: Tensor) -> None:
         zeros = (gradient == 0).flatten(1)
         some = ~zeros.all(dim=1)
-        self.zero_pixels = self.zero_pixels + (zeros & some[:, None])[: self.kept].sum()
-        self.pixels = self.pixels + some[: self.kept].sum() * zeros.shape[1]
+        self.zero_pixels = self.zero_pixels + (zeros & some[:, None]).sum()
+        self.pixels = self.pixels + some.sum() * zeros.shape[1]
         self._note(self.zero, ~some, images)
         self._note(self.broken, ~gradient.isfinite().flatten(1).all(dim=1), images)
 
     def _note(self, bits: Tensor, rows: Tensor, images: Tensor) -> None:
-        if len(rows) == len(bits):
-            bits |= rows
-        elif rows.any():
+        if rows.any():
             moved = torch.cdist(images[rows].flatten(1), self.images.flatten(1), p=torch.inf)
             bits[moved.nan_to_num(torch.inf).argmin(dim=1)] = True
 
@@ -89,7 +88,7 @@ class Meter:
 def protocol(model: Classifier, attack, image_size: int, template: str, evaluation: Evaluation) -> str:
     """The facts that travel with every number."""
     passes = (
-        "verdicts fp32"
+        "the model in fp32 where the attack does not say otherwise"
         if evaluation.precision == "fp32"
         else f"every pass, also of the attack, in {evaluation.precision} autocast"
     )
@@ -126,13 +125,11 @@ def evaluate(
     if not record.ids and attack.eps:
         images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))))
         record = replace(record, marks=inspect(model, images, labels))
-    step = evaluation.batch_size
+    step = evaluation.batch_size * evaluation.save_every
     done, n = len(record.ids), len(split.ids)
-    for batch, start in enumerate(watch(range(done, n, step), done), start=1):
+    for start in watch(range(done, n, step), done):
         record = _extended(record, model, attack, split, range(start, min(start + step, n)), evaluation)
-        if batch % evaluation.save_every == 0:
-            record.save(scratch)
-    record.save(scratch)
+        record.save(scratch)
     return record
 
 
@@ -146,33 +143,33 @@ def _kept(scratch: Path, blank: Record, split: Split) -> Record:
 
 def _extended(record: Record, model: Classifier, attack, split: Split, rows: range, evaluation: Evaluation) -> Record:
     """The record with the verdicts of some more rows of the split."""
-    n = len(rows)
-    padded = list(rows) + [rows[0]] * (evaluation.batch_size - n)  # one shape, hence the same kernels
-    images, labels, ids = split.tensors(padded)
-    meter = Meter(model, images, n, evaluation.precision)
-    adv = attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids))
+    images, labels, ids = split.tensors(rows)
+    meter, size = Meter(model, images, evaluation.precision), evaluation.batch_size
+    adv = attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids), size)
     whole = adv.isfinite().flatten(1).all(dim=1)
     adv = torch.where(whole[:, None, None, None], adv, images)  # where a gradient has spoilt it the attack has failed
-    _check_ball(adv, images, attack.eps)
-    (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels) for x in (images, adv))
+    _check_ball(adv, images, attack)
+    (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels, size) for x in (images, adv))
     clean = clean & clean_finite
     bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
     bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken | ~whole}
     return replace(
         record,
-        ids=record.ids + tuple(ids[:n]),
-        **{name: getattr(record, name) + tuple(of_batch[:n].tolist()) for name, of_batch in bits.items()},
+        ids=record.ids + tuple(ids),
+        **{name: getattr(record, name) + tuple(of_rows.tolist()) for name, of_rows in bits.items()},
         **{name: getattr(record, name) + total for name, total in meter.totals().items()},
     )
 
 
 @torch.no_grad()
-def _verdicts(model: Meter, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Is the answer right, and is it one at all? (B,), (B,)."""
-    logits = model(images)
+def _verdicts(model: Meter, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Is the answer right, and is it one at all? (N,), (N,)."""
+    parts = [model(images[rows]) for rows in filled(len(images), batch_size, images.device)]
+    logits = torch.cat(parts)[: len(images)]
     return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)
 
 
-def _check_ball(adv: Tensor, images: Tensor, eps: float) -> None:
-    assert (adv - images).abs().max() <= eps + ROUNDING, "the attack left its ball"
+def _check_ball(adv: Tensor, images: Tensor, attack) -> None:
+    order = 2 if getattr(attack, "norm", "linf") == "l2" else torch.inf
+    assert (adv - images).flatten(1).norm(p=order, dim=1).max() <= attack.eps + ROUNDING, "the attack left its ball"
     assert adv.min() >= 0 and adv.max() <= 1, "the attack left the range of pixels"

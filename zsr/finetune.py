@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zsr.attacks._noise import Noise
-from zsr.attacks.pgd import PGD
+from zsr.attacks._steps import Steps
 from zsr.data.split import Split
 from zsr.methods._base import Batch, Method
 from zsr.models.classifier import Classifier
@@ -20,14 +20,14 @@ from zsr.watch import Watch, unwatched
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingAttack(PGD):
-    """PGD, and what the published training loops do beside it."""
+class TrainingAttack(Steps):
+    """PGD's last point, and what the published training loops do beside it."""
 
     fixed_noise: bool  # the same start in every step, by the place in the batch (quirk C3)
     gradient_leak: NonNegative  # share of the attack's parameter gradients that joins the step's (quirk S1)
 
     def ascent(self, objective, adv):
-        """As PGD's; with a leak the parameters' .grad gather those of the mean objective, as loss.backward() does."""
+        """As elsewhere; with a leak the parameters' .grad gather those of the mean objective, as loss.backward() does."""
         if not self.gradient_leak:
             return super().ascent(objective, adv)
         total = self.reduced(objective, adv)

@@ -32,8 +32,9 @@ class Record:
     fingerprint: hash of everything the bits depend on. attacks_run: the attacks behind the name, which few classes
     shorten. counted: which bits make the accuracy; "both", an image right both times, cannot exceed clean accuracy.
     marks: of the model, found before it was attacked.
-    forwards, gradients: passes of the tower without and with a gradient, summed over images. pixels, zero_pixels:
-    entries of the gradients that were not zero everywhere, and how many of them were exactly zero.
+    forwards, gradients: passes of the tower without and with a gradient, one for each image of a batch, also for those
+    that only fill it up. pixels, zero_pixels: entries of the gradients that were not zero everywhere, and how many of
+    them were exactly zero.
     """
 
     method: str

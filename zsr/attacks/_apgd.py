@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from zsr.attacks._balls import BALLS
-from zsr.attacks._controller import periods
+from zsr.attacks._controller import due
 from zsr.attacks._noise import Noise
 from zsr.attacks._passes import Model, differentiate, fooled, rival
-from zsr.attacks._rows import shrunk
-from zsr.attacks._trajectory import Trajectory, wide
+from zsr.attacks._places import through
+from zsr.attacks._trajectory import Trajectory
 from zsr.losses import cross_entropy, dlr, dlr_targeted
 
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr_targeted": "apgd-t"}
@@ -20,9 +20,9 @@ NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr_targeted": "apgd-t"}
 class _Run:
     """What is known of R images."""
 
-    rows: Tensor  # their places in the batch
+    rows: Tensor  # their places among all
     classes: Tensor  # (R, 2), label and target
-    fooled: Tensor
+    over: Tensor
     path: Trajectory
 
 
@@ -42,25 +42,30 @@ class Ascent:
     def name(self) -> str:
         return NAMES[self.loss]
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
         """The last iterate that fools the model, the first with early_drop; the image itself where none does."""
-        ball, due = BALLS[self.norm](self.eps), periods(self.n_iter)
-        x = ball.start(images, noise, f"{self.name}/{self.rank}/{self.restart}")
-        classes = torch.stack([labels, rival(model, images, labels, self.rank) if self.rank else labels], dim=1)
-        hit, loss, gradient = self._pass(model, x, classes)
-        path = Trajectory.begin(images, x, loss, gradient, 2 * self.eps)
-        run = _Run(torch.arange(len(x), device=x.device), classes, hit, path)
-        adv = torch.where(wide(hit), x, images)
-        for done in range(1, self.n_iter + 1):
-            run = shrunk(run, ~run.fooled) if self.early_drop else run
-            if not len(run.rows):
-                break
-            run.path.move(ball, first=done == 1)
+        ball, stream = BALLS[self.norm](self.eps), f"{self.name}/{self.rank}/{self.restart}"
+        targets = rival(model, images, labels, self.rank, batch_size) if self.rank else labels
+        classes, adv = torch.stack([labels, targets], dim=1), images.clone()
+        checks = due(self.n_iter, images.device)
+
+        def begin(rows: Tensor) -> _Run:
+            start = ball.start(images[rows], noise.take(rows), stream)
+            path = Trajectory.begin(images[rows], start, 2 * self.eps)
+            return _Run(rows, classes[rows], torch.zeros_like(rows, dtype=torch.bool), path)
+
+        def step(run: _Run) -> Tensor:
             hit, loss, gradient = self._pass(model, run.path.x, run.classes)
-            new = hit & ~run.fooled if self.early_drop else hit
+            new = hit & ~run.over
             adv[run.rows[new]] = run.path.x[new]
-            run.fooled = run.fooled | hit
-            run.path.judge(loss, gradient, due.get(done))
+            run.path.judge(loss, gradient, checks[run.path.passes.clamp(max=self.n_iter)])
+            run.path.move(ball)
+            run.over = run.over | (run.path.passes > self.n_iter) | (hit & self.early_drop)
+            return run.over
+
+        through(len(images), batch_size, images.device, begin, step)
         return adv
 
     def _pass(self, model: Model, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,6 +19,12 @@ def periods(n_iter: int) -> dict[int, int]:
     return found
 
 
+def due(n_iter: int, device: torch.device) -> Tensor:
+    """After iteration 0 ... n_iter: the period of `periods` where a check is due, else 0."""
+    found = periods(n_iter)
+    return torch.tensor([found.get(done, 0) for done in range(n_iter + 1)], device=device)
+
+
 @dataclass
 class Controller:
     """The step size of every image and what it depends on, each (B,)."""
@@ -31,11 +37,11 @@ class Controller:
     halved: Tensor  # was the step halved at the last check?
 
     @classmethod
-    def begin(cls, step: float, loss: Tensor) -> "Controller":
+    def begin(cls, step: float | Tensor, loss: Tensor) -> "Controller":
         """From the loss at the start."""
         zero = torch.zeros_like(loss)
         # The first rise is counted from 0 and not from the start: the authors' code reads an entry not yet written.
-        return cls(torch.full_like(loss, step), loss, zero, zero.int(), loss, torch.ones_like(loss, dtype=torch.bool))
+        return cls(zero + step, loss, zero, zero.int(), loss, torch.ones_like(loss, dtype=torch.bool))
 
     def observe(self, loss: Tensor) -> Tensor:
         """Take note of the loss of an iterate, (B,). True where it is the best so far."""
@@ -44,10 +50,15 @@ class Controller:
         self.previous, self.best = loss, torch.where(better, loss, self.best)
         return better
 
-    def check(self, period: int) -> Tensor:
-        """Halve the steps of images that rose too rarely, condition 1, or to no new best, 2. True where halved."""
-        stuck = ~self.halved & (self.checked >= self.best)
-        self.halved = (self.rises <= RHO * period) | stuck
-        self.step = torch.where(self.halved, self.step / 2, self.step)
-        self.checked, self.rises = self.best, torch.zeros_like(self.rises)
-        return self.halved
+    def check(self, period: Tensor) -> Tensor:
+        """Halve the steps of images that rose too rarely, condition 1, or to no new best, 2. True where halved.
+
+        period: (B,), 0 where no check is due.
+        """
+        due, stuck = period > 0, ~self.halved & (self.checked >= self.best)
+        cut = due & ((self.rises <= RHO * period) | stuck)
+        self.halved = torch.where(due, cut, self.halved)
+        self.step = torch.where(cut, self.step / 2, self.step)
+        self.checked = torch.where(due, self.best, self.checked)
+        self.rises = self.rises.masked_fill(due, 0)
+        return cut

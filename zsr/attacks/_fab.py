@@ -7,9 +7,9 @@ from torch import Tensor
 
 from zsr.attacks._noise import Noise
 from zsr.attacks._passes import Model, differentiate, fooled, predict, rival
+from zsr.attacks._places import through
 from zsr.attacks._projection import step_to_plane
-from zsr.attacks._rows import shrunk
-from zsr.attacks._trajectory import wide
+from zsr.attacks._rows import wide
 
 BIAS = 0.1  # largest pull towards the clean image
 OVERSHOOT = 1.05
@@ -21,11 +21,12 @@ TINY = 1e-8
 class _Run:
     """What is known of R images."""
 
-    rows: Tensor  # their places in the batch
+    rows: Tensor  # their places among all
     images: Tensor
     classes: Tensor  # (R, 2), label and target
     x: Tensor
     distance: Tensor  # of the nearest success
+    done: Tensor  # iterations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +39,31 @@ class Boundary:
     rank: int
     name = "fab-t"
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
         """Successes inside the ball, and the images where there is none."""
-        classes = torch.stack([labels, rival(model, images, labels, self.rank)], dim=1)
+        classes = torch.stack([labels, rival(model, images, labels, self.rank, batch_size)], dim=1)
         far = torch.full(labels.shape, torch.inf, device=images.device)
-        run = _Run(torch.arange(len(images), device=images.device), images, classes, images, far)
         adv = images.clone()
-        for _ in range(self.n_iter):
-            run = shrunk(run, run.distance > self.eps) if self.early_drop else run
-            if not len(run.rows):
-                break
-            run.x = self._step(model, run)
+
+        def begin(rows: Tensor) -> _Run:
+            return _Run(rows, images[rows], classes[rows], images[rows], far[rows], torch.zeros_like(rows))
+
+        def step(run: _Run) -> Tensor:
+            run.x, under_way = self._step(model, run), run.done < self.n_iter
             hit = fooled(predict(model, run.x), run.classes[:, 0])
             distance = (run.x - run.images).abs().amax((1, 2, 3))
-            nearer = hit & (distance < run.distance)
+            nearer = hit & under_way & (distance < run.distance)
             new = nearer & (distance <= self.eps)
             new = new & (run.distance > self.eps) if self.early_drop else new
             adv[run.rows[new]] = run.x[new]
             run.distance = torch.where(nearer, distance, run.distance)
             run.x = torch.where(wide(hit), run.images + BACK * (run.x - run.images), run.x)
+            run.done = run.done + 1
+            return (run.done >= self.n_iter) | ((run.distance <= self.eps) & self.early_drop)
+
+        through(len(images), batch_size, images.device, begin, step)
         return adv
 
     def _step(self, model: Model, run: _Run) -> Tensor:

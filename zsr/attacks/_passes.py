@@ -5,14 +5,20 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from zsr.attacks._places import filled
+
 Model = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> logits, (B, C)
 
 
 @torch.no_grad()
-def predict(model: Model, images: Tensor) -> Tensor:
-    """Logits that a verdict may rest on, (B, C): fp32, also where the caller takes gradients in autocast."""
+def predict(model: Model, images: Tensor, batch_size: int | None = None) -> Tensor:
+    """Logits that a verdict may rest on, (N, C): fp32, also where the caller takes gradients in autocast.
+
+    batch_size: of the model's passes, all images by default.
+    """
     with torch.autocast(images.device.type, enabled=False):
-        return model(images).float()
+        parts = [model(images[rows]).float() for rows in filled(len(images), batch_size, images.device)]
+    return torch.cat(parts)[: len(images)]
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
@@ -33,7 +39,7 @@ def differentiate(model: Model, images: Tensor, score: Callable[[Tensor], Tensor
     return logits.detach(), scores.detach(), gradient
 
 
-def rival(model: Model, images: Tensor, labels: Tensor, rank: int) -> Tensor:
-    """The class that comes rank-th among the wrong ones, the first being the likeliest: (B, 3, H, W) -> (B,)."""
-    others = predict(model, images).scatter(1, labels[:, None], -torch.inf)
+def rival(model: Model, images: Tensor, labels: Tensor, rank: int, batch_size: int | None = None) -> Tensor:
+    """The class that comes rank-th among the wrong ones, the first being the likeliest: (N, 3, H, W) -> (N,)."""
+    others = predict(model, images, batch_size).scatter(1, labels[:, None], -torch.inf)
     return others.topk(rank, dim=1)[1][:, -1]

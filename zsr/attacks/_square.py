@@ -1,6 +1,5 @@
 """Square attack in l-infinity: random search that asks for logits alone. Andriushchenko et al., ECCV 2020."""
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -8,28 +7,24 @@ from torch import Tensor
 
 from zsr.attacks._noise import Noise
 from zsr.attacks._passes import Model, predict
-from zsr.attacks._rows import shrunk
+from zsr.attacks._places import through
+from zsr.attacks._rows import wide
+from zsr.attacks._windows import side, span
 from zsr.losses import margin
-
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which a square's area is halved
-
-
-def side(query: int, height: int, width: int, p_init: float) -> int:
-    """Of the square at a query, in pixels: it starts at a share p_init of the image (section 3.3)."""
-    area = p_init / 2 ** sum(query > end for end in HALVINGS)
-    return min(max(round(math.sqrt(area * height * width)), 1), height, width)
 
 
 @dataclass
 class _Run:
     """What is known of R images."""
 
-    rows: Tensor  # their places in the batch
+    rows: Tensor  # their places among all
     images: Tensor
     labels: Tensor
     best: Tensor
     margin: Tensor  # at best; the model is fooled where it is not positive
-    draws: Tensor  # (R, n_queries, 2 + channels), uniform on [-1, 1): where squares are, and their signs
+    stripes: Tensor  # (R, channels, 1, W), uniform on [-1, 1)
+    draws: Tensor  # (R, n_queries, 2 + channels), the same: where squares are, and their signs
+    done: Tensor  # passes; the first is that of the stripes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,38 +36,48 @@ class Squares:
     p_init: float
     name = "square"
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
         """Images in the ball with the smallest margin found; an image leaves the batch once it fools the model."""
-        n, channels, _, width = images.shape
-        stripes = noise.uniform((channels, 1, width), "square/stripes").to(images).sign()
-        draws = noise.uniform((self.n_queries, 2 + channels), "square/queries").to(images)
-        adv = (images + self.eps * stripes).clamp(0, 1)
-        left = margin(predict(model, adv), labels)
-        run = _Run(torch.arange(n, device=images.device), images, labels, adv.clone(), left, draws)
-        for query in range(self.n_queries):
-            run = shrunk(run, run.margin > 0)
-            if not len(run.rows):
-                break
-            x = self._proposed(run, query)
+        channels, height, width = images.shape[1:]
+        sides = [side(query, height, width, self.p_init) for query in range(self.n_queries)]
+        sides = torch.tensor([0, *sides], device=images.device)
+        adv = images.clone()
+
+        def begin(rows: Tensor) -> _Run:
+            stripes = noise.take(rows).uniform((channels, 1, width), "square/stripes").to(images)
+            draws = noise.take(rows).uniform((self.n_queries, 2 + channels), "square/queries").to(images)
+            unknown = torch.full(rows.shape, torch.inf, device=images.device)
+            return _Run(
+                rows, images[rows], labels[rows], images[rows], unknown, stripes, draws, torch.zeros_like(rows)
+            )
+
+        def step(run: _Run) -> Tensor:
+            query = run.done.clamp(max=self.n_queries)
+            x = torch.where(wide(run.done == 0), self._striped(run), self._squared(run, query, sides[query]))
             left = margin(predict(model, x), run.labels)
-            taken = (run.margin > 0) & (left < run.margin)
+            taken = (run.done <= self.n_queries) & (run.margin > 0) & (left < run.margin)
             run.margin = torch.where(taken, left, run.margin)
-            run.best[taken] = adv[run.rows[taken]] = x[taken]
+            run.best = torch.where(wide(taken), x, run.best)
+            adv[run.rows[taken]] = x[taken]
+            run.done = run.done + 1
+            return (run.done > self.n_queries) | ~(run.margin > 0)
+
+        through(len(images), batch_size, images.device, begin, step)
         return adv
 
-    def _proposed(self, run: _Run, query: int) -> Tensor:
-        """The best images with one square of each pushed to a corner of the ball, (R, C, H, W)."""
+    def _striped(self, run: _Run) -> Tensor:
+        """The start: every column of a channel pushed up or down."""
+        return (run.images + self.eps * run.stripes.sign()).clamp(0, 1)
+
+    def _squared(self, run: _Run, query: Tensor, size: Tensor) -> Tensor:
+        """The best images with one square of each, (R,) pixels wide, pushed to a corner of the ball, (R, C, H, W)."""
         height, width = run.images.shape[-2:]
-        size = side(query, height, width, self.p_init)
-        place, signs = run.draws[:, query].tensor_split([2], dim=1)
-        room = place.new_tensor([height - size, width - size])
+        draws = run.draws[torch.arange(len(query), device=query.device), (query - 1).clamp(min=0)]
+        place, signs = draws.tensor_split([2], dim=1)
+        room = torch.stack([height - size, width - size], dim=1)
         top, left = (room * ((place + 1) / 2)).long().unbind(1)
-        inside = _span(top, size, height)[:, None, :, None] & _span(left, size, width)[:, None, None, :]
+        inside = span(top, size, height)[:, None, :, None] & span(left, size, width)[:, None, None, :]
         pushed = run.best + 2 * self.eps * signs.sign()[:, :, None, None] * inside
         return pushed.clamp(run.images - self.eps, run.images + self.eps).clamp(0, 1)
-
-
-def _span(start: Tensor, size: int, end: int) -> Tensor:
-    """Places from start to start + size of 0 ... end, (R,) -> (R, end)."""
-    place = torch.arange(end, device=start.device) - start[:, None]
-    return (place >= 0) & (place < size)

@@ -29,9 +29,14 @@ class APGD:
         if self.norm == "linf" and self.eps > 1:
             raise ValueError(f"eps must be at most 1 in l-inf, the range of pixels, got {self.eps:g}")
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Adversarial images for a classifier of pixels: (B, 3, H, W) in [0, 1] -> the same shape, in the ball."""
-        return cascade(model, images, labels, noise, self._rounds)
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
+
+        batch_size: of the model's passes, all images by default.
+        """
+        return cascade(model, images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the attack for a set of so few classes."""
@@ -42,7 +47,7 @@ class APGD:
         eps = f"l-inf, eps {255 * self.eps:g}/255" if self.norm == "linf" else f"l2, eps {self.eps:g}"
         loss = {"ce": "cross-entropy", "dlr": "DLR", "dlr_targeted": f"DLR towards {self.n_targets} classes"}[self.loss]
         restarts = f"{self.n_restarts} restart{'s' if self.n_restarts > 1 else ''}"
-        return f"APGD {eps}, {self.n_iter} iterations, {restarts}, any iterate, summed {loss}, gradient fp32"
+        return f"APGD {eps}, {self.n_iter} iterations, {restarts}, any iterate, summed {loss}"
 
     def _rounds(self, n_classes: int) -> list[Ascent]:
         settings = {"norm": self.norm, "eps": self.eps, "n_iter": self.n_iter, "early_drop": self.early_drop}

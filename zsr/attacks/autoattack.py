@@ -30,9 +30,14 @@ class AutoAttack:
     n_targets: Count = 9  # of targeted APGD, and of FAB
     early_drop: bool = True  # the verdicts are the same without; an image leaves a batch once it is fooled
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Adversarial images for a classifier of pixels: (B, 3, H, W) in [0, 1] -> the same shape, in the ball."""
-        return cascade(model, images, labels, noise, self._rounds)
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
+
+        batch_size: of the model's passes, all images by default.
+        """
+        return cascade(model, images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the list for a set of so few classes."""
@@ -44,7 +49,7 @@ class AutoAttack:
         queries = f", {self.n_queries} queries" if "square" in LISTS[self.version] else ""
         return (
             f"AutoAttack {self.version} ({attacks}; fewer for few classes) l-inf, eps {255 * self.eps:g}/255, "
-            f"{self.n_iter} iterations{queries}, 1 restart, any iterate, summed losses, gradient fp32"
+            f"{self.n_iter} iterations{queries}, 1 restart, any iterate, summed losses"
         )
 
     def _rounds(self, n_classes: int) -> list[Round]:

@@ -20,9 +20,14 @@ class FAB:
     n_targets: Count = 9
     early_drop: bool = True  # the verdicts are the same without; the nearest point found is then returned
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Adversarial images for a classifier of pixels: (B, 3, H, W) in [0, 1] -> the same shape, in the ball."""
-        return cascade(model, images, labels, noise, self._rounds)
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
+
+        batch_size: of the model's passes, all images by default.
+        """
+        return cascade(model, images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the attack for a set of so few classes."""
@@ -32,7 +37,7 @@ class FAB:
         """The facts that travel with every number of this attack."""
         return (
             f"FAB l-inf, eps {255 * self.eps:g}/255, {self.n_iter} iterations towards each of {self.n_targets} "
-            "likeliest wrong classes, start at the image, 1 restart, any iterate, gradient fp32"
+            "likeliest wrong classes, start at the image, 1 restart, any iterate"
         )
 
     def _rounds(self, n_classes: int):

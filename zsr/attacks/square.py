@@ -19,10 +19,15 @@ class Square:
     n_queries: Count
     p_init: Share = 0.8  # share of the image that the first squares cover
 
-    def __call__(self, model: Model, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-        """Adversarial images for a classifier of pixels: (B, 3, H, W) in [0, 1] -> the same shape, in the ball."""
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
+
+        batch_size: of the model's passes, all images by default.
+        """
         run = Squares(eps=self.eps, n_queries=self.n_queries, p_init=self.p_init)
-        return cascade(model, images, labels, noise, lambda n_classes: [run])
+        return cascade(model, images, labels, noise, batch_size, lambda n_classes: [run])
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """The same for every number of classes."""

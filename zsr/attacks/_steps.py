@@ -1,0 +1,67 @@
+"""Steps of fixed size along the sign of a gradient, in an l-infinity ball. Madry et al., ICLR 2018."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from zsr.attacks._noise import Noise
+from zsr.params import Count, PixelRange
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """n_iter steps from one start, uniform in the ball or at the image."""
+
+    eps: PixelRange  # in units of the pixel range [0, 1]
+    step_size: PixelRange
+    n_iter: Count
+    random_start: bool
+    precision: Literal["fp32", "bf16", "fp16"]  # of the gradient; fp16 autocast without loss scaling: quirk S2
+    reduction: Literal["sum", "mean"]  # over the batch; under fp16 the mean underflows with the batch (quirk S2)
+    clip_start: bool = True  # False: the first forward may see pixels outside [0, 1], as in FARE
+    stream: ClassVar[str] = "pgd"  # of noise
+
+    def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise) -> Tensor:
+        """The last point, in the ball and in [0, 1], of an ascent of objective: (B, 3, H, W) -> (B,)."""
+        adv = self.start(images, noise)
+        for _ in range(self.n_iter):
+            leaf = adv.detach().requires_grad_()
+            adv = self.moved(adv, self.ascent(objective, leaf), images)
+        return adv
+
+    def start(self, images: Tensor, noise: Noise) -> Tensor:
+        if not self.random_start:
+            return images
+        adv = images + self.eps * noise.uniform(images.shape[1:], self.stream).to(images)
+        return self._projected(adv, images) if self.clip_start else adv
+
+    def moved(self, adv: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
+        """The next point."""
+        return self._projected(adv + self.step_size * gradient.sign(), images)
+
+    def ascent(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
+        """Gradient of the objective by the images alone, so that no parameter's .grad is touched (quirk S1)."""
+        return torch.autograd.grad(self.reduced(objective, adv), adv)[0]
+
+    def reduced(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
+        """The scalar that is differentiated. Summed, images do not interact."""
+        with torch.autocast(adv.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+            scores = objective(adv)
+        return scores.sum() if self.reduction == "sum" else scores.mean()
+
+    def _projected(self, adv: Tensor, images: Tensor) -> Tensor:
+        return adv.clamp((images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1))
+
+    def facts(self) -> str:
+        """What stands in a protocol."""
+        start = "random start" if self.random_start else "start at the image"
+        start += "" if self.clip_start else " not clipped to [0, 1]"
+        return (
+            f"l-inf, eps {255 * self.eps:g}/255, step {255 * self.step_size:g}/255, {self.n_iter} iterations, "
+            f"{start}, 1 restart, gradient {self.precision}"
+        )
