@@ -18,13 +18,13 @@ from zsr.records import Record
 def main(params: Path, variants: Path, records: Path, out: Path) -> None:
     wanted, data = ablation.load(variants), block(read(params), "data", Data)
     loaded = {
-        (name, attack, set_name): [
-            Record.load(records / name / attack / str(seed) / f"{set_name}.json") for seed in wanted.seeds
+        (name, wanted.attack, set_name): [
+            Record.load(records / name / str(seed) / f"{set_name}.json") for seed in wanted.seeds
         ]
         for name in wanted.variants
-        for attack in wanted.attacks()
         for set_name in data.sets
     }
+    loaded = results.with_clean(loaded)
     groups = {group: names for group, names in data.groups().items() if group in ("all", "unseen_strict")}
     facts = (
         f"{len(wanted.seeds)} fine-tuning seeds on one base model, the first {wanted.images} images of each test set"

@@ -1,5 +1,6 @@
 """Attention maps of clean and attacked images under every method: the figure, and what was measured."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from stages.command import EXISTING, WRITTEN, stage
 from zsr import attention_study, figures, storage
 from zsr.attacks._noise import Noise
+from zsr.attacks._sign_attack import SignAttack
 from zsr.attention_study import AttentionStudy
 from zsr.data import prepared
 from zsr.models import clip
@@ -27,6 +29,8 @@ def main(params: Path, checkpoints: Path, sets: Path, text: Path, measured: Path
     torch.set_num_threads(block(document, "threads", Count))
     wanted = block(document, "attention", AttentionStudy)
     attack, seed = component(document, "attacks", wanted.attack), block(document, "evaluate.seed", Natural)
+    if isinstance(attack, SignAttack):
+        attack = replace(attack, success="last")  # maps are of images that are attacked to the end
     data = prepared.load(sets, text, wanted.set)
     images, labels, ids = data.split.tensors(range(wanted.images))
     arch, maps, rows = block(document, "model.arch", str), {}, []

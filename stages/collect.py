@@ -25,16 +25,17 @@ def main(params: Path, records: Path, out: Path) -> None:
         for attack in attacks
         for name in data.sets
     }
-    cells, groups = results.with_worst_case(loaded), data.groups()
+    cells, groups = results.with_worst_case(results.with_clean(loaded)), data.groups()
     marks = audit.marks(cells)
     rows = {
         "accuracy": results.cell_rows(cells),
         "averages": results.average_rows(cells, groups),
         "pairs": results.pair_rows(cells, groups),
+        "attacks": results.attack_rows(cells, groups),
     }
     for table, plain in rows.items():
         rows[table] = audit.annotated(plain, marks, groups)
-        storage.write_rows(out / f"{table}.csv", rows[table])
+        storage.write_rows(out / f"{table}.csv", rows[table], header=["attack"])
     results.write_summaries(out, rows["averages"])
     storage.write_rows(out / "marks.csv", audit.mark_rows(marks), header=audit.HEADER)
     storage.write_rows(out / "checks.csv", audit.check_rows(cells, marks))

@@ -16,9 +16,10 @@ from zsr.storage import read_rows
 @click.option("--out", type=WRITTEN, required=True)
 def main(params: Path, metrics: Path, published: tuple[Path, ...], out: Path) -> None:
     name = block(read(params), "name", str)
-    files = ("accuracy", "averages", "pairs", "marks", "checks")
-    cells, averages, pairs, marks, checks = (read_rows(metrics / f"{table}.csv") for table in files)
+    files = ("accuracy", "averages", "attacks", "pairs", "marks", "checks")
+    cells, averages, attacks, pairs, marks, checks = (read_rows(metrics / f"{table}.csv") for table in files)
     tables.accuracy(out, cells, averages, f"Accuracy, {name}", marks)
+    tables.attacks(out, averages, attacks, "all", f"Attacks side by side, {name}", marks)
     tables.audit(out, marks, checks, f"Audit, {name}")
     paper = [row for path in published for row in read_rows(path)]
     tables.orderings(out, pairs, paper, "all", f"Orderings of the paper, {name}", marks)

@@ -1,4 +1,4 @@
-"""Judge one variant of ablation/params.yaml, clean and under the ablation's attack, once for each seed."""
+"""Judge one variant of ablation/params.yaml, without and with the ablation's attack, once for each seed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from zsr.params import Count, block, read
 @click.option("--sets", type=EXISTING, required=True)
 @click.option("--text", type=EXISTING, required=True)
 @click.option("--base", type=EXISTING, required=True)
-@click.option("--out", type=WRITTEN, required=True, help="Folder: attack, seed, one record per set.")
+@click.option("--out", type=WRITTEN, required=True, help="Folder: seed, one record per set.")
 def main(name: str, params: Path, variants: Path, towers: Path, sets: Path, text: Path, base: Path, out: Path) -> None:
     document, wanted = read(params), ablation.load(variants)
     torch.set_num_threads(block(document, "threads", Count))
@@ -34,10 +34,7 @@ def main(name: str, params: Path, variants: Path, towers: Path, sets: Path, text
         tower = towers / f"{seed}.safetensors"
         model = clip.create(block(document, "model.arch", str), base)
         clip.load_tower(tower, model)
-        for attack in wanted.attacks():
-            judge(
-                document, Judged(name, seed, storage.digest(base, tower), model), attack, data, out / attack / str(seed)
-            )
+        judge(document, Judged(name, seed, storage.digest(base, tower), model), wanted.attack, data, out / str(seed))
 
 
 if __name__ == "__main__":

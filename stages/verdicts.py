@@ -38,7 +38,7 @@ def judge(document: Mapping, judged: Judged, attack_name: str, sets: Mapping[str
         listed = attacks_run(attack, attack_name, len(data.text_embeddings))
         facts = {"protocol": stated, "attacks_run": listed, "counted": evaluation.counted}
         blank = Record(**cell, fingerprint=inputs, **facts)
-        kept = scratch("evaluate", judged.method, attack_name, f"{name}-{inputs}.json")
+        kept = scratch("evaluate", attack_name, f"{name}-{inputs}.json")  # of equal weights, whatever their method
         with storage.claimed(kept):
             watch = progress(f"{judged.method} {attack_name} {name}", "batch")
             evaluate(model, attack, data.split, blank, evaluation, kept, watch).save(out / f"{name}.json")

@@ -17,7 +17,7 @@ LAYERS = [
     {"attacks"},
     {"methods"},
     {"sentinels", "train"},
-    {"attention_study", "evaluate", "finetune", "pretrain", "results"},
+    {"attention_study", "eps_sweep", "evaluate", "finetune", "pretrain", "results"},
     {"ablation", "audit", "figures", "tables", "terms"},
     {"study"},
 ]

@@ -61,7 +61,9 @@ def test_the_attack_is_given_the_noise_of_each_image(trained, split, tmp_path):
 
 def test_the_record_counts_what_was_done(trained, split, tmp_path):
     record = run(trained, split, tmp_path / "r", batch_size=10)
-    assert record.pixels == 4 * 70 * 3 * 24 * 24 and record.zero_pixels == 0 and record.marks == ()  # seven full batches
+    assert (
+        record.pixels == 4 * 70 * 3 * 24 * 24 and record.zero_pixels == 0 and record.marks == ()
+    )  # seven full batches
     assert not any(record.zero_bits + record.broken_bits)
     assert record.gradients == 4 * 70 and record.forwards == 2 * 70 and len(record.ids) == 64
     assert record.robust_bits == tuple(c and a for c, a in zip(record.clean_bits, record.adv_bits))

@@ -70,7 +70,14 @@ def test_the_step_is_none_on_the_plane_finite_without_a_slope_and_ends_on_nan():
 def test_a_step_is_mixed_from_the_nearest_points_of_the_iterate_and_of_the_image():
     model = linear(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0.0, -0.8]))  # the boundary is x = 0.8
     image, x = torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.9])  # 0.3 and 0.2 away: 0.1 < 0.2 / (0.2 + 0.3)
-    state = (torch.tensor([0]), image.view(1, 1, 1, 2), torch.tensor([[0, 1]]), x.view(1, 1, 1, 2), torch.tensor([1.0]), torch.tensor([0]))
+    state = (
+        torch.tensor([0]),
+        image.view(1, 1, 1, 2),
+        torch.tensor([[0, 1]]),
+        x.view(1, 1, 1, 2),
+        torch.tensor([1.0]),
+        torch.tensor([0]),
+    )
     moved = Boundary(eps=0.1, n_iter=1, early_drop=False, rank=1)._step(model, _Run(*state))
     expected = 0.9 * (x + torch.tensor([1.05 * 0.2, 0.0])) + 0.1 * (image + torch.tensor([1.05 * 0.3, 0.0]))
     torch.testing.assert_close(moved.flatten(), expected)

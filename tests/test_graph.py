@@ -13,7 +13,7 @@ ABLATION = read(ROOT / "ablation/params.yaml")
 DYNAMIC = {"finetune": "zsr/methods/{}.py", "data": "zsr/data/sets/{}.py", "evaluate": "zsr/attacks/{}.py"}
 PARAMS = read(ROOT / "params.yaml")
 METHODS, ATTACKS, SETS = list(PARAMS["methods"]), list(PARAMS["attacks"]), list(PARAMS["data"]["sets"])
-COMPUTING = {"base_model", "text_embeddings", "attention"}
+COMPUTING = {"base_model", "text_embeddings", "attention", "eps_sweep"}
 FINETUNE = {f"finetune@{m}" for m in METHODS}
 EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
 DATA = {f"data@{s}" for s in SETS}
@@ -62,12 +62,12 @@ def needed(stage) -> set[str]:
     if group == "variant_training":
         seeds.add(f"zsr/methods/{ABLATION['variants'][item]['method']}.py")
     if group == "variant_verdicts":
-        seeds |= {"zsr/attacks/clean.py", f"zsr/attacks/{ABLATION['attack']}.py"}
+        seeds.add(f"zsr/attacks/{ABLATION['attack']}.py")
     if group in DYNAMIC:
         seeds.add(DYNAMIC[group].format(item.rpartition("-")[2] if group == "evaluate" else item))
         assert (ROOT / max(seeds)).is_file()
-    if group == "attention":
-        seeds.add(f"zsr/attacks/{PARAMS['attention']['attack']}.py")
+    if group in ("attention", "eps_sweep"):
+        seeds.add(f"zsr/attacks/{PARAMS[group]['attack']}.py")
     if group == "params":
         for package in ("methods", "attacks", "data/sets"):
             seeds |= {str(path.relative_to(ROOT)) for path in (ROOT / "zsr" / package).glob("*.py")}
@@ -85,7 +85,7 @@ def covered(path: str, deps: set[str]) -> bool:
 
 
 def test_every_file_that_a_stage_imports_is_among_its_deps(repo):
-    assert len(repo.index.stages) == 9 + len(DATA | FINETUNE | EVALUATE | TRAININGS | VERDICTS)
+    assert len(repo.index.stages) == 10 + len(DATA | FINETUNE | EVALUATE | TRAININGS | VERDICTS)
     for stage in repo.index.stages:
         deps = code_deps(stage)
         missing = {path for path in needed(stage) if not covered(path, deps)}
@@ -125,30 +125,41 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     **{
         f"methods.{m}.{key}": (
             value,
-            {f"finetune@{m}", "collect", "figures", "attention"} | variants(f"methods.{m}"),
+            {f"finetune@{m}", "collect", "figures", "attention", "eps_sweep"} | variants(f"methods.{m}"),
         )
         for m, (key, value) in OWN.items()
     },
-    "methods.tecoa.train": ({"lr": 0.002}, {"finetune@tecoa", "collect", "figures", "attention"}),
+    "methods.tecoa.train": ({"lr": 0.002}, {"finetune@tecoa", "collect", "figures", "attention", "eps_sweep"}),
     "seeds": ([0, 1], FINETUNE),
-    "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | {"collect", "attention"} | VERDICTS),
+    "attacks.pgd.n_iter": (
+        30,
+        {e for e in EVALUATE if e.endswith("-pgd")} | {"collect", "attention", "eps_sweep"} | VERDICTS,
+    ),
     "train.lr": (0.002, FINETUNE | TRAININGS),
     "train.attack.eps": ("4/255", FINETUNE | TRAININGS),
-    "evaluate.seed": (1, EVALUATE | {"attention"} | VERDICTS),
+    "evaluate.seed": (1, EVALUATE | {"attention", "eps_sweep"} | VERDICTS),
     "evaluate.batch_size": (50, EVALUATE | VERDICTS),
-    "evaluate.protocol": ("published", EVALUATE | VERDICTS),
+    "evaluate.protocol": ("published", EVALUATE | VERDICTS | {"eps_sweep"}),
     "protocols.published.attacks.pgd.reduction": ("sum", VERDICTS),  # of the study's evaluations none takes it now
     "base_model.epochs": (5, {"base_model"}),
     "data.template": ("a picture of {}", {"text_embeddings", "collect"} | TABLES),
-    "data.sets.letters.test": (100, {"data@letters", "text_embeddings", "collect"} | EVALUATE | VERDICTS | TABLES),
-    "data.sets.shapes.train": (2000, {"data@shapes", "text_embeddings", "collect"} | EVALUATE | VERDICTS | TABLES),
+    "data.sets.letters.test": (
+        100,
+        {"data@letters", "text_embeddings", "collect", "eps_sweep"} | EVALUATE | VERDICTS | TABLES,
+    ),
+    "data.sets.shapes.train": (
+        2000,
+        {"data@shapes", "text_embeddings", "collect", "eps_sweep"} | EVALUATE | VERDICTS | TABLES,
+    ),
     "data.seed": (1, DATA | {"collect"} | TABLES),
     "data.image_size": (32, DATA | {"base_model", "collect"} | TABLES),
     "data.controls": (["colours", "textures"], {"collect"} | TABLES),
     "model.arch": ("ViT-B-32", COMPUTING | FINETUNE | EVALUATE | TRAININGS | VERDICTS),
     "threads": (1, COMPUTING | FINETUNE | EVALUATE | TRAININGS | VERDICTS),
+    "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")} | {"collect"}),
     "attention.columns": (4, {"attention"}),
-    "name": ("other", {"tables", "figures", "attention"}),
+    "eps_sweep.images": (20, {"eps_sweep"}),
+    "name": ("other", {"tables", "figures", "attention", "eps_sweep"}),
 }
 
 

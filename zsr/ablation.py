@@ -25,11 +25,8 @@ class Variant:
 class Ablation:
     seeds: tuple[Natural, ...]
     images: Count  # of each test set, the first
-    attack: str  # of the study's, beside clean
+    attack: str  # of the study's
     variants: dict[str, Variant] = field(default_factory=dict)
-
-    def attacks(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(("clean", self.attack)))
 
     def __post_init__(self):
         for name, variant in self.variants.items():
@@ -59,8 +56,7 @@ def changed(document: Mapping, ablation: Ablation, name: str) -> dict:
         build(Literal[section], variant.section, "section")
         component(result, "methods", variant.method)
         training_of(result, variant.method, FineTuning)
-        for attack in ablation.attacks():
-            component(result, "attacks", attack)
+        component(result, "attacks", ablation.attack)
     except ParamError as error:
         raise ParamError(f"variants.{name}: {error}") from None
     return result

@@ -76,7 +76,8 @@ def annotated(rows: Iterable[Mapping], found: Marks, groups: Mapping[str, Sequen
     for row in rows:
         sets = [row["set"]] if "set" in row else groups[row["group"]]
         methods = [row["method"]] if "method" in row else [row["first"], row["second"]]
-        own = (mark.name for m in methods for s in sets for mark in found.get((m, row["attack"], s), ()))
+        attacks = [row["attack"], *([row["against"]] if "against" in row else [])]
+        own = (mark.name for m in methods for a in attacks for s in sets for mark in found.get((m, a, s), ()))
         result.append(dict(row) | {"marks": " ".join(dict.fromkeys(own))})
     return result
 
@@ -118,6 +119,12 @@ def _not_finite(cell: Cell, records: Records) -> str | None:
 def _above_clean(cell: Cell, records: Records) -> str | None:
     robust, clean = _percent(cell, records), 100 * fmean(fmean(record.clean_bits) for record in records[cell])
     return f"{robust:.1f} % under the attack, {clean:.1f} % without" if robust > clean else None
+
+
+def _clean_differs(cell: Cell, records: Records) -> str | None:
+    pairs = zip(records[cell], records[cell[0], CLEAN, cell[2]])
+    n = sum(a != b for record, other in pairs for a, b in zip(record.clean_bits, other.clean_bits, strict=True))
+    return f"{n} of {_images(cell, records)} verdicts without the attack are not those of {CLEAN}" if n else None
 
 
 def _above(other: str, margin: float) -> Callable[[Cell, Records], str | None]:
@@ -172,6 +179,12 @@ CHECKS = (
         _underflow,
     ),
     Check("not_finite", "logits or gradients were not finite", _any, _not_finite),
+    Check(
+        "clean_differs",
+        "the verdicts without the attack are not those of the other attacks' evaluations",
+        lambda cell, records: cell[1] not in (CLEAN, WORST) and (cell[0], CLEAN, cell[2]) in records,
+        _clean_differs,
+    ),
     Check("above_clean", "accuracy under the attack is above that without", _attacked, _above_clean),
     Check(
         "pgd_above_autoattack",

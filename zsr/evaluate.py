@@ -137,7 +137,7 @@ def _kept(scratch: Path, blank: Record, split: Split) -> Record:
     if scratch.exists():
         record = Record.load(scratch)
         if record.fingerprint == blank.fingerprint and record.ids == tuple(split.ids[: len(record.ids)].tolist()):
-            return record
+            return replace(record, method=blank.method)
     return blank
 
 

@@ -114,6 +114,28 @@ def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note
     _write(figure, path)
 
 
+def eps_sweep(path: Path, rows: Sequence[Mapping[str, str]], note: str) -> None:
+    """Accuracy against eps, mean over sets, one line per method. rows: method, set, eps, n, correct."""
+    figure, axes = _panels(1, 7.5, 4.8)
+    for method, colour in _colours(distinct(rows, "method")).items():
+        own = [row for row in rows if row["method"] == method]
+        eps = distinct(own, "eps")
+        means = [np.mean([int(r["correct"]) / int(r["n"]) for r in own if r["eps"] == e]) for e in eps]
+        axes[0].plot(
+            [255 * _fraction(e) for e in eps], [100 * m for m in means], "o-", ms=3, color=colour, label=method
+        )
+    axes[0].set(xlabel="eps, in 1/255", ylabel="accuracy, %, mean over sets", ylim=(0, 100))
+    axes[0].grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(note, fontsize=9)
+    _write(figure, path)
+
+
+def _fraction(text: str) -> float:
+    top, bottom = text.split("/")
+    return float(top) / float(bottom)
+
+
 def attention(path: Path, images, panels: Mapping[str, tuple], captions: Mapping[str, str], note: str) -> None:
     """Maps of clean and attacked images side by side, one row per method under a row of the images.
 

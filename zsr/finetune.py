@@ -27,7 +27,7 @@ class TrainingAttack(Steps):
     gradient_leak: NonNegative  # share of the attack's parameter gradients that joins the step's (quirk S1)
 
     def ascent(self, objective, adv):
-        """As elsewhere; with a leak the parameters' .grad gather those of the mean objective, as loss.backward() does."""
+        """With a leak the parameters' .grad gather those of the mean objective, as the published backward() does."""
         if not self.gradient_leak:
             return super().ascent(objective, adv)
         total = self.reduced(objective, adv)

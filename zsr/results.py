@@ -16,6 +16,7 @@ from zsr.records import BITS, Record
 Z = 1.959964  # 95 %
 CLEAN = "clean"  # the attack that is none
 WORST = "worst_case"  # all attacks of a study together
+STRONGEST = "autoattack"  # what the others are compared with
 Cell = tuple[str, str, str]  # method, attack, set
 Records = Mapping[Cell, Sequence[Record]]
 
@@ -53,6 +54,34 @@ def cell_rows(records: Records) -> list[dict]:
                 }
             )
     return rows
+
+
+def with_clean(records: Records) -> dict[Cell, list[Record]]:
+    """The records, and those without an attack, unless the study has them: every record has the verdicts of both."""
+    if any(attack == CLEAN for _, attack, _ in records):
+        return {cell: list(seeds) for cell, seeds in records.items()}
+    result: dict[Cell, list[Record]] = {}
+    for (method, attack, name), seeds in records.items():
+        result.setdefault((method, CLEAN, name), [_unattacked(record) for record in seeds])
+        result[method, attack, name] = list(seeds)
+    return result
+
+
+def _unattacked(record: Record) -> Record:
+    none = (False,) * len(record.ids)
+    return Record(
+        method=record.method,
+        seed=record.seed,
+        attack=CLEAN,
+        set_name=record.set_name,
+        fingerprint=record.fingerprint,
+        protocol=f"no attack; the rest as under {record.attack}, in whose evaluation it was measured",
+        attacks_run=(CLEAN,),
+        counted=record.counted,
+        ids=record.ids,
+        **dict.fromkeys(BITS, none) | {"clean_bits": record.clean_bits, "adv_bits": record.clean_bits},
+        forwards=len(record.ids),
+    )
 
 
 def with_worst_case(records: Records) -> dict[Cell, list[Record]]:
@@ -132,6 +161,21 @@ def pair_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dic
         for first, second in itertools.combinations(methods, 2):
             pair = [[records[method, attack, s] for s in groups[group]] for method in (first, second)]
             key = {"group": group, "attack": attack, "first": first, "second": second}
+            rows.append(key | difference(*pair))
+    return rows
+
+
+def attack_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
+    """One row per (group, method, attack): accuracy under it minus that under AutoAttack, on the same images.
+
+    None where the study has no AutoAttack. half_width as in `pair_rows`.
+    """
+    rows = []
+    cells = _methods_and_attacks(records)
+    for group, (method, attack) in itertools.product(groups, cells):
+        if attack not in (CLEAN, WORST, STRONGEST) and (method, STRONGEST) in cells:
+            pair = [[records[method, a, s] for s in groups[group]] for a in (attack, STRONGEST)]
+            key = {"group": group, "method": method, "attack": attack, "against": STRONGEST}
             rows.append(key | difference(*pair))
     return rows
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from zsr.attention_study import AttentionStudy
 from zsr.data.split import check_sizes
 from zsr.data.world import Data
+from zsr.eps_sweep import EpsSweep
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation, Protocol
 from zsr.finetune import FineTuning
@@ -38,11 +39,12 @@ class Study:
     evaluate: Evaluation
     attacks: dict[str, dict[str, Any]]
     attention: AttentionStudy
+    eps_sweep: EpsSweep
     protocols: dict[str, Protocol] = field(default_factory=dict)  # evaluate.protocol names the one in force
 
     def __post_init__(self):
-        if "clean" not in self.attacks:
-            raise ValueError(f"attacks must have 'clean', got {', '.join(self.attacks) or 'none'}")
+        if not self.attacks:
+            raise ValueError("attacks must have at least one, got none")
         if not self.methods:
             raise ValueError("methods must have at least one, got none")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -51,6 +53,9 @@ class Study:
         if chosen not in self.protocols:
             close = nearest(chosen, self.protocols)
             raise ValueError(f"evaluate.protocol is none of protocols ({listed}): {chosen!r}{close}")
+        swept = self.eps_sweep.attack
+        if swept not in self.attacks:
+            raise ValueError(f"eps_sweep.attack is none of attacks ({', '.join(self.attacks)}): '{swept}'")
         shown = self.attention
         if shown.set not in self.data.sets:
             raise ValueError(f"attention.set is none of data.sets ({', '.join(self.data.sets)}): '{shown.set}'")

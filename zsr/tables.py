@@ -9,7 +9,7 @@ from pathlib import Path
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from zsr import storage
-from zsr.results import over_seeds
+from zsr.results import STRONGEST, over_seeds
 from zsr.storage import distinct
 
 Row = Mapping[str, str]
@@ -105,6 +105,37 @@ def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
         spread,
         *protocols,
     ]
+
+
+def attacks(
+    folder: Path, averages: Sequence[Row], differences: Sequence[Row], group: str, title: str, marks: Sequence[Row] = ()
+) -> None:
+    """Every method under all attacks side by side, and what each leaves beyond AutoAttack on the same images.
+
+    differences: rows of `zsr.results.attack_rows`.
+    """
+    own = [row for row in differences if row["group"] == group]
+    by_cell = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
+    minus = {(r["method"], r["attack"]): r for r in own}
+    names, compared = distinct(averages, "attack"), distinct(own, "attack")
+    body = [
+        [method]
+        + [_marked(with_spread, by_cell[method, attack], marks) for attack in names]
+        + [_marked(_signed, minus[method, attack], marks) for attack in compared]
+        for method in distinct(averages, "method")
+    ]
+    header = ["method", *names, *(f"{attack} - {STRONGEST}" for attack in compared)]
+    notes = [
+        "Differences in points between attacks on the same models and images; ±: 95 % half-width over the choice of "
+        "images. Above zero the other attack leaves images that AutoAttack fools.",
+        *_reasons(marks),
+    ]
+    write(folder, "attacks", title, {f"mean over {group} sets, accuracy in %": (header, body)}, notes)
+    storage.write_rows(folder / "attacks.csv", own, header=["attack"])
+
+
+def _signed(row: Row) -> str:
+    return f"{float(row['mean']):+.1f} ± {float(row['half_width']):.1f}"
 
 
 def orderings(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from zsr.attacks._rows import State, put, shrunk
 
+
 @dataclass
 class _Places:
     state: object

@@ -41,17 +41,14 @@ class Squares:
     ) -> Tensor:
         """Images in the ball with the smallest margin found; an image leaves the batch once it fools the model."""
         channels, height, width = images.shape[1:]
-        sides = [side(query, height, width, self.p_init) for query in range(self.n_queries)]
-        sides = torch.tensor([0, *sides], device=images.device)
-        adv = images.clone()
+        sizes = [0, *(side(query, height, width, self.p_init) for query in range(self.n_queries))]
+        sides, adv = torch.tensor(sizes, device=images.device), images.clone()
 
         def begin(rows: Tensor) -> _Run:
             stripes = noise.take(rows).uniform((channels, 1, width), "square/stripes").to(images)
             draws = noise.take(rows).uniform((self.n_queries, 2 + channels), "square/queries").to(images)
             unknown = torch.full(rows.shape, torch.inf, device=images.device)
-            return _Run(
-                rows, images[rows], labels[rows], images[rows], unknown, stripes, draws, torch.zeros_like(rows)
-            )
+            return _Run(rows, images[rows], labels[rows], images[rows], unknown, stripes, draws, torch.zeros_like(rows))
 
         def step(run: _Run) -> Tensor:
             query = run.done.clamp(max=self.n_queries)

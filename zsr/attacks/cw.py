@@ -5,13 +5,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from zsr.attacks.pgd import PGD
+from zsr.attacks._sign_attack import SignAttack
 from zsr.losses import margin
 from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
-class CW(PGD):
+class CW(SignAttack):
     """As PGD in all but what it raises."""
 
     kappa: NonNegative  # an image is pushed on until the best wrong logit leads by so much

@@ -1,57 +1,22 @@
 """PGD: projected sign-gradient ascent in an l-infinity ball. Madry et al., ICLR 2018."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model
-from zsr.attacks._places import filled
-from zsr.attacks._steps import Steps
-from zsr.attacks._until_fooled import until_fooled
+from zsr.attacks._sign_attack import SignAttack
 from zsr.losses import cross_entropy
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD(Steps):
-    """Ascent of the cross-entropy. last: success at the last point. any: at any, where an image then stays."""
-
-    success: Literal["last", "any"] = "last"
+class PGD(SignAttack):
     title: ClassVar[str] = "PGD"
     loss: ClassVar[str] = "cross-entropy"
 
-    def __post_init__(self):
-        if self.success == "any" and (not self.clip_start or (self.precision, self.reduction) != ("fp32", "sum")):
-            raise ValueError("success: any needs clip_start: true, precision: fp32 and reduction: sum, or it is unsure")
-
     def scores(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What is raised, (B, C), (B,) -> (B,)."""
+        """Cross-entropy."""
         return cross_entropy(logits, labels)
-
-    def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
-    ) -> Tensor:
-        """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
-
-        batch_size: of the model's passes, all images by default.
-        """
-        if self.success == "any":
-            return until_fooled(self, self.scores, model, images, labels, noise, batch_size)
-        parts = [
-            self.maximise(partial(self._score, model, labels[rows]), images[rows], noise.take(rows))
-            for rows in filled(len(images), batch_size, images.device)
-        ]
-        return torch.cat(parts)[: len(images)]
-
-    def _score(self, model: Model, labels: Tensor, images: Tensor) -> Tensor:
-        return self.scores(model(images), labels)
-
-    def protocol(self) -> str:
-        """The facts that travel with every number of this attack."""
-        return f"{self.title} {self.facts()}, {self.success} iterate, {self.reduction} of {self.loss} over the batch"
 
 
 ATTACK = PGD
