@@ -75,7 +75,8 @@ def main(arch: str | None, batch_size: int | None, methods: tuple[str, ...]) -> 
     size = batch_size or block(document, "train", FineTuning).batch_size
     source = make(document["data"]["source"], "train", size, 0, model.visual.image_size[0])
     text = clip.embed_texts(model, arch, source.prompts(document["data"]["template"]))
-    unit, weights = _forward_cost(model, text, source, size), sum(p.nbytes for p in model.visual.parameters())
+    images, _, _ = source.tensors(range(size))
+    unit, weights = forward_cost(Classifier(model, text), images), sum(p.nbytes for p in model.visual.parameters())
     rows = []
     for name in methods or document["methods"]:
         method = component(document, "methods", name)
@@ -112,10 +113,9 @@ def _train(method, model, texts, source, recipe, peaks: list[int], meter: Meter 
         finetune(method, copy.deepcopy(model), texts, source, recipe, 0, Path(folder, "run"), watch)
 
 
-def _forward_cost(model, text, source, size: int) -> tuple[float, float]:
+def forward_cost(classifier: Classifier, images: torch.Tensor) -> tuple[float, float]:
     """Operations and seconds of one forward of the whole tower without gradients."""
-    images, _, _ = source.tensors(range(size))
-    classifier = Classifier(model, text).train()  # in eval mode attention is one fused kernel, which is not counted
+    classifier.train()  # in eval mode attention is one fused kernel, which is not counted
     times = []
     with torch.no_grad():
         for _ in range(20):

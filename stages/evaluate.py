@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import click
-import torch
 
 from stages.command import EXISTING, WRITTEN, stage
 from stages.verdicts import Judged, judge
@@ -11,7 +10,7 @@ from zsr import storage
 from zsr.data import prepared
 from zsr.data.world import SetSize
 from zsr.models import clip
-from zsr.params import Count, block, read
+from zsr.params import block, read
 
 
 @stage
@@ -23,7 +22,6 @@ from zsr.params import Count, block, read
 @click.option("--out", type=WRITTEN, required=True, help="Folder of one folder of records per seed.")
 def main(method: str, attack: str, params: Path, checkpoints: Path, sets: Path, text: Path, out: Path) -> None:
     document = read(params)
-    torch.set_num_threads(block(document, "threads", Count))
     names = block(document, "data.sets", dict[str, SetSize])
     data = {name: prepared.load(sets, text, name) for name in names}
     for checkpoint in sorted(checkpoints.iterdir(), key=lambda path: int(path.stem)):

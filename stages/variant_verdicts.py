@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-import torch
 
 from stages.command import EXISTING, WRITTEN, stage
 from stages.verdicts import Judged, judge
@@ -12,7 +11,7 @@ from zsr import ablation, storage
 from zsr.data import prepared
 from zsr.data.world import SetSize
 from zsr.models import clip
-from zsr.params import Count, block, read
+from zsr.params import block, read
 
 
 @stage
@@ -25,7 +24,6 @@ from zsr.params import Count, block, read
 @click.option("--out", type=WRITTEN, required=True, help="Folder: seed, one record per set.")
 def main(name: str, params: Path, variants: Path, towers: Path, sets: Path, text: Path, base: Path, out: Path) -> None:
     document, wanted = read(params), ablation.load(variants)
-    torch.set_num_threads(block(document, "threads", Count))
     whole = {s: prepared.load(sets, text, s) for s in block(document, "data.sets", dict[str, SetSize])}
     data = {
         s: replace(prepared_set, split=prepared_set.split.first(wanted.images)) for s, prepared_set in whole.items()

@@ -8,6 +8,7 @@ import torch
 from zsr import audit, storage
 from zsr.attacks.autoattack import AutoAttack
 from zsr.attacks.clean import Clean
+from zsr.attacks.cw import CW
 from zsr.attacks.pgd import PGD
 from zsr.errors import StudyError
 from zsr.evaluate import Evaluation, evaluate, protocol
@@ -158,9 +159,29 @@ def test_an_attack_whose_batch_shrinks_gives_the_same_bits_in_any_batch_and_shar
     whole = run(trained, few, tmp_path / "whole", attack=attack, batch_size=22)
     assert 0 < sum(whole.adv_bits) < sum(whole.clean_bits) and not any(whole.zero_bits + whole.broken_bits)
     small = run(trained, few, tmp_path / "small", attack=attack, batch_size=5)
+    refilled = run(trained, few, tmp_path / "refilled", attack=attack, batch_size=4, save_every=4)
     rows = [list(range(i, 22, 2)) for i in (1, 0)]
     shards = [run(trained, part(few, r), tmp_path / str(r[0]), attack=attack, batch_size=8) for r in rows]
-    for other in (small, merged(shards, whole.ids)):
+    for other in (small, refilled, merged(shards, whole.ids)):
+        assert all(getattr(other, name) == getattr(whole, name) for name in BITS)
+
+
+@pytest.mark.parametrize("make", [PGD, CW])
+def test_an_attack_that_ends_at_a_success_gives_the_same_bits_in_any_batch_and_costs_less(
+    make, trained, split, tmp_path
+):
+    own = {"kappa": 50.0} if make is CW else {}
+    steps = {"eps": 0.4 / 255, "step_size": 0.1 / 255, "n_iter": 8, "random_start": True}
+    attack = make(**steps, precision="fp32", reduction="sum", success="any", **own)
+    whole, last = (
+        run(trained, split, tmp_path / a.success, attack=a, batch_size=64)
+        for a in (attack, dataclasses.replace(attack, success="last"))
+    )
+    assert 0 < sum(whole.robust_bits) <= sum(last.robust_bits) < sum(last.clean_bits)
+    assert not any(found > ended for found, ended in zip(whole.robust_bits, last.robust_bits))
+    assert whole.gradients < last.gradients == 8 * 64
+    for size, save_every in ((1, 1), (7, 3), (16, 2)):
+        other = run(trained, split, tmp_path / f"{size}", attack=attack, batch_size=size, save_every=save_every)
         assert all(getattr(other, name) == getattr(whole, name) for name in BITS)
 
 
@@ -358,6 +379,17 @@ def test_an_attack_that_leaves_its_ball_is_caught(trained, split, tmp_path):
 
     with pytest.raises(AssertionError, match="left its ball"):
         run(trained, split, tmp_path / "r", attack=Cheat())
+
+
+def test_a_ball_is_that_of_the_attack_s_norm(trained, split, tmp_path):
+    class Round(Clean):
+        norm, eps = "l2", 0.1
+
+        def __call__(self, model, images, labels, noise, batch_size):
+            return (images - 0.01).clamp(0, 1)  # a tenth of eps in l-inf, several of it in l2
+
+    with pytest.raises(AssertionError, match="left its ball"):
+        run(trained, split, tmp_path / "r", attack=Round())
 
 
 def test_protocol_facts(trained, split):

@@ -19,7 +19,12 @@ CURVE = [{"step": str(i), "lr": "0.1", "loss": "2", "ce": "1", "pull": "1"} for 
 MAPS = np.zeros((2, 6, 6)), np.ones((2, 6, 6))
 IMAGES = np.zeros((2, 24, 24, 3)), np.ones((2, 24, 24, 3))
 OF_SEEDS = [row | {"seed": str(i), "accuracy": str(40 + i)} for row in cells("clean", "pgd") for i in range(3)]
-SWEEP = [{"set": s, "eps": f"{e}/255", "n": "10", "correct": str(9 - e)} for s in ("a", "b") for e in (0, 1, 8)]
+SWEEP = [
+    {"method": m, "set": s, "eps": f"{e}/255", "n": "10", "correct": str(9 - e)}
+    for m in ("clip", "tecoa")
+    for s in ("a", "b")
+    for e in (0, 1, 8)
+]
 DRAWINGS = {
     "trade_off": lambda path: figures.trade_off(path, averages("clean", "pgd"), "all", "note"),
     "trade_off of no attack": lambda path: figures.trade_off(path, averages("clean"), "all", "note"),
@@ -27,7 +32,7 @@ DRAWINGS = {
     "per_set of seeds": lambda path: figures.per_set(path, OF_SEEDS, "note"),
     "training": lambda path: figures.training(path, {"clip": [], "tecoa": CURVE}, "note"),
     "training of nothing": lambda path: figures.training(path, {"clip": []}, "note"),
-    "eps_sweep": lambda path: figures.eps_sweep(path, {"clip": SWEEP, "tecoa": SWEEP}, "note"),
+    "eps_sweep": lambda path: figures.eps_sweep(path, SWEEP, "note"),
     "attention": lambda path: figures.attention(path, IMAGES, {"clip": MAPS}, {"image": "i", "clip": "c"}, "note"),
 }
 

@@ -110,7 +110,16 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "    kombos:\n",
         "data.sets.kombos names no module of zsr.data.sets: 'kombos'; did you mean 'combos'?",
     ),
-    ("  pgd:\n", "  pdg:\n", "attention.attack is none of attacks (clean, pdg): 'pgd'"),
+    (
+        "  attack: pgd\n  columns",
+        "  attack: pdg\n  columns",
+        "attention.attack is none of attacks (pgd, cw, autoattack): 'pdg'",
+    ),
+    (
+        "  attack: pgd\n  eps",
+        "  attack: pdg\n  eps",
+        "eps_sweep.attack is none of attacks (pgd, cw, autoattack): 'pdg'",
+    ),
     (
         "  tecoa:\n    section: methods.tecoa",
         "  tekoa:\n    section: methods.tekoa",
@@ -172,11 +181,10 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "norm_stats: imagnet",
         "methods.pmg_aft.norm_stats must be one of clip, imagenet, got 'imagnet'",
     ),
-    ("    clip_start: true  ", "    success: any\n    clip_start: true  ", "train.attack.success must be last"),
+    ("    clip_start: true  ", "    success: any\n    clip_start: true  ", "unknown key 'train.attack.success'"),
     ("distance: l2", "distance: l3", "method.distance must be one of l2, rms, l1, cos, got 'l3'"),
     ("not a photo of {}", "not a photo", "methods.comp_tga.non_class_template must be text that holds {} once"),
     ("  columns: 6", "  columns: 101", "attention: columns <= images <= 200, got 101 and 100"),
-    ("  clean: {}\n", "", "attacks must have 'clean', got pgd"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
 ]
 
@@ -225,7 +233,7 @@ PROTOCOLS = {
     "trusted": {},
     "published": {
         "evaluate": {"batch_size": 256, "precision": "fp16", "counted": "adv"},
-        "attacks": {"pgd": {"step_size": "8/255", "precision": "fp16", "reduction": "mean"}},
+        "attacks": {"pgd": {"step_size": "8/255", "precision": "fp16", "reduction": "mean", "success": "last"}},
     },
 }
 
@@ -239,7 +247,7 @@ def test_a_protocol_puts_its_values_in_place_of_others_and_leaves_the_rest():
     document = with_protocols("published")
     plain, changed = under_protocol(with_protocols("trusted")), under_protocol(document)
     before, after = (component(d, "attacks", "pgd") for d in (plain, changed))
-    assert after == replace(before, step_size=8 / 255, precision="fp16", reduction="mean")
+    assert after == replace(before, step_size=8 / 255, precision="fp16", reduction="mean", success="last")
     evaluation = block(changed, "evaluate", Evaluation)
     assert (evaluation.batch_size, evaluation.precision, evaluation.counted) == (256, "fp16", "adv")
     assert evaluation.seed == block(plain, "evaluate", Evaluation).seed

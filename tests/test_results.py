@@ -173,3 +173,36 @@ def test_tables_carry_n_intervals_and_the_protocol(tmp_path):
 def test_a_table_without_rows_keeps_its_header(tmp_path):
     write_rows(tmp_path / "curve.csv", [], header=("step", "loss"))
     assert (tmp_path / "curve.csv").read_text() == "step,loss\n" and read_rows(tmp_path / "curve.csv") == []
+
+
+def three_attacks():
+    """Method m on one set, without `clean`: right on 8 of 10, under pgd on the first 6, under AutoAttack on 5."""
+    right = (True,) * 8 + (False,) * 2
+    bits = {"pgd": (True,) * 6 + (False,) * 4, "autoattack": (False, *(True,) * 5, *(False,) * 4)}
+    return {("m", attack, "a"): [record("m", attack, "a", right, adv)] for attack, adv in bits.items()}
+
+
+def test_accuracy_without_an_attack_is_in_every_record():
+    made = results.with_clean(three_attacks())
+    assert list(made) == [("m", "clean", "a"), ("m", "pgd", "a"), ("m", "autoattack", "a")]
+    (clean,) = made["m", "clean", "a"]
+    assert clean.hits == clean.clean_bits == (True,) * 8 + (False,) * 2 and clean.attacks_run == ("clean",)
+    assert clean.gradients == clean.pixels == 0 and not clean.marks and "no attack" in clean.protocol
+    own = records()
+    assert results.with_clean(own) == own  # a study that has it as an attack keeps it
+
+
+def test_attacks_stand_side_by_side_paired_by_image(tmp_path):
+    made = results.with_worst_case(results.with_clean(three_attacks()))
+    rows = results.attack_rows(made, {"all": ["a"]})
+    assert [(r["attack"], r["against"], r["mean"]) for r in rows] == [("pgd", "autoattack", 10.0)]
+    assert rows[0]["half_width"] == pytest.approx(196.0 * math.sqrt(0.09 / 10), abs=0.01)  # one image of ten differs
+    assert results.attack_rows(results.with_clean(records()), GROUPS) == []  # no AutoAttack, nothing to compare with
+    write_rows(tmp_path / "a.csv", results.average_rows(made, {"all": ["a"]}))
+    write_rows(tmp_path / "d.csv", [row | {"marks": "underflow"} for row in rows])
+    marks = [{"method": "m", "attack": "pgd", "set": "a", "mark": "underflow", "reason": "why"}]
+    tables.attacks(tmp_path, read_rows(tmp_path / "a.csv"), read_rows(tmp_path / "d.csv"), "all", "title", marks)
+    text = " ".join((tmp_path / "attacks.md").read_text().split())
+    assert "| method | clean | pgd | autoattack | worst_case | pgd - autoattack |" in text
+    assert "| 60.0 ± 30.4 | 50.0 ± 31.0 | 50.0 ± 31.0 | +10.0 ± 18.6 †1 |" in text and "why" in text
+    assert read_rows(tmp_path / "attacks.csv")[0]["mean"] == "10.0"

@@ -38,6 +38,12 @@ SMALL = {
     "seeds": [0, 1],
     "evaluate.batch_size": 3,
     "attacks.pgd.n_iter": 10,
+    "attacks.cw": None,
+    "attacks.autoattack": None,
+    "protocols.published.attacks.cw": None,
+    "evaluate.save_every": 1,
+    "eps_sweep.eps": ["8/255"],
+    "eps_sweep.images": 5,
     "attention.images": 10,
     "attention.columns": 2,
 }
@@ -99,7 +105,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(study):
 
 
 def test_a_killed_evaluation_goes_on_from_its_record(study):
-    unfinished = kill_when(study, "evaluate@tga_zsr-pgd", "evaluate/tga_zsr/pgd/*.json")
+    unfinished = kill_when(study, "evaluate@tga_zsr-pgd", "evaluate/pgd/*.json")
     done = len(Record.load(unfinished).ids)
     assert 0 < done < 30
     output = study.dvc("repro", "evaluate@tga_zsr-pgd")
@@ -112,7 +118,7 @@ def test_the_study_runs_to_tables_figures_and_metrics(study):
     output = study.dvc("repro")
     assert "finetune@clip" in ran(output) and "finetune@tga_zsr" not in ran(output)
     written = [f"tables/{name}" for name in ("accuracy.md", "accuracy.tex", "accuracy.csv", "orderings.md", "audit.md")]
-    written += [f"figures/{name}.png" for name in ("attention", "per_set", "trade_off", "training")]
+    written += [f"figures/{name}.png" for name in ("attention", "eps_sweep", "per_set", "trade_off", "training")]
     for path in [*written, "metrics/attention.csv"]:
         assert (study.folder / path).stat().st_size > 100, path
     rows = read_rows(study.folder / "metrics/accuracy.csv")
@@ -131,7 +137,7 @@ def test_an_uninterrupted_run_gives_the_same_bytes(study):
     results = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")
     before = study.contents(*results)
     lock = (study.folder / "dvc.lock").read_bytes()
-    for kept in ("finetune", "evaluate/tga_zsr"):
+    for kept in ("finetune", "evaluate"):
         shutil.rmtree(study.folder / ".scratch" / kept)
     for stage in ("finetune@tga_zsr", "evaluate@tga_zsr-pgd", "collect"):
         assert ran(study.dvc("repro", "--force", "--single-item", stage)) == {stage}
@@ -163,15 +169,14 @@ def test_a_seed_added_costs_its_own_training_and_evaluation(study):
 def test_an_experiment_reruns_one_training_and_what_follows_from_it(study):
     output = study.dvc("exp", "run", "-S", "method.lambda_ar=0.1", "-n", "ar01")
     assert ran(output) <= {
-        "params", "finetune@tga_zsr", "evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd", "collect", "tables", "figures",
-        "attention",
+        "params", "finetune@tga_zsr", "evaluate@tga_zsr-pgd", "collect", "tables", "figures", "attention", "eps_sweep",
     }  # fmt: skip
-    assert {"params", "finetune@tga_zsr", "evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd"} <= ran(output)
+    assert {"params", "finetune@tga_zsr", "evaluate@tga_zsr-pgd"} <= ran(output)
     lines = study.dvc("metrics", "diff").splitlines()
     assert max(map(len, lines)) <= 100 and all("tga_zsr.json" in line for line in lines[1:] if line)
     assert "ar01" in study.dvc("exp", "show", "--csv")
     study.edit({"method.lambda_ar": 0.08})
-    assert not ran(study.dvc("repro")) & {"finetune@tga_zsr", "evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd"}
+    assert not ran(study.dvc("repro")) & {"finetune@tga_zsr", "evaluate@tga_zsr-pgd"}
 
 
 def test_plots_need_no_network(study):
@@ -194,7 +199,7 @@ def test_a_method_is_one_file_and_one_block(study):
     (study.folder / "zsr/methods/throwaway.py").write_text(METHOD)
     study.edit({"methods.throwaway": {"section": "methods.throwaway", "weight": 0.5}})
     output = study.dvc("repro")
-    assert {"finetune@throwaway", "evaluate@throwaway-clean", "evaluate@throwaway-pgd"} <= ran(output)
+    assert {"finetune@throwaway", "evaluate@throwaway-pgd"} <= ran(output)
     assert not ran(output) & {"finetune@clip", "finetune@tga_zsr", "base_model"}
     table = (study.folder / "tables/accuracy.md").read_text()
     assert len(re.findall(r"^\| throwaway +\|", table, re.MULTILINE)) == 2

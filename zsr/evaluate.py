@@ -29,6 +29,7 @@ class Evaluation:
     seed: Natural  # of the attacks' noise
     batch_size: Count  # of the model's passes; changes rounding alone, since noise belongs to the image
     save_every: Count  # batches of images between partial records; among them a place that one leaves is taken again
+    workers: Count = 1  # sets at a time, each with its share of the threads
     protocol: str = "trusted"  # of protocols: what it says there replaces values of evaluate and of attacks
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of every pass, also that of the verdict; autocast if not fp32
     counted: Literal["both", "adv"] = "both"  # images right without and with the attack, or with it whatever before

@@ -33,7 +33,7 @@ def through(
             put(places.state, free, begin(rows[waiting : waiting + len(free)]))
             places.live[free] = True
             waiting += len(free)
-        elif waiting == n:
+        if waiting == n:
             places = shrunk(places, places.live)
 
 
