@@ -137,7 +137,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "data: sets needs one besides the source and the controls, got shapes, combos,",
     ),
     ("threads: 2", "threads: two", "threads must be a whole number, got 'two'"),
-    ("    n_iter: 20", "    n_iter: 0", "attacks.pgd.n_iter must be at least 1, got 0"),
+    ("    n_iter: 20", "    n_iter: 0", "attacks.autoattack.n_iter must be at least 1, got 0"),
     (
         "arch: zsr-tiny",
         "arch: zsr-tny",
