@@ -80,7 +80,7 @@ def _fitted(document: dict, split: Split) -> Classifier:
 
 
 def _shares(model: Classifier, attack: PGD, batches, labels, precision: str, reduction: str) -> tuple[str, str]:
-    attack, zeros = replace(attack, precision=precision, reduction=reduction), []
+    attack, zeros = replace(attack, precision=precision, reduction=reduction, success="last"), []
     for images, of in zip(batches, labels):
         adv = images.clone().requires_grad_()
         zeros.append((attack.ascent(lambda x, of=of: cross_entropy(model(x), of), adv) == 0).flatten(1))

@@ -8,6 +8,7 @@ from tests.pipeline import Checkout
 from zsr.storage import read_rows
 
 UNATTACKED = ("clip", "ft_clean")  # methods that see no attack in training
+UNDEFENDED = ("clip", "autoattack")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,8 @@ def test_the_table_of_averages_is_that_of_the_metrics(readme, rows):
     by_key = {(r["group"], r["method"], r["attack"]): r for r in rows("metrics/averages.csv")}
     methods = list(dict.fromkeys(method for _, method, _ in by_key))
     for method in methods:
-        columns = [(group, attack) for group in ("all", "unseen_strict") for attack in ("clean", "pgd")]
+        columns = [("all", attack) for attack in ("clean", "pgd", "cw", "autoattack")]
+        columns += [("unseen_strict", attack) for attack in ("clean", "autoattack")]
         cells = [by_key[group, method, attack] for group, attack in columns]
         line = " | ".join(f"{float(r['mean']):.1f} ± {float(r['half_width']):.1f}" for r in cells)
         assert f"| {method} | {line} |" in readme
@@ -58,14 +60,17 @@ def test_the_count_of_orderings_is_that_of_the_table(readme, rows, verdict):
     [
         ("tecoa", "tga_zsr", "clean", "all"),
         ("tecoa", "tga_zsr", "pgd", "all"),
+        ("tecoa", "tga_zsr", "autoattack", "all"),
         ("ft_adv", "tga_zsr", "pgd", "all"),
+        ("ft_adv", "tga_zsr", "autoattack", "all"),
         ("tga_zsr", "comp_tga", "clean", "all"),
         ("tga_zsr", "comp_tga", "pgd", "all"),
+        ("tga_zsr", "comp_tga", "autoattack", "all"),
         ("tga_zsr", "embedding_anchor", "clean", "all"),
-        ("tga_zsr", "embedding_anchor", "pgd", "all"),
-        ("tga_zsr", "embedding_anchor", "pgd", "unseen_strict"),
+        ("tga_zsr", "embedding_anchor", "autoattack", "all"),
+        ("tga_zsr", "embedding_anchor", "autoattack", "unseen_strict"),
         ("fare", "tga_zsr", "clean", "all"),
-        ("fare", "tga_zsr", "pgd", "all"),
+        ("fare", "tga_zsr", "autoattack", "all"),
     ],
 )
 def test_the_differences_named_are_those_of_the_metrics(readme, rows, first, second, attack, group):
@@ -93,7 +98,35 @@ def test_the_ablation_shown_is_the_measured_one(readme, rows):
 
 
 def test_the_marks_of_the_audit_are_counted(readme, rows):
-    assert f"leaves {len(rows('metrics/marks.csv'))} marks" in readme
+    marks = rows("metrics/marks.csv")
+    assert f"leaves {len(marks)} marks, all of undefended CLIP" in readme
+    assert {row["method"] for row in marks} == {"clip"}
+
+
+def test_autoattack_leaves_nothing_of_what_is_not_defended_but_what_is_said(readme, rows):
+    left = {r["set"]: r["accuracy"] for r in rows("metrics/accuracy.csv") if (r["method"], r["attack"]) == UNDEFENDED}
+    text = " ".join(readme.split())
+    for name, said in (("shapes", "{} % of the shapes"), ("letters", "{} % of the letters")):
+        assert said.format(f"{float(left[name]):.1f}") in text
+    assert f"{float(left['digits_font']):.1f} and {float(left['digits_real']):.1f} % of drawn and real digits" in text
+    assert max(float(left[name]) for name in ("shapes", "letters", "digits_font", "digits_real")) < 5
+
+
+@pytest.mark.parametrize("attack, said", [("pgd", "PGD leaves {:.1f} to {:.1f} points"), ("cw", "CW {:.1f} to {:.1f}")])
+def test_what_other_attacks_leave_beyond_autoattack_is_measured(readme, rows, attack, said):
+    means = [float(r["mean"]) for r in rows("metrics/attacks.csv") if (r["group"], r["attack"]) == ("all", attack)]
+    assert said.format(min(means), max(means)) in " ".join(readme.split())
+
+
+def test_every_method_falls_as_eps_grows(readme, rows):
+    counts: dict = {}
+    for row in rows("metrics/eps_sweep.csv"):
+        counts.setdefault((row["method"], row["set"]), []).append((int(row["correct"]) / int(row["n"]), row["eps"]))
+    assert all(shares == sorted(shares, reverse=True) for shares in ([s for s, _ in own] for own in counts.values()))
+    methods = {method for method, _ in counts}
+    ends = [[own[-1][0] for (m, _), own in counts.items() if m == method] for method in methods]
+    largest = max(100 * sum(shares) / len(shares) for shares in ends)
+    assert f"falls to {largest:.1f} % or less at {next(iter(counts.values()))[-1][1]}" in " ".join(readme.split())
 
 
 @pytest.mark.parametrize("name, what", [("shapes", "of the shapes"), ("digits_real", "of the real digits")])
@@ -106,9 +139,10 @@ def test_the_base_model_is_as_good_as_said(readme, rows, name, what):
 
 def test_the_range_of_robust_averages_is_that_of_the_metrics(readme, rows):
     by_key = {(r["group"], r["method"], r["attack"]): r for r in rows("metrics/averages.csv")}
-    trained = [float(r["mean"]) for (g, m, a), r in by_key.items() if (g, a) == ("all", "pgd") and m not in UNATTACKED]
-    assert f"keep {min(trained):.1f} to {max(trained):.1f} %" in " ".join(readme.split())
-    assert min(trained) > 10 + float(by_key["all", "clip", "pgd"]["mean"])
+    key = ("all", "autoattack")
+    trained = [float(r["mean"]) for (g, m, a), r in by_key.items() if (g, a) == key and m not in UNATTACKED]
+    assert f"keep {min(trained):.1f} to {max(trained):.1f} % under AutoAttack" in " ".join(readme.split())
+    assert min(trained) > 10 + float(by_key["all", "clip", "autoattack"]["mean"])
 
 
 def test_nothing_is_left_to_fill_in(readme):

@@ -31,7 +31,7 @@ SMALL = {
     "base_model.pool": 640,
     "base_model.epochs": 3,
     "base_model.warmup_steps": 5,
-    "train.epochs": 12,
+    "train.epochs": 6,
     "train.batch_size": 16,
     "train.save_every": 5,
     **{f"methods.{m}": None for m in METHODS if m not in ("clip", "tga_zsr")},
@@ -42,12 +42,13 @@ SMALL = {
     "attacks.autoattack": None,
     "protocols.published.attacks.cw": None,
     "evaluate.save_every": 1,
+    "evaluate.workers": 1,
     "eps_sweep.eps": ["8/255"],
     "eps_sweep.images": 5,
     "attention.images": 10,
     "attention.columns": 2,
 }
-STEPS = 120
+STEPS = 60
 METHOD = '''"""A method that exists only in this test."""
 
 from dataclasses import dataclass
@@ -133,6 +134,7 @@ def test_the_study_runs_to_tables_figures_and_metrics(study):
     study.commit("ran")
 
 
+@pytest.mark.slow
 def test_an_uninterrupted_run_gives_the_same_bytes(study):
     results = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")
     before = study.contents(*results)
@@ -155,6 +157,7 @@ def test_metrics_fit_the_terminal_and_read_like_a_table(study):
     assert max(map(len, lines)) <= 100
 
 
+@pytest.mark.slow
 def test_a_seed_added_costs_its_own_training_and_evaluation(study):
     study.edit({"seeds": [0, 1, 2]})
     output = study.dvc("repro", "finetune@tga_zsr", "evaluate@tga_zsr-pgd")
@@ -186,6 +189,7 @@ def test_plots_need_no_network(study):
     assert page.count("vegaEmbed('#") >= 2 and page.count("<img") >= 4 and "window.vegaEmbed=" in page
 
 
+@pytest.mark.slow
 def test_a_set_added_costs_its_own_evaluation_only(study):
     study.edit({"data.sets.textures": {"train": 0, "test": 12}})
     output = study.dvc("repro")
@@ -195,6 +199,7 @@ def test_a_set_added_costs_its_own_evaluation_only(study):
     assert "clip pgd shapes:   0%" not in output  # its record was there
 
 
+@pytest.mark.slow
 def test_a_method_is_one_file_and_one_block(study):
     (study.folder / "zsr/methods/throwaway.py").write_text(METHOD)
     study.edit({"methods.throwaway": {"section": "methods.throwaway", "weight": 0.5}})

@@ -59,6 +59,7 @@ def test_the_models_statistics_stay_as_they_are(document, clip_model, texts, bat
     torch.testing.assert_close(shifted["ce_adv"], expected)
 
 
+@pytest.mark.slow
 def test_the_example_of_the_documentation_runs_on_a_vit_b_32(capsys):
     """Random weights of ViT-B-32-quickgelu: nothing in the methods knows our small tower."""
     page = (ROOT / "docs/methods.md").read_text()

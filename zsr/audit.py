@@ -16,6 +16,7 @@ GAP = 5.0  # points: PGD so far above AutoAttack has lost its gradient somewhere
 STRONGER = 1.0  # points: APGD may be above PGD by the luck of their starts, not by more
 BLACK_BOX = 0.2  # points: AutoAttack's own margin for Square
 UNDEFENDED_LEFT = 5.0  # percent: more is no attack on a model that nobody defended
+ROUNDING = 1e-9  # of percentages
 ZEROS = 0.01  # share of gradient entries that are exactly zero: in fp32 there are hardly any
 
 HEADER = ("method", "attack", "set", "mark", "reason")
@@ -132,7 +133,7 @@ def _above(other: str, margin: float) -> Callable[[Cell, Records], str | None]:
 
     def find(cell: Cell, records: Records) -> str | None:
         own, its = _percent(cell, records), _percent((cell[0], other, cell[2]), records)
-        return f"{own:.1f} %, but {its:.1f} % under {other}" if own > its + margin else None
+        return f"{own:.1f} %, but {its:.1f} % under {other}" if own - its > margin + ROUNDING else None
 
     return find
 
