@@ -187,7 +187,26 @@ def stale(checkout):
     return changed(checkout)
 
 
-@pytest.mark.parametrize("key", CHANGES)
+EVERY_DAY = (  # a change costs five seconds; the others are marked slow
+    "method.lambda_ar",
+    "methods.comp_tga.train.attack.fixed_noise",
+    "methods.tecoa.train",
+    "seeds",
+    "attacks.pgd.n_iter",
+    "attacks.cw.kappa",
+    "train.lr",
+    "evaluate.seed",
+    "evaluate.protocol",
+    "base_model.epochs",
+    "data.template",
+    "data.sets.letters.test",
+    "model.arch",
+    "eps_sweep.images",
+    "name",
+)
+
+
+@pytest.mark.parametrize("key", [pytest.param(k, marks=[] if k in EVERY_DAY else [pytest.mark.slow]) for k in CHANGES])
 def test_a_change_of_params_touches_exactly_its_stages(checkout, stale, key):
     value, expected = CHANGES[key]
     original = (checkout.folder / "params.yaml").read_text()
@@ -214,7 +233,8 @@ def test_all_that_follows_from_the_method_under_study(repo):
 
     stages = {stage.name: stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"}
     below = {stage.name for stage in networkx.ancestors(repo.index.graph, stages["finetune@tga_zsr"])}
-    assert below == {"evaluate@tga_zsr-clean", "evaluate@tga_zsr-pgd", "attention", "collect", "tables", "figures"}
+    evaluations = {f"evaluate@tga_zsr-{attack}" for attack in ATTACKS}
+    assert below == evaluations | {"attention", "collect", "eps_sweep", "figures", "tables"}
 
 
 def test_a_comment_reruns_the_check_alone(checkout, stale):
