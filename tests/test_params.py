@@ -145,7 +145,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     ),
     ("arch: zsr-tiny", "arch: RN50", "model.arch must have OpenAI's towers, a ViT and a text transformer; 'RN50' has"),
     ("  image_size: 24", "  image_size: 32", "data.image_size must be what zsr-tiny sees, 24, got 32"),
-    ("      test: 600 ", "      test: 1798 ", "data.sets.digits_real.test must be at most 1797, got 1798"),
+    ("      test: 450 ", "      test: 1798 ", "data.sets.digits_real.test must be at most 1797, got 1798"),
     (
         "this is a photo of {}",
         "a {colour} {}",

@@ -185,6 +185,8 @@ def three_attacks():
 def test_accuracy_without_an_attack_is_in_every_record():
     made = results.with_clean(three_attacks())
     assert list(made) == [("m", "clean", "a"), ("m", "pgd", "a"), ("m", "autoattack", "a")]
+    two = results.with_clean({(m, "pgd", s): [record(m, "pgd", s, (True,), (True,))] for m in "mn" for s in "ab"})
+    assert list(two) == [(m, attack, s) for m in "mn" for attack in ("clean", "pgd") for s in "ab"]
     (clean,) = made["m", "clean", "a"]
     assert clean.hits == clean.clean_bits == (True,) * 8 + (False,) * 2 and clean.attacks_run == ("clean",)
     assert clean.gradients == clean.pixels == 0 and not clean.marks and "no attack" in clean.protocol

@@ -61,9 +61,11 @@ def with_clean(records: Records) -> dict[Cell, list[Record]]:
     if any(attack == CLEAN for _, attack, _ in records):
         return {cell: list(seeds) for cell, seeds in records.items()}
     result: dict[Cell, list[Record]] = {}
-    for (method, attack, name), seeds in records.items():
-        result.setdefault((method, CLEAN, name), [_unattacked(record) for record in seeds])
-        result[method, attack, name] = list(seeds)
+    for method in dict.fromkeys(method for method, _, _ in records):
+        own = {cell: list(seeds) for cell, seeds in records.items() if cell[0] == method}
+        for (_, _, name), seeds in own.items():
+            result.setdefault((method, CLEAN, name), [_unattacked(record) for record in seeds])
+        result |= own
     return result
 
 
