@@ -190,17 +190,13 @@ def stale(checkout):
 EVERY_DAY = (  # a change costs five seconds; the others are marked slow
     "method.lambda_ar",
     "methods.comp_tga.train.attack.fixed_noise",
-    "methods.tecoa.train",
     "seeds",
     "attacks.pgd.n_iter",
     "attacks.cw.kappa",
     "train.lr",
-    "evaluate.seed",
     "evaluate.protocol",
     "base_model.epochs",
-    "data.template",
     "data.sets.letters.test",
-    "model.arch",
     "eps_sweep.images",
     "name",
 )

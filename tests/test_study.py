@@ -178,6 +178,10 @@ def test_an_experiment_reruns_one_training_and_what_follows_from_it(study):
     lines = study.dvc("metrics", "diff").splitlines()
     assert max(map(len, lines)) <= 100 and all("tga_zsr.json" in line for line in lines[1:] if line)
     assert "ar01" in study.dvc("exp", "show", "--csv")
+
+
+@pytest.mark.slow
+def test_going_back_computes_nothing(study):
     study.edit({"method.lambda_ar": 0.08})
     assert not ran(study.dvc("repro")) & {"finetune@tga_zsr", "evaluate@tga_zsr-pgd"}
 
