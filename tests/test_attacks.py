@@ -94,6 +94,20 @@ def test_an_answer_that_is_no_number_does_not_replace_a_success():
     torch.testing.assert_close(adv, torch.full_like(adv, 0.6))
 
 
+def test_a_success_stays_while_its_place_waits_for_others():
+    """The first of six images is fooled at 0.6 alone, on its way from 0.5 to 0.8; the others never."""
+
+    def model(x):
+        x = x.flatten(1)
+        inside = torch.where((x > 0.55) & (x < 0.65), -1.0, 1.0)
+        return torch.cat([inside - (x - x.detach()), 0 * x], dim=1)
+
+    images = torch.tensor([0.5, 0.1, 0.1, 0.1, 0.1, 0.1]).view(6, 1, 1, 1)
+    attack = dataclasses.replace(PGD10, success="any", random_start=False, eps=0.3, step_size=0.1, n_iter=4)
+    adv = attack(model, images, torch.zeros(6, dtype=torch.long), noise(6))
+    torch.testing.assert_close(adv.flatten(), torch.tensor([0.6, 0.4, 0.4, 0.4, 0.4, 0.4]))
+
+
 def test_any_success_is_refused_where_no_verdict_would_confirm_it():
     for change in ({"clip_start": False}, {"precision": "fp16"}):
         with pytest.raises(ValueError, match="success: any needs"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zsr.attacks._places import filled, through
-from zsr.attacks._rows import chosen
+from zsr.attacks._rows import chosen, put
 
 CPU = torch.device("cpu")
 
@@ -63,3 +63,10 @@ def test_a_state_is_chosen_row_by_row():
     one, two = (Count(torch.arange(3), torch.full((3, 2), value)) for value in (1, 2))
     picked = chosen(torch.tensor([True, False, True]), one, two)
     assert picked.passes.tolist() == [[1, 1], [2, 2], [1, 1]]
+
+
+def test_fields_that_share_a_tensor_are_put_apart():
+    shared = torch.zeros(3, dtype=torch.long)
+    state = Count(shared, shared)
+    put(state, torch.tensor([1]), Count(torch.tensor([7]), torch.tensor([9])))
+    assert state.rows.tolist() == [0, 7, 0] and state.passes.tolist() == [0, 9, 0] and not shared.any()
