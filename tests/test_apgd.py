@@ -179,6 +179,14 @@ def test_neither_batches_nor_early_drop_change_a_verdict(loss):
     assert 0 < held.sum() < len(labels) - 1
 
 
+def test_an_image_that_waits_in_its_place_is_not_attacked_further():
+    model, images, labels, _ = target("cnn")
+    attack, rows = apgd(early_drop=False, eps=0.03, n_iter=7), torch.arange(1, 12)  # 11 images in 6 places: one is idle
+    whole, placed = (attack(model, images[rows], labels[rows], NOISE.take(rows), size) for size in (None, 6))
+    assert answers(model, whole[5:6]) != labels[6]  # fooled, so that a further iterate would take its place
+    assert all(differing(a, b) < 0.05 for a, b in zip(whole, placed))
+
+
 def test_an_image_costs_no_pass_once_it_is_fooled():
     model, images, labels, _ = target("cnn")
     passes = []
