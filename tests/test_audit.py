@@ -48,6 +48,7 @@ FOUND = {
     "an attack without gradients": ([record("square", pixels=0)], {}),
     "no number": ([record(broken_bits=first(1))], {"pgd": {"not_finite"}}),
     "another clean verdict": ([record("clean", 90), record(clean=89)], {"pgd": {"clean_differs"}}),
+    "one clean verdict more": ([record("clean", 90), record(clean=91)], {"pgd": {"clean_differs"}}),
     "the same clean verdicts": ([record("clean", 90), record(clean=90)], {}),
     "above clean": ([record(hits=91, counted="adv")], {"pgd": {"above_clean"}}),
     "as clean": ([record(hits=90, counted="adv")], {}),
