@@ -222,3 +222,9 @@ def test_summaries_count_marked_attacks(written, tmp_path):
     results.write_summaries(tmp_path, averages)
     assert read_json(tmp_path / "all" / "m.json")["marked"] == 1
     assert read_json(tmp_path / "unseen" / "m.json")["marked"] == 0
+
+
+def test_a_difference_of_attacks_bears_the_marks_of_both():
+    row = {"group": "g", "method": "m", "attack": "pgd", "against": "autoattack"}
+    found = {("m", attack, "a"): [Mark(name, "r")] for attack, name in (("pgd", "x"), ("autoattack", "y"), ("cw", "z"))}
+    assert audit.annotated([row], found, {"g": ["a"]})[0]["marks"] == "x y"
