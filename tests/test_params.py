@@ -184,6 +184,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "methods.pmg_aft.norm_stats must be one of clip, imagenet, got 'imagnet'",
     ),
     ("    clip_start: true  ", "    success: any\n    clip_start: true  ", "unknown key 'train.attack.success'"),
+    ("  attack: pgd\n  eps", "  attack: autoattack\n  eps", "eps_sweep.attack must have a step_size"),
     ("distance: l2", "distance: l3", "method.distance must be one of l2, rms, l1, cos, got 'l3'"),
     ("not a photo of {}", "not a photo", "methods.comp_tga.non_class_template must be text that holds {} once"),
     ("  columns: 6", "  columns: 101", "attention: columns <= images <= 150, got 101 and 100"),

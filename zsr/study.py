@@ -76,6 +76,9 @@ def check(path: Path) -> Study:
                 component(document, kind, name)
         for name in document["methods"]:
             training_of(document, name, FineTuning)
+        swept = study.eps_sweep.attack
+        if not hasattr(component(document, "attacks", swept), "step_size"):
+            raise ParamError(f"eps_sweep.attack must have a step_size, which grows with eps; '{swept}' has none")
         _check_protocols(document)
         _check_arch(study.model.arch, study.data.image_size)
         for name, size in study.data.sets.items():
