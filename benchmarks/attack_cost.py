@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from benchmarks.step_cost import Meter, forward_cost
 from zsr.attacks._noise import Noise
-from zsr.data.split import make
+from zsr.data.sources import make
 from zsr.models import clip
 from zsr.models.classifier import Classifier
 from zsr.params import Count, block, component, read

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from zsr.data.split import make
+from zsr.data.sources import make
 from zsr.finetune import FineTuning, Texts, finetune
 from zsr.models import clip
 from zsr.models.classifier import Classifier

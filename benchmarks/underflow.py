@@ -14,7 +14,8 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from zsr.attacks.pgd import PGD
-from zsr.data.split import Split, make
+from zsr.data.sources import make
+from zsr.data.split import Split
 from zsr.losses import cross_entropy
 from zsr.models import clip
 from zsr.models.classifier import Classifier

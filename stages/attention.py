@@ -15,6 +15,7 @@ from zsr.attention_study import AttentionStudy
 from zsr.data import prepared
 from zsr.models import clip
 from zsr.models.classifier import Classifier
+from zsr.models.numerics import Compute
 from zsr.params import Count, Natural, block, component, read
 
 
@@ -32,16 +33,16 @@ def main(params: Path, checkpoints: Path, sets: Path, text: Path, measured: Path
     if isinstance(attack, SignAttack):
         attack = replace(attack, success="last")  # maps are of images that are attacked to the end
     data = prepared.load(sets, text, wanted.set)
-    images, labels, ids = data.split.tensors(range(wanted.images))
+    compute = block(document, "compute", Compute)
+    images, labels, ids = data.split.tensors(range(wanted.images), compute.place())
     arch, maps, rows = block(document, "model.arch", str), {}, []
     for method in block(document, "methods", dict[str, Any]):
-        model = Classifier(
-            clip.create(arch, next(iter(sorted((checkpoints / method).iterdir())))), data.text_embeddings
-        )
+        checkpoint = min((checkpoints / method).iterdir(), key=lambda path: int(path.stem))
+        model = Classifier(clip.create(arch, checkpoint), data.text_embeddings, compute)
         maps[method], facts = attention_study.measure(model, attack, images, labels, Noise(seed, wanted.set, ids))
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
     storage.write_rows(measured, rows)
-    shown = attention_study.panels(images, maps, rows, wanted.columns)
+    shown = attention_study.panels(images.cpu(), maps, rows, wanted.columns)
     figures.attention(out, *shown, f"{block(document, 'name', str)}: {figures.ATTENTION_NOTE}")
 
 

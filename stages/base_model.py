@@ -1,4 +1,4 @@
-"""The base model: a tiny CLIP trained from scratch on drawn, captioned pictures."""
+"""The base model: weights of open_clip, or a tiny CLIP trained from scratch on drawn, captioned pictures."""
 
 from pathlib import Path
 
@@ -9,9 +9,11 @@ import torch
 from stages.command import WRITTEN, progress, scratch, stage
 from zsr import storage
 from zsr.data.captioned import draw_pool
-from zsr.models import clip
+from zsr.models import clip, pretrained
+from zsr.models.pretrained import Pretrained
 from zsr.params import Count, block, read
-from zsr.pretrain import Pool, Pretraining, pretrain
+from zsr.pretrain import Pool, base_of, pretrain
+from zsr.train import COLUMNS
 
 
 @stage
@@ -20,7 +22,11 @@ from zsr.pretrain import Pool, Pretraining, pretrain
 def main(params: Path, out: Path, curve: Path) -> None:
     document = read(params)
     torch.set_num_threads(block(document, "threads", Count))
-    recipe, arch = block(document, "base_model", Pretraining), block(document, "model.arch", str)
+    recipe, arch = base_of(document), block(document, "model.arch", str)
+    if isinstance(recipe, Pretrained):
+        clip.save(out, pretrained.load(arch, recipe), arch)
+        storage.write_rows(curve, [], COLUMNS)
+        return
     image_size = block(document, "data.image_size", Count)
     unfinished = scratch("base_model", storage.digest(storage.computer_digest(), repr((recipe, arch, image_size))))
     with storage.claimed(unfinished):

@@ -18,15 +18,18 @@ class StageCommand(click.Command):
 
     def invoke(self, context: click.Context):
         try:
-            return super().invoke(context)
+            return self.run(context)
         except StudyError as error:
             raise click.ClickException(str(error)) from None
 
+    def run(self, context: click.Context):
+        return super().invoke(context)
 
-def stage(function: Callable) -> click.Command:
+
+def stage(function: Callable, cls: type[StageCommand] = StageCommand) -> click.Command:
     """A command with the option --params, the file every number comes from."""
     option = click.option("--params", type=EXISTING, default="params.yaml", help="The study's numbers.")
-    return click.command(cls=StageCommand)(option(function))
+    return click.command(cls=cls)(option(function))
 
 
 def scratch(*parts: str) -> Path:
@@ -37,6 +40,9 @@ def scratch(*parts: str) -> Path:
 def progress(label: str, unit: str) -> Callable[[Iterable, int], Iterable]:
     """A progress bar with the time left, for loops that may have begun earlier; `done` counts in items of the loop."""
     from tqdm import tqdm
+
+    if os.environ.get("RANK", "0") != "0":  # of several processes one shows a bar
+        return lambda items, done: items
 
     def watch(items, done: int):
         stride = items.step if isinstance(items, range) else 1

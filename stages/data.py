@@ -1,25 +1,30 @@
 """One data set: its test split and, where the study asks for one, its training split."""
 
+import os
 from pathlib import Path
 
 import click
 
 from stages.command import WRITTEN, stage
-from zsr.data import split as splits
-from zsr.data.world import SetSize
+from zsr.data.sources import Files, make
+from zsr.data.world import PromptSet, Resolution, SetSize
 from zsr.params import Count, Natural, block, read
 
 
 @stage
 @click.argument("name")
+@click.option("--root", type=WRITTEN, required=True, help="Where `stages.fetch` puts files; DATA_ROOT says otherwise.")
 @click.option("--out", type=WRITTEN, required=True)
-def main(name: str, params: Path, out: Path) -> None:
+def main(name: str, params: Path, root: Path, out: Path) -> None:
     document = read(params)
     seed, image_size = block(document, "data.seed", Natural), block(document, "data.image_size", Count)
+    native = block(document, "data.attack_resolution", Resolution) == "native"
+    prompt_set, complete = block(document, "data.prompt_set", PromptSet), block(document, "data.complete", bool)
+    files = Files(Path(os.environ.get("DATA_ROOT", root)), native, prompt_set, complete)
     size = block(document, f"data.sets.{name}", SetSize)
     for split, n in {"train": size.train, "test": size.test}.items():
         if n:
-            splits.make(name, split, n, seed, image_size).save(out / f"{split}.safetensors")
+            make(name, split, n, seed, image_size, files).save(out / f"{split}.safetensors")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from stages.command import EXISTING, WRITTEN, stage
+from stages.command import EXISTING, WRITTEN
+from stages.launch import parallel_stage
 from stages.verdicts import Judged, judge
 from zsr import storage
 from zsr.data import prepared
@@ -13,7 +14,7 @@ from zsr.models import clip
 from zsr.params import block, read
 
 
-@stage
+@parallel_stage
 @click.argument("method")
 @click.argument("attack")
 @click.option("--checkpoints", type=EXISTING, required=True, help="Folder of one checkpoint per seed.")

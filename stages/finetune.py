@@ -5,15 +5,17 @@ from pathlib import Path
 import click
 import torch
 
-from stages.command import EXISTING, WRITTEN, stage
-from stages.training import COLUMNS, train
-from zsr import storage
+from stages.command import EXISTING, WRITTEN
+from stages.launch import parallel_stage
+from stages.training import train
+from zsr import distributed, storage
 from zsr.finetune import mean_curve
 from zsr.models import clip
 from zsr.params import Count, Natural, block, component, read
+from zsr.train import COLUMNS
 
 
-@stage
+@parallel_stage
 @click.argument("name")
 @click.option("--source", type=EXISTING, required=True, help="Training split of the source set.")
 @click.option("--text", type=EXISTING, required=True, help="Text embeddings of the source set.")
@@ -27,9 +29,11 @@ def main(name: str, params: Path, source: Path, text: Path, base: Path, out: Pat
     curves = []
     for seed in seeds if method.trains else seeds[:1]:
         model, rows = train(document, name, seed, source, text, base)
-        clip.save(out / f"{seed}.safetensors", model, block(document, "model.arch", str), method.norm_stats)
+        if distributed.rank() == 0:
+            clip.save(out / f"{seed}.safetensors", model, block(document, "model.arch", str), method.norm_stats)
         curves.append(rows)
-    storage.write_rows(curve, mean_curve(curves), COLUMNS)
+    if distributed.rank() == 0:
+        storage.write_rows(curve, mean_curve(curves), COLUMNS)
 
 
 if __name__ == "__main__":

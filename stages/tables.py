@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from stages.command import EXISTING, WRITTEN, stage
-from zsr import tables
+from zsr import comparison, tables
 from zsr.params import block, read
 from zsr.storage import read_rows
 
@@ -23,6 +23,7 @@ def main(params: Path, metrics: Path, published: tuple[Path, ...], out: Path) ->
     tables.audit(out, marks, checks, f"Audit, {name}")
     paper = [row for path in published for row in read_rows(path)]
     tables.orderings(out, pairs, paper, "all", f"Orderings of the paper, {name}", marks)
+    comparison.write(out, cells, averages, paper, f"Beside the published numbers, {name}", marks)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zsr.data.split import make
+from zsr.data.sources import make
 from zsr.methods._base import Batch
 from zsr.params import read
 

@@ -16,10 +16,13 @@ LAYERS = [
     {"attention"},
     {"attacks"},
     {"methods"},
-    {"sentinels", "train"},
+    {"distributed", "sentinels"},
+    {"batches"},
+    {"train"},
+    {"feed"},
     {"attention_study", "eps_sweep", "evaluate", "finetune", "pretrain", "results"},
     {"ablation", "audit", "figures", "tables", "terms"},
-    {"study"},
+    {"comparison", "study"},
 ]
 CODE = sorted([*(ROOT / "zsr").rglob("*.py"), *(ROOT / "stages").glob("*.py")])
 CORE = [path for path in CODE if path.is_relative_to(ROOT / "zsr") and path.name != "__init__.py"]

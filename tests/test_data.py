@@ -5,7 +5,8 @@ import torch
 from zsr import storage
 from zsr.data import prepared
 from zsr.data.captioned import draw_pool
-from zsr.data.split import Split, make
+from zsr.data.sources import make
+from zsr.data.split import Split, digest
 from zsr.data.vocabulary import COLOURS, SHAPES, Scene, captions, held_out_pairs
 from zsr.errors import ParamError, StudyError
 
@@ -127,8 +128,8 @@ def test_a_prepared_set_belongs_to_its_embeddings(tmp_path):
     make("shapes", "test", 24, 0, 24).save(test)
     with pytest.raises(StudyError, match="text/shapes.safetensors is not there; run dvc repro text_embeddings"):
         prepared.load(sets, text, "shapes")
-    facts = {"template": "a photo of {}", "images": storage.digest(test)}
-    storage.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, facts)
+    storage.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "prompt 'a photo of {}'"})
+    storage.write_json(embedded.with_suffix(".json"), {"images": digest(test)})
     loaded = prepared.load(sets, text, "shapes")
     assert len(loaded.split.ids) == 24 and torch.equal(loaded.text_embeddings, torch.eye(12))
     make("shapes", "test", 24, 1, 24).save(test)

@@ -393,6 +393,6 @@ def test_a_ball_is_that_of_the_attack_s_norm(trained, split, tmp_path):
 
 
 def test_protocol_facts(trained, split):
-    text = protocol(trained, PGD4, 24, "a photo of {}", Evaluation(seed=3, batch_size=16, save_every=1))
+    text = protocol(trained, PGD4, 24, "prompt 'a photo of {}'", Evaluation(seed=3, batch_size=16, save_every=1))
     for fact in ("eps 0.4/255", "acts at 24 px", "noise seed 3", "logit scale 4286", "prompt 'a photo of {}'", "fp32"):
         assert fact in text

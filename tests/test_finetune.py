@@ -6,13 +6,15 @@ import torch
 
 from tests.conftest import ROOT
 from zsr.attacks._noise import Noise
-from zsr.data.split import make
+from zsr.data.sources import make
+from zsr.feed import Feed
 from zsr.finetune import FineTuning, Texts, TrainingAttack, anchors_of, finetune, mean_curve
 from zsr.losses import cross_entropy
 from zsr.methods.tecoa import TeCoA
 from zsr.models.classifier import Classifier
 from zsr.params import block, component, read, training_of
 
+CPU = torch.device("cpu")
 TRAINED = [name for name in read(ROOT / "params.yaml")["methods"] if name != "clip"]
 
 
@@ -77,26 +79,23 @@ def test_published_visual_attention_ends_with_the_weights_of_tecoa(document, tra
 # Anchors
 
 
-def pixels_of(source):
-    return torch.from_numpy(source.images).permute(0, 3, 1, 2), torch.from_numpy(source.labels)
-
-
 @pytest.mark.parametrize(
     "name, shape",
     [("tga_zsr", (20, 36)), ("comp_tga", (20, 2, 36)), ("fare", (20, 48)), ("embedding_anchor", (20, 48))],
 )
-def test_anchors_are_what_the_frozen_model_says_of_each_image(document, name, shape, clip_model, texts, source):
+def test_anchors_are_what_the_frozen_model_says_of_each_image(document, name, shape, clip_model, texts, source, recipe):
     method = component(document, "methods", name)
     frozen = Classifier(clip_model, texts.text_embeddings).requires_grad_(False)
     images, labels, _ = source.tensors(range(20))
-    anchors = anchors_of(method, frozen, texts, *pixels_of(source), batch_size=8)
+    recipe = replace(recipe, batch_size=8)
+    anchors = anchors_of(method, frozen, texts, Feed(source, recipe, recipe.attack, 0, CPU), recipe)
     assert anchors.shape == shape
     torch.testing.assert_close(anchors, method.anchors(frozen, texts.batch(images, labels)), atol=1e-5, rtol=1e-4)
 
 
-def test_a_method_without_anchors_has_none(clip_model, texts, source):
+def test_a_method_without_anchors_has_none(clip_model, texts, source, recipe):
     frozen = Classifier(clip_model, texts.text_embeddings)
-    assert anchors_of(TeCoA(), frozen, texts, *pixels_of(source), batch_size=8) is None
+    assert anchors_of(TeCoA(), frozen, texts, Feed(source, recipe, recipe.attack, 0, CPU), recipe) is None
 
 
 @pytest.mark.parametrize("name", ["tga_zsr", "comp_tga", "fare", "embedding_anchor"])

@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from zsr.batches import batch_indices
 from zsr.errors import ParamError, StudyError
 from zsr.params import build
-from zsr.train import MUON_RATE, Recipe, batch_indices, fit, learning_rate
+from zsr.train import MUON_RATE, Recipe, fit, learning_rate
 
 RECIPE = Recipe(
     epochs=3,
@@ -66,7 +67,8 @@ def run(recipe, scratch, steps_allowed=10**6, broken_at=None):
     """Fit a line to noise that each step draws from the global generator; stop as if killed after some steps."""
     model, seen = Line(), []
 
-    def losses(step, samples):
+    def losses(step, part):
+        samples = part.samples
         if step == broken_at:
             return {"fit": model.layer(X[samples]).mean() * math.nan}
         if len(seen) == steps_allowed:
@@ -111,7 +113,7 @@ def test_a_step_of_sgd_is_the_rate_times_the_clipped_gradient(tmp_path):
     before = model.layer.weight.detach().clone()
     fit(
         model,
-        lambda step, samples: {"slope": (model.layer.weight * torch.tensor([3.0, 4.0, 0.0])).sum()},
+        lambda step, part: {"slope": (model.layer.weight * torch.tensor([3.0, 4.0, 0.0])).sum()},
         10,
         recipe,
         0,
@@ -130,7 +132,7 @@ def test_a_gradient_that_is_not_finite_moves_no_parameter(tmp_path):
     model = Line()
     before = model.layer.weight.detach().clone()
 
-    def losses(step, samples):  # the root of zero: finite, with an infinite slope
+    def losses(step, part):  # the root of zero: finite, with an infinite slope
         return {"root": (model.layer.weight.sum() * 0).sqrt()}
 
     with pytest.raises(StudyError, match="stopped at step 0: the gradient is not finite"):
@@ -144,8 +146,8 @@ def test_muon_moves_block_matrices_by_steps_of_one_size_and_the_rest_like_adam(c
     before, rest_before = matrix.detach().clone(), rest.detach().clone()
     images = torch.randn(10, 3, 24, 24)
 
-    def losses(step, samples):
-        return {"square": clip_model.encode_image(images[samples]).square().mean()}
+    def losses(step, part):
+        return {"square": clip_model.encode_image(images[part.samples]).square().mean()}
 
     fit(clip_model, losses, 10, recipe, 0, tmp_path / "s")
     assert torch.linalg.svdvals(before - matrix).max().item() == pytest.approx(MUON_RATE * 0.01, rel=0.3)

@@ -61,7 +61,7 @@ def map_distance(maps: Tensor, others: Tensor, grid: Size, image_size: Size, dis
     if distance == "l1":
         difference = maps - others
         return (difference if drawn else resize(difference, grid, image_size)).abs().mean(dim=1)
-    factor = None if drawn else _gram_factor(tuple(grid), tuple(image_size)).to(maps)
+    factor = None if drawn else _gram_factor(tuple(grid), tuple(image_size), maps.dtype, maps.device)
     if distance == "cos":
         return 1 - F.cosine_similarity(*(x if drawn else x @ factor for x in (maps, others)))
     norm = (maps - others if drawn else (maps - others) @ factor).norm(dim=1)
@@ -69,11 +69,11 @@ def map_distance(maps: Tensor, others: Tensor, grid: Size, image_size: Size, dis
 
 
 @cache
-def _gram_factor(grid: Size, image_size: Size) -> Tensor:
+def _gram_factor(grid: Size, image_size: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Cholesky factor L of G, so that the norm of d L is that of U d."""
     basis = torch.eye(grid[0] * grid[1], dtype=torch.float64)
     resized = resize(basis, grid, image_size)
-    return torch.linalg.cholesky(resized @ resized.T)
+    return torch.linalg.cholesky(resized @ resized.T).to(device, dtype)
 
 
 def grad_cam(
@@ -97,7 +97,8 @@ def grad_cam(
     hook = model.visual.transformer.resblocks[-1].ln_1.register_forward_hook(keep)
     try:
         with sdpa_kernel(SDPBackend.MATH):  # the one attention kernel that can be differentiated twice
-            total = score(model.pool(model.tokens(images))).sum()
+            tokens = Classifier.tokens(model, images)  # a compiled one would not see the hook
+            total = score(model.pool(tokens)).sum()
     finally:
         hook.remove()
     (slope,) = torch.autograd.grad(total, kept["tokens"], create_graph=differentiable)

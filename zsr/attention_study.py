@@ -49,7 +49,8 @@ def measure(model: Classifier, attack, images: Tensor, labels: Tensor, noise: No
         "peak_on_object": bright.gather(1, clean.argmax(dim=1, keepdim=True)).float().mean().item(),
         "object_share": bright.float().mean().item(),
     }
-    return Maps(clean.unflatten(1, model.grid), attacked.unflatten(1, model.grid), adv), facts
+    drawn = (clean.unflatten(1, model.grid), attacked.unflatten(1, model.grid), adv)
+    return Maps(*(x.cpu() for x in drawn)), facts
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zsr.attacks._noise import Noise
 from zsr.data.prepared import Prepared
 from zsr.models.classifier import Classifier
+from zsr.models.numerics import ON_CPU, Compute
 from zsr.params import Count, PixelRange
 
 
@@ -29,12 +30,14 @@ def note(wanted: EpsSweep, attack) -> str:
     return f"{wanted.attack}, {attack.n_iter} iterations, {size}, first {wanted.images} images of each set, one seed"
 
 
-def measure(clip: nn.Module, attack, sets: Mapping[str, Prepared], wanted: EpsSweep, seed: int) -> list[dict]:
+def measure(
+    clip: nn.Module, attack, sets: Mapping[str, Prepared], wanted: EpsSweep, seed: int, compute: Compute = ON_CPU
+) -> list[dict]:
     """One row per set and eps, eps 0 first: how many of n images are right. clip: an open_clip model."""
     rows = []
     for name, of in sets.items():
-        images, labels, ids = of.split.tensors(range(min(wanted.images, len(of.split.ids))))
-        model = Classifier(clip, of.text_embeddings)
+        images, labels, ids = of.split.tensors(range(min(wanted.images, len(of.split.ids))), compute.place())
+        model = Classifier(clip, of.text_embeddings, compute)
         counts = sweep(model, attack, images, labels, Noise(seed, name, ids), wanted.eps)
         rows += [{"set": name, "eps": f"{255 * eps:g}/255", "n": len(ids), "correct": n} for eps, n in counts.items()]
     return rows

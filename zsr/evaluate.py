@@ -1,6 +1,5 @@
 """The one evaluation loop: attack, verdict, bits per image, resume."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -8,19 +7,21 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from zsr.attacks._noise import Noise
 from zsr.attacks._places import filled
 from zsr.data.split import Split
 from zsr.errors import StudyError
 from zsr.models.classifier import Classifier
+from zsr.models.numerics import HALF, Precision, autocast, products
 from zsr.params import Count, Natural
 from zsr.records import TOTALS, Record
 from zsr.sentinels import inspect
 from zsr.watch import Watch, unwatched
 
+CPU = torch.device("cpu")
 ROUNDING = 1e-6  # of pixels in [0, 1], fp32
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 INSPECTED = 8  # images on which a model is looked at before it is attacked
 
 
@@ -31,7 +32,7 @@ class Evaluation:
     save_every: Count  # batches of images between partial records; among them a place that one leaves is taken again
     workers: Count = 1  # sets at a time, each with its share of the threads
     protocol: str = "trusted"  # of protocols: what it says there replaces values of evaluate and of attacks
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of every pass, also that of the verdict; autocast if not fp32
+    precision: Precision = "fp32"  # of every pass, also that of the verdict, where the attack does not say otherwise
     counted: Literal["both", "adv"] = "both"  # images right without and with the attack, or with it whatever before
 
 
@@ -47,17 +48,27 @@ class Meter:
     """A classifier that counts its passes and looks at the gradients that flow back, without the attack's knowing.
 
     images: those attacked. An attack may give any of them in any order, moved inside their balls: an image is the
-    nearest of those attacked.
+    nearest of those attacked, by thumbnails.
     """
 
     def __init__(self, model: Classifier, images: Tensor, precision: str = "fp32"):
         self.model, self.images, self.precision = model, images, precision
+        self.thumbnails = _thumbnails(images)
         self.forwards = self.gradients = self.zero_pixels = self.pixels = 0
-        self.zero, self.broken = (torch.zeros(len(images), dtype=torch.bool, device=images.device) for _ in range(2))
+        self._zero, self._broken = (torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(2))
+
+    @property
+    def zero(self) -> Tensor:
+        """Which images had a gradient of zero at every pixel in some pass, (N,)."""
+        return self._zero > 0
+
+    @property
+    def broken(self) -> Tensor:
+        """Which images had logits or a gradient that are not finite in some pass, (N,)."""
+        return self._broken > 0
 
     def __call__(self, images: Tensor) -> Tensor:
-        half = self.precision != "fp32"  # an attack may have an autocast of its own, which is left alone
-        with torch.autocast(images.device.type, HALF[self.precision]) if half else nullcontext():
+        with autocast(images.device, self.precision):  # an attack may have one of its own, which fp32 leaves alone
             logits = self.model(images).float()
         if images.requires_grad and torch.is_grad_enabled():
             if not logits.requires_grad:
@@ -66,7 +77,7 @@ class Meter:
             images.register_hook(partial(self._look, images.detach()))
         else:
             self.forwards += len(images)
-        self._note(self.broken, ~logits.isfinite().all(dim=1), images.detach())
+        self._note(self._broken, ~logits.isfinite().all(dim=1), images.detach())
         return logits
 
     def totals(self) -> dict[str, int]:
@@ -77,26 +88,32 @@ class Meter:
         some = ~zeros.all(dim=1)
         self.zero_pixels = self.zero_pixels + (zeros & some[:, None]).sum()
         self.pixels = self.pixels + some.sum() * zeros.shape[1]
-        self._note(self.zero, ~some, images)
-        self._note(self.broken, ~gradient.isfinite().flatten(1).all(dim=1), images)
+        self._note(self._zero, ~some, images)
+        self._note(self._broken, ~gradient.isfinite().flatten(1).all(dim=1), images)
 
-    def _note(self, bits: Tensor, rows: Tensor, images: Tensor) -> None:
-        if rows.any():
-            moved = torch.cdist(images[rows].flatten(1), self.images.flatten(1), p=torch.inf)
-            bits[moved.nan_to_num(torch.inf).argmin(dim=1)] = True
+    def _note(self, counts: Tensor, rows: Tensor, images: Tensor) -> None:
+        if images.device.type == "cpu" and not rows.any():
+            return  # a GPU would have to be waited for, so there nothing is asked of it
+        moved = torch.cdist(_thumbnails(images), self.thumbnails)
+        counts.index_add_(0, moved.nan_to_num(torch.inf).argmin(dim=1), rows.long())
 
 
-def protocol(model: Classifier, attack, image_size: int, template: str, evaluation: Evaluation) -> str:
-    """The facts that travel with every number."""
+def _thumbnails(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 192). Those of two images differ by more than an attack moves them, unless they are alike."""
+    return adaptive_avg_pool2d(images, 8).flatten(1)
+
+
+def protocol(model: Classifier, attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
+    """The facts that travel with every number. wording: of the prompts."""
     passes = (
         "the model in fp32 where the attack does not say otherwise"
         if evaluation.precision == "fp32"
-        else f"every pass, also of the attack, in {evaluation.precision} autocast"
+        else f"every pass, also of the attack, in {evaluation.precision}{' autocast' * (evaluation.precision in HALF)}"
     )
     counted = "right without and with the attack" if evaluation.counted == "both" else "right with the attack"
     return (
         f"{attack.protocol()}; acts at {image_size} px; noise seed {evaluation.seed}; batches of "
-        f"{evaluation.batch_size}; logit scale {model.logit_scale.item():.4g}; prompt '{template}'; {passes}; "
+        f"{evaluation.batch_size}; logit scale {model.logit_scale.item():.4g}; {wording}; {passes}; "
         f"counts images {counted}"
     )
 
@@ -114,23 +131,29 @@ def evaluate(
     evaluation: Evaluation,
     scratch: Path,
     watch: Watch = unwatched,
+    shard: tuple[int, int] = (0, 1),
+    device: torch.device = CPU,
 ) -> Record:
-    """The record of a whole split, continuing the one in `scratch`, where it is kept while it grows and after.
+    """The record of a split, or of a shard of it, continuing the one in `scratch`, where it is kept while it grows.
 
     blank: a record without bits that names the cell. A kept record of another fingerprint, or of other images, is
     refused: the evaluation begins anew. A model is looked at before it is attacked; what is wrong with it goes into
-    the record as marks.
+    the record as marks. shard: (which, of how many); `zsr.records.merged` puts them together.
     """
-    record = _kept(scratch, blank, split)
+    first, of = shard
+    own = split.part(slice(first, None, of))
+    record = _kept(scratch, blank, own)
     model.eval().requires_grad_(False)
-    if not record.ids and attack.eps:
-        images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))))
-        record = replace(record, marks=inspect(model, images, labels))
-    step = evaluation.batch_size * evaluation.save_every
-    done, n = len(record.ids), len(split.ids)
-    for start in watch(range(done, n, step), done):
-        record = _extended(record, model, attack, split, range(start, min(start + step, n)), evaluation)
-        record.save(scratch)
+    with products(device, evaluation.precision):
+        if not record.ids and attack.eps:
+            images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))), device)
+            record = replace(record, marks=inspect(model, images, labels))
+        step = evaluation.batch_size * evaluation.save_every
+        done, n = len(record.ids), len(own.ids)
+        for start in watch(range(done, n, step), done):
+            rows = own.tensors(range(start, min(start + step, n)), device)
+            record = _extended(record, model, attack, *rows, evaluation)
+            record.save(scratch)
     return record
 
 
@@ -142,15 +165,19 @@ def _kept(scratch: Path, blank: Record, split: Split) -> Record:
     return blank
 
 
-def _extended(record: Record, model: Classifier, attack, split: Split, rows: range, evaluation: Evaluation) -> Record:
-    """The record with the verdicts of some more rows of the split."""
-    images, labels, ids = split.tensors(rows)
+def _extended(
+    record: Record, model: Classifier, attack, images: Tensor, labels: Tensor, ids: list[int], evaluation: Evaluation
+) -> Record:
+    """The record with the verdicts of some more images."""
     meter, size = Meter(model, images, evaluation.precision), evaluation.batch_size
-    adv = attack(meter, images, labels, Noise(evaluation.seed, record.set_name, ids), size)
-    whole = adv.isfinite().flatten(1).all(dim=1)
-    adv = torch.where(whole[:, None, None, None], adv, images)  # where a gradient has spoilt it the attack has failed
-    _check_ball(adv, images, attack)
+    noise = Noise(evaluation.seed, record.set_name, ids)
+    adv, whole = _attacked(meter, attack, images, labels, noise, size)
     (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels, size) for x in (images, adv))
+    again = (robust & ~_sketchy(meter, adv, labels, attack, size)).nonzero().squeeze(1)
+    if len(again):
+        retried = replace(attack, precision="fp32")
+        adv[again], whole[again] = _attacked(meter, retried, images[again], labels[again], noise.take(again), size)
+        robust, finite = _verdicts(meter, adv, labels, size)
     clean = clean & clean_finite
     bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
     bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken | ~whole}
@@ -160,6 +187,31 @@ def _extended(record: Record, model: Classifier, attack, split: Split, rows: ran
         **{name: getattr(record, name) + tuple(of_rows.tolist()) for name, of_rows in bits.items()},
         **{name: getattr(record, name) + total for name, total in meter.totals().items()},
     )
+
+
+def _attacked(
+    meter: Meter, attack, images: Tensor, labels: Tensor, noise: Noise, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Adversarial images, and which of them are whole, (N,): where a gradient has spoilt one the attack has failed."""
+    adv = attack(meter, images, labels, noise, batch_size)
+    whole = adv.isfinite().flatten(1).all(dim=1)
+    adv = torch.where(whole[:, None, None, None], adv, images)
+    _check_ball(adv, images, attack)
+    return adv, whole
+
+
+def _sketchy(meter: Meter, adv: Tensor, labels: Tensor, attack, batch_size: int) -> Tensor:
+    """Which images are right in the numbers that the attack has its gradients in, (N,).
+
+    An attack that ends where it succeeds may have ended too early by its less exact numbers; where they say another
+    thing than the verdict's, it goes on in fp32.
+    """
+    precision = getattr(attack, "precision", "fp32")
+    if meter.precision != "fp32" or precision in ("fp32", "fp16") or getattr(attack, "success", "any") == "last":
+        return torch.ones_like(labels, dtype=torch.bool)
+    rough = Meter(meter.model, meter.images, precision)
+    with products(adv.device, precision):
+        return _verdicts(rough, adv, labels, batch_size)[0]
 
 
 @torch.no_grad()

@@ -2,18 +2,24 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from zsr.attacks._noise import Noise
 from zsr.attacks._steps import Steps
+from zsr.batches import Part
 from zsr.data.split import Split
+from zsr.distributed import joint_rows, world_size
+from zsr.errors import StudyError
+from zsr.feed import Feed
 from zsr.methods._base import Batch, Method
 from zsr.models.classifier import Classifier
+from zsr.models.numerics import ON_CPU, Compute, autocast, products
 from zsr.params import NonNegative
 from zsr.train import Recipe, fit
 from zsr.watch import Watch, unwatched
@@ -38,6 +44,12 @@ class TrainingAttack(Steps):
 @dataclass(frozen=True, kw_only=True)
 class FineTuning(Recipe):
     attack: TrainingAttack  # of every adversarial method
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of the losses; maps are of tf32 tokens where it is bf16
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.attack.gradient_leak and self.accumulate > 1:
+            raise ValueError("attack.gradient_leak needs accumulate: 1, or every part's attack leaks into the others")
 
 
 @dataclass(frozen=True)
@@ -53,6 +65,9 @@ class Texts:
         template = method.non_class_template
         return cls(text_embeddings, embed(source.prompts(template)) if template else None)
 
+    def to(self, device: torch.device) -> "Texts":
+        return Texts(self.text_embeddings.to(device), None if self.non_class is None else self.non_class.to(device))
+
     def batch(self, images: Tensor, labels: Tensor, anchors: Tensor | None = None) -> Batch:
         """A batch with the rows of its labels."""
         return Batch(images, labels, anchors, None if self.non_class is None else self.non_class[labels])
@@ -67,33 +82,37 @@ def finetune(
     seed: int,
     scratch: Path,
     watch: Watch = unwatched,
+    compute: Compute = ON_CPU,
 ) -> list[dict[str, float]]:
     """Train clip.visual in place; returns the curve, one row a step. Nothing else of the model moves.
 
-    clip: an open_clip model. See `zsr.train.fit` for scratch, watch and errors.
+    clip: an open_clip model, which ends on the device of `compute`. See `zsr.train.fit` for scratch, watch and errors.
     """
     if not method.trains:
         return []
-    frozen = Classifier(copy.deepcopy(clip), texts.text_embeddings).requires_grad_(False)
+    if recipe.attack.gradient_leak and world_size() > 1:
+        raise StudyError("train.attack.gradient_leak needs one process; choose launcher: python, or gradient_leak: 0")
+    device, texts = compute.place(), texts.to(compute.place())
+    frozen = Classifier(copy.deepcopy(clip), texts.text_embeddings, compute).requires_grad_(False)
     frozen.train()  # there is no dropout; but eval mode has attention kernels of its own, which round otherwise
-    model = Classifier(clip, texts.text_embeddings)
-    pixels = torch.from_numpy(source.images).permute(0, 3, 1, 2)
-    labels = torch.from_numpy(source.labels)
-    anchors = anchors_of(method, frozen, texts, pixels, labels, recipe.batch_size)
+    model, attack = Classifier(clip, texts.text_embeddings, compute), recipe.attack
+    with products(device, recipe.precision):
+        feed = Feed(source, recipe, attack, seed, device)
+        anchors = anchors_of(method, frozen, texts, feed, recipe)
 
-    def losses(step: int, samples: Tensor) -> dict[str, Tensor]:
-        rows = None if anchors is None else anchors[samples]
-        batch = texts.batch(_images(pixels[samples]), labels[samples], rows)
-        adv = None
-        if method.attacked:
-            noise = Noise(seed, f"train step {step}", source.ids[samples].tolist())
-            if recipe.attack.fixed_noise:
-                noise = Noise(seed, "train", range(len(samples)))
-            adv = recipe.attack.maximise(method.inner_objective(model, batch), batch.images, noise)
-            _scale_gradients(model.visual, recipe.attack.gradient_leak)
-        return method.losses(model, frozen, batch, adv)
+        def losses(step: int, part: Part) -> dict[str, Tensor]:
+            fed = feed.take(step, part)
+            rows = None if anchors is None else anchors[part.samples].to(device, non_blocking=True)
+            batch = replace(texts.batch(fed.images, fed.labels, rows), joint=partial(joint_rows, counts=part.counts))
+            adv = None
+            if method.attacked:
+                adv = attack.maximise(method.inner_objective(model, batch), fed.images, fed.noise)
+                if attack.gradient_leak:  # otherwise gradients are those of the step's parts before this one
+                    _scale_gradients(model.visual, attack.gradient_leak)
+            with autocast(device, recipe.precision):
+                return method.losses(model, frozen, batch, adv)
 
-    return fit(model.visual, losses, len(labels), recipe, seed, scratch, watch)
+        return fit(model.visual, losses, len(source.ids), recipe, seed, scratch, watch, method.fold)
 
 
 @torch.no_grad()
@@ -104,25 +123,20 @@ def _scale_gradients(module: nn.Module, share: float) -> None:
 
 
 @torch.no_grad()
-def anchors_of(
-    method: Method, frozen: Classifier, texts: Texts, pixels: Tensor, labels: Tensor, batch_size: int
-) -> Tensor | None:
-    """The method's anchors of every sample, in batches of the training's shape, so in its kernels; None: no anchors.
+def anchors_of(method: Method, frozen: Classifier, texts: Texts, feed: Feed, recipe: FineTuning) -> Tensor | None:
+    """The method's anchors of every sample, on the CPU; None: it has none.
 
-    pixels: (N, 3, H, W) uint8. labels: (N,).
+    They are made in batches of the training's shape, so in its kernels, and in its precision.
     """
-    rows = []
-    for samples in torch.arange(len(labels)).split(batch_size):
-        padded = torch.cat([samples, samples.new_zeros(batch_size - len(samples))])
-        anchors = method.anchors(frozen, texts.batch(_images(pixels[padded]), labels[padded]))
+    rows, n, size = [], len(feed.source.ids), recipe.batch_size
+    for samples in torch.arange(n).split(size):
+        images, labels = feed.pictures(torch.cat([samples, samples.new_zeros(size - len(samples))]))
+        with autocast(images.device, recipe.precision):
+            anchors = method.anchors(frozen, texts.batch(images, labels))
         if anchors is None:
             return None
-        rows.append(anchors[: len(samples)])
+        rows.append(anchors[: len(samples)].float().cpu())
     return torch.cat(rows)
-
-
-def _images(pixels: Tensor) -> Tensor:
-    return pixels.float() / 255
 
 
 def mean_curve(curves: Sequence[Sequence[Mapping[str, str]]]) -> list[dict]:

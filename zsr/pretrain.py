@@ -1,16 +1,19 @@
 """CLIP pre-training of the tiny model on drawn, captioned pictures: where the embedded study's base comes from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsr.batches import Part, mix
 from zsr.losses import symmetric_contrastive
-from zsr.params import Count, Natural
-from zsr.train import Recipe, fit, mix
+from zsr.models.pretrained import Pretrained
+from zsr.params import Count, Natural, block
+from zsr.train import Recipe, fit
 from zsr.watch import Watch, unwatched
 
 MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
@@ -20,6 +23,12 @@ MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
 class Pretraining(Recipe):
     seed: Natural
     pool: Count  # pictures, drawn once
+
+
+def base_of(document: Mapping) -> Pretraining | Pretrained:
+    """Where the base model comes from: `base_model` names weights of open_clip, or tells how to train it here."""
+    schema = Pretrained if "pretrained" in block(document, "base_model", dict[str, Any]) else Pretraining
+    return block(document, "base_model", schema)
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,8 @@ def pretrain(
     model = create()
     nn.init.normal_(model.visual.positional_embedding, std=0.5)
 
-    def losses(_step: int, samples: Tensor) -> dict[str, Tensor]:
-        return contrastive_terms(model, pool, samples)
+    def losses(_step: int, part: Part) -> dict[str, Tensor]:
+        return contrastive_terms(model, pool, part.samples)
 
     rows = fit(model, losses, len(pool.images), recipe, recipe.seed, scratch, watch)
     return model.eval(), rows

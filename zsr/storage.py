@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -83,6 +84,59 @@ def load_facts(path: Path) -> dict:
     return _load(path, "np", tensors=False)[1]
 
 
+def map_arrays(path: Path) -> tuple[dict, dict]:
+    """As `load_arrays`, but what an array holds stays on disk until it is read. A change of it reaches no file."""
+    import numpy as np
+
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    facts = json.loads(header.pop("__metadata__", {}).get(FACTS, "{}"))
+    types = {"U8": np.uint8, "I64": np.int64}
+    return {
+        name: np.memmap(path, types[of["dtype"]], "c", 8 + length + of["data_offsets"][0], tuple(of["shape"]))
+        for name, of in header.items()
+    }, facts
+
+
+@contextmanager
+def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict) -> Iterator[Any]:
+    """A file as `save_arrays` writes it, of int64 arrays and of uint8 "images" that need not fit into memory.
+
+    Yields an array (shape) on disk to be filled, which the file then holds; where that fails no file is left. facts
+    may be changed while it is filled, to values as long as those before.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    def header() -> bytes:
+        empty = save(arrays | {"images": np.empty((0, *shape[1:]), np.uint8)}, metadata={FACTS: json.dumps(facts)})
+        length = int.from_bytes(empty[:8], "little")
+        said = json.loads(empty[8 : 8 + length])
+        start = said["images"]["data_offsets"][0]
+        said["images"] |= {"shape": list(shape), "data_offsets": [start, start + math.prod(shape)]}
+        text = json.dumps(said, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        return len(text).to_bytes(8, "little") + text + empty[8 + length :]
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(header())
+        start = temporary.stat().st_size
+        images = np.memmap(temporary, np.uint8, "r+", start, shape)
+        yield images
+        images.flush()
+        with temporary.open("r+b") as file:
+            assert len(header()) == start
+            file.write(header())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def _load(path: Path, framework: str, tensors: bool = True) -> tuple[dict, dict]:
     from safetensors import safe_open
 
@@ -95,9 +149,19 @@ def digest(*parts: bytes | str | Path) -> str:
     """A short hash of byte strings, texts and the contents of files, in order; none can run into the next."""
     total = hashlib.sha256()
     for part in parts:
-        content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
-        total.update(hashlib.sha256(content).digest())
+        hexadecimal = sha256(part) if isinstance(part, Path) else None
+        content = part.encode() if isinstance(part, str) else part
+        total.update(bytes.fromhex(hexadecimal) if hexadecimal else hashlib.sha256(content).digest())
     return total.hexdigest()[:32]
+
+
+def sha256(path: Path) -> str:
+    """Of a file that need not fit into memory, in hexadecimal."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(2**20):
+            total.update(chunk)
+    return total.hexdigest()
 
 
 def computer_digest() -> str:
@@ -106,7 +170,7 @@ def computer_digest() -> str:
     Unfinished and finished work is kept under it, so that edited code, say, restores no old results.
     """
     files = {Path(m.__file__) for n, m in sys.modules.items() if n.split(".")[0] == "zsr" and m.__file__}
-    files |= set(Path(__file__).parent.rglob("*.json"))
+    files |= set((Path(__file__).parent / "models/configs").glob("*.json"))
     torch = sys.modules.get("torch")
     return digest(*sorted(files), repr(torch and (torch.__version__, torch.get_num_threads())))
 

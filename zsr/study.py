@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zsr.attention_study import AttentionStudy
-from zsr.data.split import check_sizes
+from zsr.data.sources import check_sizes
 from zsr.data.world import Data
 from zsr.eps_sweep import EpsSweep
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation, Protocol
 from zsr.finetune import FineTuning
+from zsr.models import pretrained
+from zsr.models.numerics import Compute
+from zsr.models.pretrained import Pretrained
 from zsr.params import Count, Natural, block, build, component, module_of, nearest, read, training_of, under_protocol
-from zsr.pretrain import Pretraining
+from zsr.pretrain import base_of
 from zsr.storage import read_json
 
 
@@ -29,10 +32,12 @@ class Study:
     name: str  # of the study, in titles
     up: Literal["", "../"]  # from the folder of params.yaml to the repository's root
     threads: Count  # of the CPU, in every stage that computes
+    launcher: Literal["python", "torchrun"]  # of fine-tuning and evaluation; torchrun: a process for each GPU
+    compute: Compute
     seeds: tuple[Natural, ...]  # of fine-tuning: order of batches, noise of the training attack
     data: Data
     model: Model
-    base_model: Pretraining
+    base_model: dict[str, Any]
     train: FineTuning
     method: dict[str, Any]
     methods: dict[str, dict[str, Any]]
@@ -75,17 +80,29 @@ def check(path: Path) -> Study:
             for name in document[kind]:
                 component(document, kind, name)
         for name in document["methods"]:
-            training_of(document, name, FineTuning)
+            _check_training(document, name)
         swept = study.eps_sweep.attack
         if not hasattr(component(document, "attacks", swept), "step_size"):
             raise ParamError(f"eps_sweep.attack must have a step_size, which grows with eps; '{swept}' has none")
         _check_protocols(document)
-        _check_arch(study.model.arch, study.data.image_size)
+        layers = _checked_tower(study.model.arch, study.data.image_size)["layers"]
+        for name in document["methods"]:
+            if component(document, "methods", name).needs_blocks and not isinstance(layers, int):
+                raise ParamError(f"methods.{name} needs a ViT, which {study.model.arch} is not; take it out of methods")
+        base = base_of(document)
+        if isinstance(base, Pretrained):
+            pretrained.check(study.model.arch, base)
         for name, size in study.data.sets.items():
             check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
     return study
+
+
+def _check_training(document: dict, name: str) -> None:
+    recipe = training_of(document, name, FineTuning)
+    if component(document, "methods", name).in_batch and recipe.accumulate > 1:
+        raise ParamError(f"train.accumulate must be 1 for {name}, whose loss compares all images of a batch")
 
 
 def _check_protocols(document: dict) -> None:
@@ -101,8 +118,8 @@ def _check_protocols(document: dict) -> None:
             raise ParamError(f"protocols.{name}: {error}") from None
 
 
-def _check_arch(arch: str, image_size: int) -> None:
-    """Look into the config files of open_clip and ours: importing open_clip takes seconds."""
+def _checked_tower(arch: str, image_size: int) -> dict[str, Any]:
+    """What the config file of an arch, open_clip's or ours, says of its image tower; importing open_clip takes seconds."""
     folders = [
         Path(find_spec("open_clip").origin).parent / "model_configs",
         Path(__file__).parent / "models" / "configs",
@@ -112,7 +129,10 @@ def _check_arch(arch: str, image_size: int) -> None:
         raise ParamError(f"model.arch must be a model name of open_clip, got '{arch}'{nearest(arch, configs)}")
     config = read_json(configs[arch])
     tower, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
-    if "timm_model_name" in tower or not isinstance(tower.get("layers"), int) or "hf_model_name" in text:
-        raise ParamError(f"model.arch must have OpenAI's towers, a ViT and a text transformer; '{arch}' has others")
+    if "timm_model_name" in tower or "layers" not in tower or "hf_model_name" in text:
+        raise ParamError(
+            f"model.arch must have OpenAI's towers, a ViT or ResNet and a text transformer; '{arch}' has others"
+        )
     if tower["image_size"] != image_size:
         raise ParamError(f"data.image_size must be what {arch} sees, {tower['image_size']}, got {image_size}")
+    return tower

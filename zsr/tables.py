@@ -45,18 +45,19 @@ def _escaped(text: str) -> str:
     return "".join(LATEX_ESCAPE_RULES.get(character, character) for character in text)
 
 
-def _daggers(names: str, marks: Sequence[Row]) -> str:
+def daggers_of(names: str, marks: Sequence[Row]) -> str:
     """What follows a number with these marks, as " †1,3"; the place of a mark among all of `marks` is its number."""
     known = distinct(marks, "mark")
     return f" {DAGGER}" + ",".join(str(known.index(name) + 1) for name in names.split()) if names else ""
 
 
-def _reasons(marks: Sequence[Row]) -> list[str]:
-    """One note per mark: every cell that bears it, and why."""
+def reasons(marks: Sequence[Row], shown: Sequence[Row] | None = None) -> list[str]:
+    """One note per mark: every cell that bears it, and why. shown: those of `marks` in the table, if not all."""
+    shown = marks if shown is None else shown
     notes = []
-    for name in distinct(marks, "mark"):
-        cells = [f"{r['method']} {r['attack']} {r['set']}: {r['reason']}" for r in marks if r["mark"] == name]
-        notes.append(f"{_daggers(name, marks).strip()} {name.replace('_', ' ')}. {'; '.join(cells)}.")
+    for name in (name for name in distinct(marks, "mark") if name in distinct(shown, "mark")):
+        cells = [f"{r['method']} {r['attack']} {r['set']}: {r['reason']}" for r in shown if r["mark"] == name]
+        notes.append(f"{daggers_of(name, marks).strip()} {name.replace('_', ' ')}. {'; '.join(cells)}.")
     return notes
 
 
@@ -80,12 +81,12 @@ def accuracy(
             for method in distinct(cells, "method")
         ]
         parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
-    write(folder, "accuracy", title, parts, _accuracy_notes(cells) + _reasons(marks))
+    write(folder, "accuracy", title, parts, _accuracy_notes(cells) + reasons(marks))
     storage.write_rows(folder / "accuracy.csv", cells)
 
 
 def _marked(shown: Callable[[Row], str], row: Row, marks: Sequence[Row]) -> str:
-    return shown(row) + _daggers(row.get("marks", ""), marks)
+    return shown(row) + daggers_of(row.get("marks", ""), marks)
 
 
 def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
@@ -128,7 +129,7 @@ def attacks(
     notes = [
         "Differences in points between attacks on the same models and images; ±: 95 % half-width over the choice of "
         "images. Above zero the other attack leaves images that AutoAttack fools.",
-        *_reasons(marks),
+        *reasons(marks),
     ]
     write(folder, "attacks", title, {f"mean over {group} sets, accuracy in %": (header, body)}, notes)
     storage.write_rows(folder / "attacks.csv", own, header=["attack"])
@@ -179,8 +180,8 @@ def _ordering_notes(rows: Sequence[Row], pairs: Sequence[Row], group: str, marks
         "undecided: our interval holds zero.",
         f"In all: {counts}.",
         *(
-            f"{_daggers(name, marks).strip()} {name.replace('_', ' ')}: a cell behind the difference bears this mark, "
-            "whose reason is in the table of the audit."
+            f"{daggers_of(name, marks).strip()} {name.replace('_', ' ')}: a cell behind the difference bears this "
+            "mark, whose reason is in the table of the audit."
             for name in distinct(marks, "mark")
             if name in shown
         ),
@@ -195,7 +196,7 @@ def _ordering(pair: Row, paper: float, marks: Sequence[Row]) -> dict[str, str]:
         "first": pair["first"],
         "second": pair["second"],
         "paper": f"{paper:+.2f}",
-        "ours": f"{mean:+.1f} ± {half:.1f}" + _daggers(pair.get("marks", ""), marks),
+        "ours": f"{mean:+.1f} ± {half:.1f}" + daggers_of(pair.get("marks", ""), marks),
         "here": verdict,
     }
 
@@ -215,7 +216,7 @@ def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str)
     """Rows of `zsr.audit`: every mark with its reason, and the checks that ran."""
     header = ["method", "attack", "set", "mark", "reason"]
     parts = {
-        "marks": (["", *header], [[_daggers(r["mark"], marks).strip(), *(r[key] for key in header)] for r in marks]),
+        "marks": (["", *header], [[daggers_of(r["mark"], marks).strip(), *(r[key] for key in header)] for r in marks]),
         "checks": (["check", "rule", "cells", "marked"], [list(row.values()) for row in checks]),
     }
     notes = [
@@ -232,11 +233,11 @@ def ablation(folder: Path, rows: Sequence[Mapping], facts: str, marks: Sequence[
     columns = [key for key in rows[0] if f"{key} sd" in rows[0]]
     shown = {r["variant"]: [m for m in marks if m["method"] == r["variant"]] for r in rows}
     own = [mark for of_variant in shown.values() for mark in of_variant]
-    daggers = {v: _daggers(" ".join(distinct(of_variant, "mark")), own) for v, of_variant in shown.items()}
+    daggers = {v: daggers_of(" ".join(distinct(of_variant, "mark")), own) for v, of_variant in shown.items()}
     body = [
         [r["variant"] + daggers[r["variant"]], *(f"{r[c]:.1f} ± {r[f'{c} sd']:.1f}" for c in columns)] for r in rows
     ]
-    notes = [f"Accuracy in %, mean over sets, ± standard deviation over seeds: {facts}.", *_reasons(own)]
+    notes = [f"Accuracy in %, mean over sets, ± standard deviation over seeds: {facts}.", *reasons(own)]
     write(folder, "ablation", "Ablation of TGA-ZSR", {"accuracy in %": (["variant", *columns], body)}, notes)
     storage.write_rows(folder / "ablation.csv", rows)
 
@@ -247,14 +248,14 @@ def quirks(folder: Path, rows: Sequence[Mapping], facts: str, marks: Sequence[Ro
     effects = {}
     for r in rows:
         behind = [m for m in marks if m["method"] in (r["variant"], r["against"]) and m["attack"] == r["attack"]]
-        daggers = _daggers(" ".join(distinct(behind, "mark")), marks)
+        daggers = daggers_of(" ".join(distinct(behind, "mark")), marks)
         effects[r["variant"], r["attack"]] = f"{r['mean']:+.1f} ± {r['half_width']:.1f}" + daggers
     names = {r["variant"]: (r["quirk"], r["variant"], r["against"]) for r in rows}
     body = [[*names[v], *(effects[v, attack] for attack in attacks)] for v in names]
     notes = [
         "variant minus the one it is compared with, in points, mean over all sets, paired by image and seed; "
         f"±: 95 % half-width over the choice of images and of seeds: {facts}.",
-        *_reasons(marks),
+        *reasons(marks),
     ]
     header = ["quirk", "variant", "against", *attacks]
     write(folder, "quirks", "Effects of quirks", {"difference in points": (header, body)}, notes)

@@ -6,6 +6,7 @@ Everything random in a step is a function of (seed, step), so a run that was kil
 import io
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,11 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from zsr import storage
+from zsr.batches import Fold, Part, batch_indices, mix, parts_of
+from zsr.distributed import of_first, rank, total, world_size
 from zsr.errors import StudyError
 from zsr.params import Count, Interval, Natural, NonNegative, Positive
 from zsr.watch import Watch, unwatched
 
 MUON_RATE = 5  # Muon's steps have the size of the rate, not of Adam's
+COLUMNS = ("step", "lr", "loss")  # of a curve; the terms of the loss follow
+Losses = Callable[[int, Part], dict[str, Tensor]]  # (step, part) -> named terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class Recipe:
     first_step_full_rate: bool = False  # the first step, before the schedule sets in, takes lr itself (quirk A2)
     grad_clip: NonNegative  # largest norm of the whole gradient; 0: no clipping
     save_every: Count  # steps between checkpoints of an unfinished run
+    accumulate: Count = 1  # parts in which a process computes its share of a batch, one after the other: less memory
 
     def __post_init__(self):
         if len(self.betas) != 2:
@@ -57,61 +63,84 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
     return 0.5 * base * (1 + math.cos(math.pi * (step - warmup_steps) / (n_steps - warmup_steps)))
 
 
-def batch_indices(step: int, n_samples: int, batch_size: int, seed: int) -> Tensor:
-    """The samples of a step: each epoch passes once over all of them, in an order fixed by (seed, epoch)."""
-    epoch, position = divmod(step, math.ceil(n_samples / batch_size))
-    order = torch.randperm(n_samples, generator=torch.Generator().manual_seed(mix(seed, epoch)))
-    return order[position * batch_size : (position + 1) * batch_size]
+class Objective(nn.Module):
+    """The terms of a part as a forward, which is what DistributedDataParallel watches."""
 
+    def __init__(self, model: nn.Module, losses: Losses):
+        super().__init__()
+        self.model, self.losses = model, losses
 
-def mix(*numbers: int) -> int:
-    """One seed of 60 bits from several numbers."""
-    return int(storage.digest(repr(numbers))[:15], 16)
+    def forward(self, step: int, part: Part) -> dict[str, Tensor]:
+        return self.losses(step, part)
 
 
 @dataclass
 class Progress:
-    """Where a run is, and the rows of its curve so far."""
+    """Where a run is, the rows of its curve so far, and steps whose numbers have not been looked at."""
 
     step: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
+    pending: list[tuple[int, float, dict[str, Tensor], Tensor]] = field(default_factory=list)
 
 
 def fit(
     model: nn.Module,
-    losses: Callable[[int, Tensor], dict[str, Tensor]],
+    losses: Losses,
     n_samples: int,
     recipe: Recipe,
     seed: int,
     scratch: Path,
     watch: Watch = unwatched,
+    fold: Callable[[str], Fold] = lambda term: "mean",
 ) -> list[dict[str, float]]:
-    """Minimise the sum of the terms that `losses(step, sample indices)` gives; returns one row per step.
+    """Minimise the sum of the terms that `losses(step, part)` gives; returns one row per step.
 
-    The model's parameters that require gradients are trained, in place. An unfinished run is kept in `scratch`
-    and continued; the caller deletes the file once it has written the result. `watch` wraps the steps to come
-    (a progress bar), told how many are done.
+    The model's parameters that require gradients are trained, in place, by all processes of the run together. fold:
+    how a term's values of the parts of a batch make that of the batch. An unfinished run is kept in `scratch` and
+    continued; the caller deletes the file once it has written the result. `watch` wraps the steps to come.
 
-    Raises StudyError where a loss or a gradient is not finite, before any parameter moves; the last checkpoint stays.
+    Raises StudyError where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
+    to be waited for, before the next checkpoint. The last checkpoint stays.
     """
     n_steps = recipe.n_steps(n_samples)
     optimizers = _optimizers(model, recipe)
     run = _resume(scratch, model, optimizers)
+    objective, on_cpu = _objective(model, losses), next(model.parameters()).device.type == "cpu"
     for step in watch(range(run.step, n_steps), run.step):
         torch.manual_seed(mix(seed, step))
         lr = learning_rate(step, n_steps, recipe)
-        _set_rate(optimizers, lr)
         model.zero_grad(set_to_none=True)
-        terms = losses(step, batch_indices(step, n_samples, recipe.batch_size, seed))
-        run.rows.append(_row(step, lr, terms))
-        sum(terms.values()).backward()
-        _clip(model, recipe.grad_clip, step)
-        for optimizer in optimizers:
-            optimizer.step()
+        batch = batch_indices(step, n_samples, recipe.batch_size, seed)
+        terms = _descend(objective, step, parts_of(batch, recipe.accumulate), fold)
+        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip or math.inf)
+        run.pending.append((step, lr, terms, norm))
+        saves = (step + 1) % recipe.save_every == 0 and step + 1 < n_steps
+        if on_cpu or saves or step + 1 == n_steps:
+            _look(run)
+        _move(optimizers, lr)
         run.step = step + 1
-        if run.step % recipe.save_every == 0 and run.step < n_steps:
+        if saves and rank() == 0:
             _save(scratch, model, optimizers, run)
     return run.rows
+
+
+def _objective(model: nn.Module, losses: Losses) -> nn.Module:
+    alone = Objective(model, losses)
+    return alone if world_size() == 1 else nn.parallel.DistributedDataParallel(alone)
+
+
+def _descend(objective: nn.Module, step: int, parts: list[Part], fold: Callable[[str], Fold]) -> dict[str, Tensor]:
+    """Adds up the gradients of a step's parts; returns this process's share of its terms."""
+    shares: dict[str, Tensor] = {}
+    for part in parts:
+        alone = world_size() > 1 and part is not parts[-1]
+        with objective.no_sync() if alone else nullcontext():
+            terms = objective(step, part)
+            weighted = {name: part.weight(fold(name)) * term for name, term in terms.items()}
+            sum(weighted.values()).backward()
+        for name, term in weighted.items():
+            shares[name] = shares.get(name, 0) + term.detach() / world_size()
+    return shares
 
 
 def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -127,24 +156,29 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     return optimizers
 
 
-def _set_rate(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+def _move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * (MUON_RATE if isinstance(optimizer, getattr(torch.optim, "Muon", ())) else 1)
+        optimizer.step()
 
 
-def _clip(model: nn.Module, largest: float, step: int) -> None:
-    norm = nn.utils.clip_grad_norm_(model.parameters(), largest or math.inf)
-    if not norm.isfinite():
-        raise StudyError(f"training stopped at step {step}: the gradient is not finite (norm {norm:g}); lower lr")
-
-
-def _row(step: int, lr: float, terms: dict[str, Tensor]) -> dict[str, float]:
-    values = {name: term.item() for name, term in terms.items()}
-    if not math.isfinite(sum(values.values())):
-        listed = ", ".join(f"{name} = {value:g}" for name, value in values.items())
-        raise StudyError(f"training stopped at step {step}: the loss is not finite ({listed}); lower lr or grad_clip")
-    return {"step": step, "lr": lr, "loss": sum(values.values())} | values
+def _look(run: Progress) -> None:
+    """Turn what is pending into rows of the curve."""
+    names = list(run.pending[0][2])
+    table = torch.stack([torch.stack([*terms.values()]) for _, _, terms, _ in run.pending])
+    norms = torch.stack([norm for *_, norm in run.pending]).tolist()
+    for (step, lr, _, _), values, norm in zip(run.pending, total(table).tolist(), norms):
+        terms = dict(zip(names, values))
+        if not math.isfinite(sum(values)):
+            listed = ", ".join(f"{name} = {value:g}" for name, value in terms.items())
+            raise StudyError(
+                f"training stopped at step {step}: the loss is not finite ({listed}); lower lr or grad_clip"
+            )
+        if not math.isfinite(norm):
+            raise StudyError(f"training stopped at step {step}: the gradient is not finite (norm {norm:g}); lower lr")
+        run.rows.append({"step": step, "lr": lr, "loss": sum(values)} | terms)
+    run.pending.clear()
 
 
 def _save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], run: Progress) -> None:
@@ -155,9 +189,11 @@ def _save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer],
 
 
 def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
-    if not path.exists():
+    """All processes continue from what the first has kept."""
+    content = of_first(path.read_bytes() if rank() == 0 and path.exists() else None)
+    if content is None:
         return Progress()
-    saved = torch.load(path, weights_only=True)
+    saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"])
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)

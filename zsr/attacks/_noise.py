@@ -32,3 +32,17 @@ class Noise:
     def _of(self, image_id: int, stream: str) -> torch.Generator:
         key = storage.digest(f"{self.seed}/{self.scope}/{int(image_id)}/{stream}")
         return torch.Generator().manual_seed(int(key[:8], 16))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Uniform noise that was drawn before it is asked for, (B, ...), of one stream."""
+
+    rows: Tensor
+
+    def take(self, rows: Tensor) -> "Drawn":
+        return Drawn(self.rows[rows])
+
+    def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
+        assert self.rows.shape[1:] == tuple(shape)
+        return self.rows

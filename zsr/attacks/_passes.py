@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from zsr.attacks._places import filled
+from zsr.models.numerics import Precision, autocast, products
 
 Model = Callable[[Tensor], Tensor]  # (B, 3, H, W) in [0, 1] -> logits, (B, C)
 
@@ -16,7 +17,7 @@ def predict(model: Model, images: Tensor, batch_size: int | None = None) -> Tens
 
     batch_size: of the model's passes, all images by default.
     """
-    with torch.autocast(images.device.type, enabled=False):
+    with torch.autocast(images.device.type, enabled=False), products(images.device, "fp32"):
         parts = [model(images[rows]).float() for rows in filled(len(images), batch_size, images.device)]
     return torch.cat(parts)[: len(images)]
 
@@ -37,6 +38,17 @@ def differentiate(model: Model, images: Tensor, score: Callable[[Tensor], Tensor
         scores = score(logits)
         (gradient,) = torch.autograd.grad(scores.sum(), images)
     return logits.detach(), scores.detach(), gradient
+
+
+def sketched(model: Model, precision: Precision) -> Model:
+    """The model with its gradients in another precision; what is asked without one stays as it is."""
+
+    def answer(images: Tensor) -> Tensor:
+        wanted = precision if images.requires_grad and torch.is_grad_enabled() else "fp32"
+        with autocast(images.device, wanted):
+            return model(images)
+
+    return answer if precision != "fp32" else model
 
 
 def rival(model: Model, images: Tensor, labels: Tensor, rank: int, batch_size: int | None = None) -> Tensor:

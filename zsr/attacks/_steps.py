@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from zsr.attacks._noise import Noise
+from zsr.models.numerics import HALF, Precision, products
 from zsr.params import Count, PixelRange
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +20,7 @@ class Steps:
     step_size: PixelRange
     n_iter: Count
     random_start: bool
-    precision: Literal["fp32", "bf16", "fp16"]  # of the gradient; fp16 autocast without loss scaling: quirk S2
+    precision: Precision  # of the gradient; fp16 autocast without loss scaling: quirk S2
     reduction: Literal["sum", "mean"]  # over the batch; under fp16 the mean underflows with the batch (quirk S2)
     clip_start: bool = True  # False: the first forward may see pixels outside [0, 1], as in FARE
     stream: ClassVar[str] = "pgd"  # of noise
@@ -29,9 +28,10 @@ class Steps:
     def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise) -> Tensor:
         """The last point, in the ball and in [0, 1], of an ascent of objective: (B, 3, H, W) -> (B,)."""
         adv = self.start(images, noise)
-        for _ in range(self.n_iter):
-            leaf = adv.detach().requires_grad_()
-            adv = self.moved(adv, self.ascent(objective, leaf), images)
+        with products(images.device, self.precision):
+            for _ in range(self.n_iter):
+                leaf = adv.detach().requires_grad_()
+                adv = self.moved(adv, self.ascent(objective, leaf), images)
         return adv
 
     def start(self, images: Tensor, noise: Noise) -> Tensor:
@@ -50,7 +50,7 @@ class Steps:
 
     def reduced(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
         """The scalar that is differentiated. Summed, images do not interact."""
-        with torch.autocast(adv.device.type, DTYPES[self.precision], enabled=self.precision != "fp32"):
+        with torch.autocast(adv.device.type, HALF.get(self.precision), enabled=self.precision in HALF):
             scores = objective(adv)
         return scores.sum() if self.reduction == "sum" else scores.mean()
 

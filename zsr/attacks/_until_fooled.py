@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model, differentiate, fooled
+from zsr.attacks._passes import Model, differentiate, fooled, sketched
 from zsr.attacks._places import through
 from zsr.attacks._rows import wide
 from zsr.attacks._steps import Steps
+from zsr.models.numerics import products
 
 
 @dataclass
@@ -36,7 +37,7 @@ def until_fooled(
 
     scores: what is raised, of logits (R, C) and labels (R,) -> (R,).
     """
-    adv = images.clone()
+    adv, model = images.clone(), sketched(model, steps.precision)
 
     def begin(rows: Tensor) -> _Run:
         start = steps.start(images[rows], noise.take(rows))
@@ -52,5 +53,6 @@ def until_fooled(
         run.x, run.over = further, run.over | ends
         return run.over
 
-    through(len(images), batch_size, images.device, begin, step)
+    with products(images.device, steps.precision):
+        through(len(images), batch_size, images.device, begin, step)
     return adv

@@ -8,8 +8,9 @@ from torch import Tensor
 from zsr.attacks._apgd import Ascent
 from zsr.attacks._cascade import cascade
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model
+from zsr.attacks._passes import Model, sketched
 from zsr.attacks._suite import ascents, listed
+from zsr.models.numerics import Precision, products
 from zsr.params import Count, Positive
 
 
@@ -24,6 +25,7 @@ class APGD:
     n_restarts: Count
     n_targets: Count = 9  # of the targeted loss, one after the other
     early_drop: bool = True  # the verdicts are the same without; the reference goes on, and returns the last success
+    precision: Precision = "fp32"  # of gradients
 
     def __post_init__(self):
         if self.norm == "linf" and self.eps > 1:
@@ -36,7 +38,8 @@ class APGD:
 
         batch_size: of the model's passes, all images by default.
         """
-        return cascade(model, images, labels, noise, batch_size, self._rounds)
+        with products(images.device, self.precision):
+            return cascade(sketched(model, self.precision), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the attack for a set of so few classes."""
@@ -47,7 +50,8 @@ class APGD:
         eps = f"l-inf, eps {255 * self.eps:g}/255" if self.norm == "linf" else f"l2, eps {self.eps:g}"
         loss = {"ce": "cross-entropy", "dlr": "DLR", "dlr_targeted": f"DLR towards {self.n_targets} classes"}[self.loss]
         restarts = f"{self.n_restarts} restart{'s' if self.n_restarts > 1 else ''}"
-        return f"APGD {eps}, {self.n_iter} iterations, {restarts}, any iterate, summed {loss}"
+        gradient = "" if self.precision == "fp32" else f", gradient {self.precision}"
+        return f"APGD {eps}, {self.n_iter} iterations, {restarts}, any iterate, summed {loss}{gradient}"
 
     def _rounds(self, n_classes: int) -> list[Ascent]:
         settings = {"norm": self.norm, "eps": self.eps, "n_iter": self.n_iter, "early_drop": self.early_drop}

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from zsr.attacks._cascade import Round, cascade
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model
+from zsr.attacks._passes import Model, sketched
 from zsr.attacks._square import Squares
 from zsr.attacks._suite import ascents, boundaries, listed
+from zsr.models.numerics import Precision, products
 from zsr.params import Count, PixelRange
 
 LISTS = {"paper": ("ce", "dlr"), "standard": ("ce", "dlr_targeted", "fab", "square")}
@@ -29,6 +30,7 @@ class AutoAttack:
     n_queries: Count = 5000  # of Square
     n_targets: Count = 9  # of targeted APGD, and of FAB
     early_drop: bool = True  # the verdicts are the same without; an image leaves a batch once it is fooled
+    precision: Precision = "fp32"  # of gradients; what FAB and Square ask of the model without one is fp32
 
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
@@ -37,7 +39,8 @@ class AutoAttack:
 
         batch_size: of the model's passes, all images by default.
         """
-        return cascade(model, images, labels, noise, batch_size, self._rounds)
+        with products(images.device, self.precision):
+            return cascade(sketched(model, self.precision), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the list for a set of so few classes."""
@@ -50,6 +53,7 @@ class AutoAttack:
         return (
             f"AutoAttack {self.version} ({attacks}; fewer for few classes) l-inf, eps {255 * self.eps:g}/255, "
             f"{self.n_iter} iterations{queries}, 1 restart, any iterate, summed losses"
+            + ("" if self.precision == "fp32" else f", gradient {self.precision}")
         )
 
     def _rounds(self, n_classes: int) -> list[Round]:

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from zsr import storage
-from zsr.data.split import Split
+from zsr.data.split import Split, digest
 from zsr.errors import StudyError
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """text_embeddings: (C, D) torch tensor, unit rows. template: of its prompts. embedded: the file they come from."""
+    """text_embeddings: (C, D) torch tensor, unit rows. wording: of its prompts. inputs: names images and prompts."""
 
     split: Split
     text_embeddings: Any
-    template: str
-    embedded: Path
+    wording: str
+    inputs: str
 
 
 def load(sets: Path, text: Path, name: str) -> Prepared:
@@ -24,11 +24,13 @@ def load(sets: Path, text: Path, name: str) -> Prepared:
 
     Raises StudyError: a file is missing; the embeddings were made for other images.
     """
-    test, embedded = sets / name / "test.safetensors", text / f"{name}.safetensors"
-    for path in (test, embedded):
+    test, embedded, made_for = sets / name / "test.safetensors", text / f"{name}.safetensors", text / f"{name}.json"
+    for path in (test, embedded, made_for):
         if not path.exists():
             raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
     tensors, facts = storage.load_tensors(embedded)
-    if facts["images"] != storage.digest(test):
+    images = digest(test)
+    if storage.read_json(made_for)["images"] != images:
         raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
-    return Prepared(Split.load(test), tensors["text_embeddings"], facts["template"], embedded)
+    inputs = storage.digest(images, embedded)
+    return Prepared(Split.load(test), tensors["text_embeddings"], facts["wording"], inputs)

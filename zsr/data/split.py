@@ -1,15 +1,15 @@
 """One split of one data set: what every set gives, however it came about."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from zsr import storage
-from zsr.errors import ParamError
+
+NAMES = ("classnames", "nouns", "own_prompts")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Split:
     """N labelled images of C classes.
 
     images: (N, H, W, 3) uint8. labels: (N,) int64 in [0, C). ids: (N,) int64, each image's own number in its
-    set, whatever part of the set was chosen. nouns: the class names as a prompt says them, "a star".
+    set, whatever part of the set was chosen. nouns: the class names as a prompt says them, "a star". own_prompts: the
+    whole prompts of a set that has its own, one of each class; () where the study's template makes them.
     """
 
     images: np.ndarray
@@ -25,50 +26,52 @@ class Split:
     ids: np.ndarray
     classnames: tuple[str, ...]
     nouns: tuple[str, ...]
+    own_prompts: tuple[str, ...] = ()
 
     def __post_init__(self):
         assert len(self.images) == len(self.labels) == len(self.ids) == len(set(self.ids.tolist()))
-        assert len(self.classnames) == len(self.nouns) > self.labels.max() >= self.labels.min() >= 0
+        assert len(self.classnames) == len(self.nouns)
+        assert not len(self.labels) or len(self.nouns) > self.labels.max() >= self.labels.min() >= 0
+        assert len(self.own_prompts) in (0, len(self.nouns))
 
     def prompts(self, template: str) -> list[str]:
         return [template.format(noun) for noun in self.nouns]
 
-    def tensors(self, rows: Sequence[int]):
+    def tensors(self, rows: Sequence[int], device="cpu"):
         """Images (B, 3, H, W) fp32 in [0, 1], labels (B,) and ids of some rows, for torch."""
         import torch
 
         rows = list(rows)
-        images = torch.from_numpy(self.images[rows]).permute(0, 3, 1, 2).contiguous().float() / 255
-        return images, torch.from_numpy(self.labels[rows]), self.ids[rows].tolist()
+        images = torch.from_numpy(self.images[rows]).to(device).permute(0, 3, 1, 2).contiguous().float() / 255
+        return images, torch.from_numpy(self.labels[rows]).to(device), self.ids[rows].tolist()
 
     def first(self, n: int) -> "Split":
         """The first n images, or all there are."""
-        return replace(self, images=self.images[:n], labels=self.labels[:n], ids=self.ids[:n])
+        return self.part(slice(n))
+
+    def part(self, rows: slice) -> "Split":
+        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
 
     def save(self, path: Path) -> None:
-        arrays = {"images": self.images, "labels": self.labels, "ids": self.ids}
-        storage.save_arrays(path, arrays, {"classnames": self.classnames, "nouns": self.nouns})
+        """Writes the file that `load` reads; equal splits give equal bytes. It is filled image by image."""
+        names = {name: list(getattr(self, name)) for name in NAMES}
+        facts, total = names | {"digest": "0" * 64}, hashlib.sha256()
+        small = {"labels": np.asarray(self.labels), "ids": np.asarray(self.ids)}
+        with storage.growing_images(path, self.images.shape, small, facts) as images:
+            for i, image in enumerate(self.images):
+                images[i] = image
+                total.update(image.tobytes())
+            for array in small.values():
+                total.update(array.tobytes())
+            facts["digest"] = total.hexdigest()
 
     @classmethod
     def load(cls, path: Path) -> "Split":
-        arrays, facts = storage.load_arrays(path)
-        return cls(**arrays, classnames=tuple(facts["classnames"]), nouns=tuple(facts["nouns"]))
+        """A split whose images are read from the file as they are needed."""
+        arrays, facts = storage.map_arrays(path)
+        return cls(**arrays, **{name: tuple(facts[name]) for name in NAMES})
 
 
-def make(set_name: str, split: str, n: int, seed: int, image_size: int) -> Split:
-    """The first n images of a set's "train" or "test" split, by the module of its name in `zsr.data.sets`.
-
-    Raises ParamError where the set has fewer.
-    """
-    module = import_module(f"zsr.data.sets.{set_name}")
-    check_sizes(module, {split: n})
-    return module.make(split, n, seed, image_size)
-
-
-def check_sizes(module: ModuleType, wanted: Mapping[str, int]) -> None:
-    """Refuse more images than a set has; its module says so in SIZES, a drawn set has as many as one likes."""
-    for split, n in wanted.items():
-        most = getattr(module, "SIZES", {}).get(split)
-        if most is not None and n > most:
-            name = module.__name__.rpartition(".")[2]
-            raise ParamError(f"data.sets.{name}.{split} must be at most {most}, got {n}")
+def digest(path: Path) -> str:
+    """Names the images, labels and ids of a file that `Split.save` wrote."""
+    return storage.load_facts(path)["digest"]

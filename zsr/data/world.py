@@ -1,8 +1,12 @@
 """Which sets the study has, and how many images of each."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from zsr.params import Count, Natural, Template
+
+Resolution = Literal["tower", "native"]
+PromptSet = Literal["official", "clean", "openclip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +19,12 @@ class SetSize:
 class Data:
     seed: Natural
     image_size: Count
+    attack_resolution: (
+        Resolution  # of the public sets of small images: the tower's size before the attack, or their own
+    )
     template: Template  # of every prompt; {} is the class name with its article
+    prompt_set: PromptSet  # of public sets, which have prompts of their own
+    complete: bool  # must every image of a public set be there? false: what is there will do
     source: str  # the one set that methods are fine-tuned on
     controls: tuple[str, ...]  # sets too easy to tell anything of robustness; left out of the strict average
     sets: dict[str, SetSize]  # name -> size; the order of the tables

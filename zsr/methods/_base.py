@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -16,30 +16,43 @@ class Batch:
     """images: (B, 3, H, W) in [0, 1]. labels: (B,). anchors: this batch's rows of `Method.anchors`, or None.
 
     non_class: this batch's rows of the unit-norm embeddings of `Method.non_class_template`, (B, D), or None.
+    joint: rows (B, ...) -> those of the step's whole batch, of which other processes may hold parts.
     """
 
     images: Tensor
     labels: Tensor
     anchors: Tensor | None = None
     non_class: Tensor | None = None
+    joint: Callable[[Tensor], Tensor] = lambda rows: rows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """The loop owns the attack, the optimiser and the logging; a method says what to minimise.
 
-    trains: False for a method that leaves the base model as it is. attacked: False where no adversarial image
-    is used; `losses` is then given adv = None. non_class_template: a second prompt of every class, if it needs one.
+    trains: False for a method that leaves the base model as it is. attacked: False where no adversarial image is used;
+    `losses` is then given adv = None. in_batch: True where the loss compares the images of a batch with each other.
+    needs_blocks: True where it looks into the residual blocks of a ViT. non_class_template: a second prompt of every
+    class, if it needs one.
     """
 
     trains: ClassVar[bool] = True
     attacked: ClassVar[bool] = True
+    in_batch: ClassVar[bool] = False
+    needs_blocks: ClassVar[bool] = False
     non_class_template: ClassVar[str | None] = None
     norm_stats: NormStats = "clip"  # the mean and std of pixels, in training and in evaluation
 
     def anchors(self, frozen: Classifier, batch: Batch) -> Tensor | None:
         """Constants of the frozen model and the clean image, (B, ...), computed once per image; None: it has none."""
         return None
+
+    def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
+        """How values of a term over parts of a batch make that of the batch: their mean, weighted by images, or sum.
+
+        whole: every part gives the value of the batch, by way of `Batch.joint`.
+        """
+        return "whole" if self.in_batch else "mean"
 
     def inner_objective(self, model: Classifier, batch: Batch) -> Callable[[Tensor], Tensor]:
         """What the training attack raises, (B, 3, H, W) -> (B,): cross-entropy over all class prompts."""

@@ -4,6 +4,7 @@ The attack raises the class-wise cross-entropy, not the contrastive loss (quirk 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from zsr.losses import symmetric_contrastive
 from zsr.methods._base import Method
@@ -11,10 +12,12 @@ from zsr.methods._base import Method
 
 @dataclass(frozen=True, kw_only=True)
 class FTAdv(Method):
+    in_batch: ClassVar[bool] = True
     duplicate_negatives: bool  # are images of one class in a batch negatives of each other? (quirk F1)
 
     def losses(self, model, frozen, batch, adv):
-        return {"contrastive_adv": symmetric_contrastive(model(adv), batch.labels, self.duplicate_negatives).mean()}
+        logits, labels = batch.joint(model(adv)), batch.joint(batch.labels)
+        return {"contrastive_adv": symmetric_contrastive(logits, labels, self.duplicate_negatives).mean()}
 
 
 METHOD = FTAdv

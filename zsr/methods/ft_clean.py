@@ -10,11 +10,12 @@ from zsr.methods._base import Method
 @dataclass(frozen=True, kw_only=True)
 class FTClean(Method):
     attacked: ClassVar[bool] = False
+    in_batch: ClassVar[bool] = True
     duplicate_negatives: bool  # are images of one class in a batch negatives of each other? (quirk F1)
 
     def losses(self, model, frozen, batch, adv):
-        logits = model(batch.images)
-        return {"contrastive": symmetric_contrastive(logits, batch.labels, self.duplicate_negatives).mean()}
+        logits, labels = batch.joint(model(batch.images)), batch.joint(batch.labels)
+        return {"contrastive": symmetric_contrastive(logits, labels, self.duplicate_negatives).mean()}
 
 
 METHOD = FTClean

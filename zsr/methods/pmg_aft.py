@@ -24,6 +24,10 @@ class PMGAFT(Method):
     kl_direction: Literal["target_first", "adversarial_first"]  # KL(target || adv) or KL(adv || target) (quirk M3)
     detach_clean: bool  # is the clean branch a constant?
 
+    def fold(self, term):
+        """The published divergences are sums over the batch, so their weight grows with it."""
+        return "sum" if term.startswith("kl") and self.kl_reduction == "sum" else "mean"
+
     def inner_objective(self, model, batch):
         return lambda adv: cross_entropy(self._logits(model, adv), batch.labels)
 

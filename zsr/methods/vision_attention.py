@@ -5,28 +5,29 @@ cross-entropy alone; the published row equals that of the ablation without atten
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from zsr.attention import grad_cam, map_distance, min_max, resize
 from zsr.losses import cross_entropy
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
 from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionAttention(Method):
+    needs_blocks: ClassVar[bool] = True
     lambda_ar: NonNegative  # pull on the attacked map
     lambda_amc: NonNegative  # pull on the clean map
     map_gradient: Literal["none", "second_order"]  # none: the maps are constants, as published (quirk V1)
     target: Literal["predicted", "label"]  # the class that is explained; predicted: among the classes of the batch
 
     def losses(self, model, frozen, batch, adv):
-        anchor = self._maps(frozen, batch.images, batch.labels, differentiable=False)
+        anchor = self._maps(frozen, batch.images, batch, differentiable=False)
 
         def shift(images: Tensor) -> Tensor:
-            maps = self._maps(model, images, batch.labels, differentiable=self.map_gradient == "second_order")
+            maps = self._maps(model, images, batch, differentiable=self.map_gradient == "second_order")
             return map_distance(maps, anchor, model.image_size, model.image_size).mean()
 
         return {
@@ -35,14 +36,14 @@ class VisionAttention(Method):
             "attention_constraint": self.lambda_amc * shift(batch.images),
         }
 
-    def _maps(self, model, images: Tensor, labels: Tensor, differentiable: bool) -> Tensor:
+    def _maps(self, model, images: Tensor, batch: Batch, differentiable: bool) -> Tensor:
         """Grad-CAM at image size, then brought to [0, 1]: (B, H * W)."""
 
         def score(image_features: Tensor) -> Tensor:
             logits = model.classify(image_features)
             if self.target == "label":
-                return logits.gather(1, labels[:, None])[:, 0]
-            return logits[:, labels].amax(dim=1)
+                return logits.gather(1, batch.labels[:, None])[:, 0]
+            return logits[:, batch.joint(batch.labels)].amax(dim=1)
 
         cam = grad_cam(model, images, score, differentiable)
         return min_max(resize(cam, model.grid, model.image_size))

@@ -5,48 +5,81 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsr.errors import ParamError
+from zsr.models.numerics import ON_CPU, Compute
+
+
+def _has_plain_patches(visual: nn.Module) -> bool:
+    pooled = getattr(visual, "pool_type", None) in ("tok", "avg")
+    return pooled and not visual.attn_pool and not visual.final_ln_after_pool
 
 
 class Classifier(nn.Module):
     """Images in [0, 1] to logits over C class prompts. Attacks act on what it is given: pixels.
 
-    clip: an open_clip model; its `visual`, a VisionTransformer with CLS or average pooling, is shared, not copied,
-    and its logit_scale is fixed at exp of the learnt value, 100 for OpenAI's models.
-    text_embeddings: (C, D), unit norm.
+    clip: an open_clip model; its `visual`, a VisionTransformer with CLS or average pooling or a ModifiedResNet, is
+    shared, not copied, and goes to the device of `compute`; its logit_scale is fixed at exp of the learnt value, 100
+    for OpenAI's models. text_embeddings: (C, D), unit norm.
     Inputs of another size are enlarged to the tower's inside (bicubic), so the attack acts at the native size.
     """
 
-    def __init__(self, clip: nn.Module, text_embeddings: Tensor):
+    def __init__(self, clip: nn.Module, text_embeddings: Tensor, compute: Compute = ON_CPU):
         super().__init__()
-        visual = clip.visual
-        if getattr(visual, "pool_type", None) not in ("tok", "avg") or visual.attn_pool or visual.final_ln_after_pool:
+        visual, device = clip.visual, compute.place()
+        self.patches = _has_plain_patches(visual)
+        if not self.patches and not hasattr(visual, "attnpool"):
             raise ParamError(f"model.arch: {type(visual).__name__} has no plain CLS or average pooling of patch tokens")
-        self.visual = visual
+        self.channels_last = compute.channels_last
+        self.visual = visual.to(device, memory_format=torch.channels_last if self.channels_last else None)
         self.register_buffer("logit_scale", clip.logit_scale.detach().exp().clone())
         self.register_buffer("text_embeddings", text_embeddings)
         self.register_buffer("mean", torch.tensor(visual.image_mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(visual.image_std).view(3, 1, 1))
+        self.to(device)
+        if compute.compile:
+            self.tokens, self.image_features = torch.compile(self.tokens), torch.compile(self.image_features)
 
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patch tokens."""
-        return self.visual.grid_size
+        return self.visual.grid_size if self.patches else tuple(side // 32 for side in self.image_size)
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width at which the tower sees an image."""
-        return tuple(self.visual.image_size)
+        size = self.visual.image_size
+        return tuple(size) if self.patches else (size, size)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """CLS and patch tokens through ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D)."""
+        """CLS and patch tokens through ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D).
+
+        A ResNet's are its features, and what its attention pooling would give if it looked at one place alone (Zhou
+        et al., ECCV 2022). Never in autocast: attention maps of half-precision tokens are noise where two models are
+        close.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return self._projected(images)
+
+    def _projected(self, images: Tensor) -> Tensor:
+        if not self.patches:
+            return self._places(self._prepared(images))
         return self.visual.ln_post(self._after_block(images, -1)) @ self.visual.proj
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bicubic", align_corners=False)
+        images = (images - self.mean) / self.std
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def _places(self, images: Tensor) -> Tensor:
+        blocks = self.visual.forward_intermediates(images, indices=1)
+        places, pool = blocks["image_intermediates"][0].flatten(2).mT, self.visual.attnpool
+        values = pool.c_proj(pool.v_proj(places + pool.positional_embedding[1:]))
+        return torch.cat([blocks["image_features"][:, None], values], dim=1)
 
     def _after_block(self, images: Tensor, index: int) -> Tensor:
         """CLS and patch tokens as they leave a residual block, (B, 1+P, width); the blocks behind it are not run."""
-        if images.shape[-2:] != self.image_size:
-            images = F.interpolate(images, self.image_size, mode="bicubic", align_corners=False)
         taken = self.visual.forward_intermediates(
-            (images - self.mean) / self.std,
+            self._prepared(images),
             indices=[len(self.visual.transformer.resblocks) + index],
             stop_early=True,
             intermediates_only=True,
@@ -57,13 +90,15 @@ class Classifier(nn.Module):
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Raw image features of tokens, (B, 1+P, D) -> (B, D). Pooling and projection commute: both are linear."""
-        return tokens[:, 0] if self.visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)
+        return tokens[:, 0] if not self.patches or self.visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Raw, unnormalised image features, (B, D). With CLS pooling the last block computes CLS alone."""
+        if not self.patches:
+            return self.visual(self._prepared(images))
         *others, last = self.visual.transformer.resblocks
         if self.visual.pool_type != "tok" or not others:
-            return self.pool(self.tokens(images))
+            return self.pool(self._projected(images))
         tokens = self._after_block(images, -2)
         normed = last.ln_1(tokens)
         cls = tokens[:, :1] + last.ls_1(last.attention(normed[:, :1], normed, normed))

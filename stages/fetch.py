@@ -1,0 +1,87 @@
+"""The public sets, downloaded or imported below the data root and checked; sets by name, or `all` of them."""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from stages.command import EXISTING, WRITTEN, StageCommand
+from zsr.data import hub, plan
+from zsr.data.fetch import Wish, fetch_all
+from zsr.data.registry import entries, entry
+from zsr.errors import StudyError
+
+
+@click.command(cls=StageCommand)
+@click.argument("sets", nargs=-1)
+@click.option("--root", type=WRITTEN, envvar="DATA_ROOT", default="downloads", show_default=True, help="Or DATA_ROOT.")
+@click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
+@click.option("--from", "given", type=EXISTING, help="Import files from this folder instead of downloading them.")
+@click.option("--accept-imagenet-terms", "accepted", is_flag=True, help="You have accepted them at image-net.org.")
+@click.option("--plan", "only", flag_value="plan", help="Print what there is to get, without a network.")
+@click.option("--check", "only", flag_value="check", help="Ask all sources whether they answer.")
+@click.option("--lock", "only", flag_value="lock", help="Ask the Hub for commits and hashes; write the lock file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan or the check as JSON.")
+def main(
+    sets: tuple[str, ...], root: Path, split: str, given: Path | None, accepted: bool, only: str | None, as_json: bool
+) -> None:
+    """Fetch SETS, or `all`."""
+    names = [name for name, of in entries().items() if split in of.splits] if "all" in sets else list(sets)
+    chosen = [entry(name) for name in names]
+    if only == "lock":
+        click.echo(f"{hub.write_lock(_warn)} repositories are in {hub.LOCK.name}")
+        return
+    if not names:
+        raise StudyError(f"no set is named: give some of {', '.join(entries())}, or all")
+    if only == "plan":
+        _show(plan.plan(chosen, split), as_json)
+    elif only == "check":
+        rows = list(plan.check(chosen))
+        _show(rows, as_json)
+        _fail([row["url"] for row in rows if not row["ok"] and row["status"] != "dead"], "do not answer as they should")
+    else:
+        wish = Wish(root=root, split=split, given=given, accepted=accepted, watch=_bars(), warn=_warn)
+        outcomes = list(fetch_all(names, wish))
+        _show([{"set": o.set, "source": o.source, "GB": f"{o.bytes / 1e9:.2f}", "state": o.state} for o in outcomes])
+        _fail([o.fault for o in outcomes if o.fault], "failed")
+
+
+def _show(rows: list[dict], as_json: bool = False) -> None:
+    from tabulate import tabulate
+
+    cells = [{k: "\n".join(v) if isinstance(v, tuple) else v for k, v in row.items()} for row in rows]
+    click.echo(json.dumps(rows, indent=1) if as_json else tabulate(cells, headers="keys", disable_numparse=True))
+
+
+def _warn(line: str) -> None:
+    click.echo(f"Warning: {line}", err=True)
+
+
+def _fail(faults: list[str], what: str) -> None:
+    """Exit with 1 where there are faults, one on each line."""
+    if faults:
+        raise StudyError(faults[0] if len(faults) == 1 else "\n".join([f"{len(faults)} {what}:", *faults]))
+
+
+def _bars():
+    """A progress bar for each file."""
+    from tqdm import tqdm
+
+    bars = {}
+
+    def watch(name: str, have: int, total: int) -> None:
+        if name not in bars:
+            often = 0.2 if sys.stderr.isatty() else 10  # seconds between lines: a log is not a terminal
+            bars[name] = tqdm(
+                total=total or None, desc=name, unit="B", unit_scale=True, initial=have, mininterval=often
+            )
+        bars[name].update(have - bars[name].n)
+        if have == total:
+            bars.pop(name).close()
+
+    return watch
+
+
+if __name__ == "__main__":
+    main()

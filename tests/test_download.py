@@ -1,0 +1,219 @@
+"""The fetcher's transfers: what is right arrives, each byte once; what is wrong never gets the file's name."""
+
+import hashlib
+import random
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from tests.mirror import mirror
+from zsr.data.download import Expected, Patience, download, require_space
+from zsr.errors import StudyError
+
+CONTENT = random.Random(0).randbytes(300_000)
+RIGHT = Expected(size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
+HASH_ALONE = Expected(sha256=RIGHT.sha256)
+QUICK = Patience(timeout=0.2, tries=3, pause=0)
+
+
+@pytest.fixture(scope="module")
+def server():
+    with mirror() as running:
+        yield running
+
+
+@pytest.fixture
+def web(server):
+    server.files, server.faults, server.sent = {"a": CONTENT, "b": CONTENT}, {}, {}
+    server.seen.clear()
+    return server
+
+
+def get(web, target, names="a", expected=RIGHT, patience=QUICK, **more):
+    return download([web.url(name) for name in names], target, expected, patience, **more)
+
+
+def leftovers(folder) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+
+
+def test_a_file_arrives_with_its_size_and_hashes_and_leaves_nothing_else(web, tmp_path):
+    arrived = get(web, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT and leftovers(tmp_path) == {"file"}
+    assert arrived.url == web.url("a") and arrived.size == len(CONTENT) and arrived.sha256 == RIGHT.sha256
+    assert arrived.md5 == hashlib.md5(CONTENT).hexdigest()
+
+
+def test_broken_connections_are_resumed_and_no_byte_is_sent_twice(web, tmp_path):
+    web.faults["a"] = [("drop", 100_000), ("drop", 0), ("drop", 50_000)]
+    get(web, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert web.ranges() == ["", "bytes=100000-", "bytes=100000-", "bytes=150000-"]
+    assert web.sent["a"] == len(CONTENT)
+
+
+def test_tries_are_counted_between_bytes_not_over_the_whole_file(web, tmp_path):
+    web.faults["a"] = [("drop", 20_000)] * 10
+    get(web, tmp_path / "file")
+    assert web.sent["a"] == len(CONTENT)
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, ("drop", 0)])
+def test_a_mirror_that_brings_nothing_is_left_after_its_tries(web, tmp_path, fault):
+    web.faults["a"] = [fault] * 3
+    assert get(web, tmp_path / "file", "ab").url == web.url("b")
+    assert [path for _, path, _ in web.seen] == ["a", "a", "a", "b"]
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_mirror_that_refuses_is_asked_once(web, tmp_path, status):
+    web.faults["a"] = [status]
+    assert get(web, tmp_path / "file", "ab").url == web.url("b")
+    assert [path for _, path, _ in web.seen] == ["a", "b"]
+
+
+def test_the_next_mirror_continues_where_the_first_stopped(web, tmp_path):
+    web.faults["a"] = [("drop", 120_000), 404]
+    assert get(web, tmp_path / "file", "ab").url == web.url("b")
+    assert web.sent["b"] == len(CONTENT) - 120_000
+
+
+def test_a_server_that_ignores_range_starts_the_file_anew(web, tmp_path):
+    web.faults["a"] = [("drop", 100_000), "whole"]
+    get(web, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT and web.sent["a"] == 100_000 + len(CONTENT)
+
+
+def test_bytes_that_were_not_asked_for_start_the_file_anew(web, tmp_path):
+    web.faults["a"] = [("drop", 100_000), "early"]
+    get(web, tmp_path / "file")
+    assert web.ranges() == ["", "bytes=100000-", ""] and (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_stall_is_cut_and_what_came_before_it_is_kept(web, tmp_path):
+    web.faults["a"] = [("stall", 70_000)]
+    get(web, tmp_path / "file")
+    assert web.ranges() == ["", "bytes=70000-"] and web.sent["a"] == len(CONTENT)
+
+
+def test_a_wrong_hash_is_deleted_and_the_next_mirror_starts_at_zero(web, tmp_path):
+    web.files["a"] = CONTENT[:-1] + b"?"
+    assert get(web, tmp_path / "file", "ab").url == web.url("b")
+    assert web.ranges() == ["", ""] and (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_md5_is_checked_where_it_is_all_that_is_known(web, tmp_path):
+    with pytest.raises(StudyError, match="wrong md5"):
+        get(web, tmp_path / "file", expected=Expected(size=len(CONTENT), md5="0" * 32))
+    assert leftovers(tmp_path) == set()
+
+
+def test_a_wrong_size_is_refused_before_its_body_is_read(web, tmp_path):
+    web.files["a"] = CONTENT + b"?"
+    with pytest.raises(StudyError, match=f"wrong size, {len(CONTENT) + 1} bytes where {len(CONTENT)} are expected"):
+        get(web, tmp_path / "file")
+    assert leftovers(tmp_path) == set()
+
+
+def test_a_mirror_of_another_size_spoils_nothing_of_what_came_before(web, tmp_path):
+    web.faults["a"], web.files["b"] = [("drop", 100_000), 404], CONTENT + b"?"
+    get(web, tmp_path / "file", "aba")
+    assert web.ranges() == ["", *["bytes=100000-"] * 3] and web.sent["a"] == len(CONTENT)
+
+
+def test_a_body_longer_than_expected_is_cut_where_no_length_was_announced(web, tmp_path):
+    web.files["a"], web.faults["a"] = CONTENT + b"?" * 2**20, ["endless"]
+    with pytest.raises(StudyError, match="wrong size, more than"):
+        get(web, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+
+
+def test_a_part_of_an_earlier_run_is_continued(web, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT[:200_000])
+    get(web, tmp_path / "file")
+    assert web.ranges() == ["bytes=200000-"] and web.sent["a"] == 100_000
+
+
+def test_a_whole_part_of_an_earlier_run_needs_no_request(web, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT)
+    get(web, tmp_path / "file")
+    assert not web.seen and (tmp_path / "file").exists()
+
+
+@pytest.mark.parametrize("stale", [b"?" * 1000, b"?" * len(CONTENT), b"?" * (len(CONTENT) + 7)])
+def test_a_part_of_another_file_is_blamed_before_the_mirror(web, tmp_path, stale):
+    (tmp_path / "file.part").write_bytes(stale)
+    get(web, tmp_path / "file")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("had", [CONTENT, CONTENT + b"?"])
+def test_past_the_end_is_the_end_or_a_reason_to_start_anew(web, tmp_path, had):
+    (tmp_path / "file.part").write_bytes(had)
+    get(web, tmp_path / "file", expected=HASH_ALONE)
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    assert web.ranges() == ([f"bytes={len(CONTENT)}-"] if had == CONTENT else [f"bytes={len(CONTENT) + 1}-", ""])
+
+
+def test_an_interrupted_run_is_resumed_by_the_next(web, tmp_path):
+    def interrupt(name, have, total):
+        if have > 100_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        get(web, tmp_path / "file", watch=interrupt)
+    have = (tmp_path / "file.part").stat().st_size
+    assert not (tmp_path / "file").exists() and have > 100_000
+    get(web, tmp_path / "file")
+    assert web.ranges() == ["", f"bytes={have}-"] and (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_what_is_here_is_checked_without_a_request(web, tmp_path):
+    (tmp_path / "file").write_bytes(CONTENT)
+    assert get(web, tmp_path / "file").url == "" and not web.seen
+    (tmp_path / "file").write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(StudyError, match="file has the wrong sha256"):
+        get(web, tmp_path / "file")
+    assert (tmp_path / "file").exists(), "a user's file is not deleted"
+
+
+def test_the_error_names_the_file_and_every_mirror_in_one_line(web, tmp_path):
+    web.faults.update(a=[404], b=[500] * 3)
+    with pytest.raises(StudyError) as error:
+        get(web, tmp_path / "file", "ab")
+    message = str(error.value)
+    assert "\n" not in message and "file could not be downloaded" in message and "--from" in message
+    assert f"{web.url('a')}: HTTP 404" in message and f"{web.url('b')}: HTTP 500, 3 times in a row" in message
+
+
+def test_progress_counts_from_what_is_here_to_the_whole(web, tmp_path):
+    (tmp_path / "file.part").write_bytes(CONTENT[:200_000])
+    seen = []
+    get(web, tmp_path / "file", watch=lambda *of: seen.append(of))
+    assert seen[0] == ("file", 200_000, len(CONTENT)) and seen[-1] == ("file", len(CONTENT), len(CONTENT))
+
+
+def test_pauses_grow(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("zsr.data.download.time.sleep", pauses.append)
+    for idle in range(4):
+        Patience().wait(idle)
+    assert pauses == [0, 1, 2, 4]
+
+
+def test_a_full_disk_is_known_before_the_first_byte(web, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=len(CONTENT) - 1))
+    with pytest.raises(StudyError, match="file needs .* are free"):
+        get(web, tmp_path / "file")
+    assert not web.seen
+    require_space(tmp_path / "not" / "made" / "yet", len(CONTENT) - 1, "it")
+
+
+def test_two_that_want_one_file_wait_for_each_other(web, tmp_path):
+    web.faults["a"] = [("stall", 10_000)]  # the first is still at it when the second comes
+    with ThreadPoolExecutor() as pool:  # the lock is one of open files, so it holds between threads as well
+        both = [pool.submit(get, web, tmp_path / "file") for _ in range(2)]
+    assert sorted(one.result().url for one in both) == ["", web.url("a")]
+    assert web.sent["a"] == len(CONTENT) and (tmp_path / "file").read_bytes() == CONTENT

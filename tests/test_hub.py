@@ -1,0 +1,175 @@
+"""Shards come from the Hub pinned and checked, whatever its client returns."""
+
+import hashlib
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.archives import contents
+from zsr.data import hub, plan
+from zsr.data.fetch import Wish, fetch
+from zsr.data.registry import parsed
+from zsr.errors import StudyError
+
+REPO, COMMIT = "owner/wds_set", "25cfe61" + "0" * 33
+FILES = {
+    "classnames.txt": b"a cat\na dog\n",
+    "test/nshards.txt": b"2\n",
+    "test/0.tar": b"shard 0",
+    "test/1.tar": b"shard 1",
+}
+
+
+def made(**more):
+    source = {"kind": "hub", "repo": REPO, "revision": "25cfe61", "include": ["test/*", "classnames.txt"], "shards": 2}
+    common = {"title": "T", "splits": {"test": 4}, "num_classes": 2, "transform_group": "small", "citation": "C"}
+    return parsed({"set": common | {"layout_root": "set", "sources": [source | {"backend": "shards"} | more]}})["set"]
+
+
+class Hub:
+    """A stand-in for the module huggingface_hub; files: what it holds."""
+
+    def __init__(self):
+        self.files, self.calls, self.broken = dict(FILES) | {"README.md": b"?"}, [], None
+        self.HfApi = lambda: self
+
+    def snapshot_download(self, repo, *, repo_type, revision, allow_patterns, local_dir):
+        self.calls.append((repo, repo_type, revision, tuple(allow_patterns)))
+        if self.broken:
+            raise self.broken
+        for name, content in self.files.items():
+            if name != "README.md" and not (local_dir / name).exists():
+                (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
+                (local_dir / name).write_bytes(content)
+        (local_dir / ".cache" / "huggingface").mkdir(parents=True, exist_ok=True)
+
+    def list_repo_commits(self, repo, repo_type):
+        return [SimpleNamespace(commit_id="f" * 40), SimpleNamespace(commit_id=COMMIT)]
+
+    def dataset_info(self, repo, revision, files_metadata):
+        if self.broken:
+            raise self.broken
+        return SimpleNamespace(sha=COMMIT if revision != "main" else "f" * 40, siblings=[*map(self.facts, FILES)])
+
+    def facts(self, name):
+        content = FILES[name]
+        lfs = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()} if name.endswith("tar") else None
+        blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return SimpleNamespace(rfilename=name, size=len(content), blob_id=blob, lfs=lfs)
+
+
+@pytest.fixture
+def client(monkeypatch, tmp_path):
+    client = Hub()
+    monkeypatch.setitem(sys.modules, "huggingface_hub", client)
+    monkeypatch.setattr(hub, "LOCK", tmp_path / "lock.json")
+    return client
+
+
+@pytest.fixture
+def lock(client, monkeypatch):
+    """Written by the command; returns what is in it."""
+    monkeypatch.setattr(hub, "entries", lambda: {"set": made()})
+    assert hub.write_lock(pytest.fail) == 1
+    return json.loads(hub.LOCK.read_text())
+
+
+def wish(tmp_path, lines, **more):
+    return Wish(root=tmp_path / "root", warn=lines.append, **more)
+
+
+def test_the_lock_file_has_full_commits_and_hashes_of_the_files_included(lock):
+    assert lock[REPO]["revision"] == COMMIT and set(lock[REPO]["files"]) == set(FILES)
+    shard = lock[REPO]["files"]["test/0.tar"]
+    assert shard == {"size": 7, "sha256": hashlib.sha256(b"shard 0").hexdigest()}
+    assert lock[REPO]["files"]["classnames.txt"].keys() == {"size", "git"}
+
+
+def test_a_repository_that_does_not_answer_keeps_its_place_in_the_lock_file(client, lock, monkeypatch):
+    client.broken = OSError("no route to host")
+    lines = []
+    assert hub.write_lock(lines.append) == 1 and json.loads(hub.LOCK.read_text()) == lock
+    assert "no route to host" in lines[0]
+
+
+def test_locked_shards_come_from_the_pinned_commit_and_nothing_is_warned_of(client, lock, tmp_path):
+    lines = []
+    outcome = fetch(made(), wish(tmp_path, lines))
+    assert client.calls == [(REPO, "dataset", COMMIT, ("test/*", "classnames.txt"))] and not lines
+    assert contents(tmp_path / "root" / "wds_set") == FILES and outcome.source == REPO
+    receipt = json.loads((tmp_path / "root" / "receipts" / "set.json").read_text())["test"]
+    assert receipt["folder"] == "wds_set" and receipt["source"]["revision"] == COMMIT
+    assert fetch(made(), wish(tmp_path, lines)).state == "here before" and len(client.calls) == 1
+
+
+def test_without_a_lock_one_line_warns_and_the_hubs_own_hashes_are_checked(client, tmp_path):
+    lines = []
+    fetch(made(), wish(tmp_path, lines))
+    assert len(lines) == 1 and "not in hub_lock.json" in lines[0] and client.calls[0][2] == COMMIT
+    client.files["test/0.tar"] = b"shard ?"
+    with pytest.raises(StudyError, match=r"test/0.tar has the wrong sha256"):
+        fetch(made(), Wish(root=tmp_path / "other"))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_wrong_or_missing_file_is_found_and_only_it_is_fetched_again(client, lock, tmp_path, name):
+    right = client.files.pop(name)
+    with pytest.raises(StudyError, match=f"{name} did not arrive"):
+        fetch(made(), wish(tmp_path, []))
+    client.files[name] = b"?" * len(right)
+    with pytest.raises(StudyError, match=f"{name} has the wrong"):
+        fetch(made(), wish(tmp_path, []))
+    kept = {path.name for path in (tmp_path / "root" / "wds_set.part").rglob("*") if path.is_file()}
+    assert len(kept) == 3 and not (tmp_path / "root" / "wds_set").exists()
+    client.files[name] = right
+    assert fetch(made(), wish(tmp_path, [])).state == "fetched"
+
+
+def test_other_numbers_of_shards_or_classes_are_another_set(client, lock, tmp_path):
+    with pytest.raises(StudyError, match="2 shards where 3 are expected"):
+        fetch(made(shards=3), wish(tmp_path, []))
+    with pytest.raises(StudyError, match="2 classes where T has 3"):
+        three = made().__class__(**{**made().__dict__, "num_classes": 3})
+        fetch(three, wish(tmp_path, []))
+
+
+@pytest.mark.parametrize("error", [OSError("offline mode is enabled\nsecond line"), RuntimeError("gated")])
+def test_what_goes_wrong_in_the_client_is_one_line(client, tmp_path, error):
+    client.broken = error
+    with pytest.raises(StudyError) as raised:
+        fetch(made(), wish(tmp_path, []))
+    assert str(error).splitlines()[0] in str(raised.value) and "\n" not in str(raised.value)
+    assert "--from" in str(raised.value)
+
+
+def test_a_commit_that_is_gone_is_named(client, tmp_path):
+    with pytest.raises(StudyError, match="no commit abcdef0"):
+        fetch(made(revision="abcdef0"), wish(tmp_path, []))
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_shards_are_imported_and_checked_alike(client, tmp_path, pinned, request):
+    if pinned:
+        request.getfixturevalue("lock")
+    given = tmp_path / "given"
+    client.snapshot_download(REPO, repo_type="", revision="", allow_patterns=[], local_dir=given / "wds_set")
+    lines = []
+    fetch(made(), wish(tmp_path, lines, given=given))
+    assert contents(tmp_path / "root" / "wds_set") == FILES and len(lines) == (0 if pinned else 1)
+    (given / "wds_set" / "test" / "1.tar").unlink()
+    with pytest.raises(StudyError, match="did not arrive" if pinned else "1 shards where 2"):
+        fetch(made(), Wish(root=tmp_path / "other", given=given))
+
+
+def test_the_plan_names_shards_as_an_import_wants_them(lock):
+    rows = plan.plan([made()], "test")
+    assert {row["file"] for row in rows} == {f"wds_set/{name}" for name in FILES}
+    assert all(COMMIT in row["urls"][0] for row in rows)
+    assert sum(row["size"] for row in rows) == sum(map(len, FILES.values()))
+
+
+def test_without_a_lock_the_plan_names_what_is_known(client):
+    assert {row["file"] for row in plan.plan([made()], "test")} == {f"wds_set/{name}" for name in FILES}
+    assert {row["file"] for row in plan.plan([made(shards=0)], "test")} == {"wds_set/test/*", "wds_set/classnames.txt"}

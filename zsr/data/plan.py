@@ -1,0 +1,107 @@
+"""What fetching would ask for: a list for a machine with a network, and whether the sources still answer."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from http.client import HTTPException
+from typing import Literal
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from zsr.data import hub
+from zsr.data.download import AGENT
+from zsr.data.imagenet_tars import needed
+from zsr.data.registry import Entry, Source
+
+HUB = "https://huggingface.co"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One file of one source. choice: 1 for the source that is tried first; the others are alternatives to it.
+
+    file: what it must be called in the folder given to --from, which for shards has a folder of the repository's name.
+    size: in bytes, 0 where unknown. note: for a person, where there is no address.
+    """
+
+    set: str
+    choice: int
+    kind: Literal["archive", "hub", "manual"]
+    status: str
+    file: str
+    urls: tuple[str, ...] = ()
+    size: int = 0
+    sha256: str = ""
+    md5: str = ""
+    note: str = ""
+
+
+def plan(sets: Iterable[Entry], split: str) -> list[dict]:
+    """The files of all living sources of a split, as JSON objects with the fields of Row. Uses no network."""
+    rows = []
+    for of in sets:
+        serving = [source for source in of.sources if split in source.splits and source.status != "dead"]
+        for choice, source in enumerate(serving, 1):
+            rows += [asdict(row) for row in _rows(of, source, split, choice)]
+    return rows
+
+
+def _rows(of: Entry, source: Source, split: str, choice: int) -> Iterator[Row]:
+    common = {"set": of.key, "choice": choice, "kind": source.kind, "status": source.status, "note": source.note}
+    if source.kind == "hub":
+        facts = hub.locked().get(source.repo, {"revision": hub.asked(source), "files": {}})
+        files = facts["files"] or {name: {} for name in _shard_names(source)}
+        for name, file in files.items():
+            url = f"{_hub()}/datasets/{source.repo}/resolve/{facts['revision']}/{name}"
+            known = {"size": file.get("size", 0), "sha256": file.get("sha256", "")}
+            yield Row(file=f"{source.folder}/{name}", urls=(url,), **known, **common)
+        return
+    for file in needed(source.files, split):
+        yield Row(file=file.name, urls=file.urls, size=file.size, sha256=file.sha256, md5=file.md5, **common)
+    if not source.files:
+        yield Row(file="", **common)
+
+
+def _shard_names(source: Source) -> tuple[str, ...]:
+    """Names of a repository's files, as far as they are known without asking it: else the patterns."""
+    if not source.shards:
+        return source.include
+    return ("classnames.txt", "test/nshards.txt", *(f"test/{n}.tar" for n in range(source.shards)))
+
+
+def check(sets: Iterable[Entry], timeout: float = 30) -> Iterator[dict]:
+    """Ask every address of the registry, for its head alone: set, url, status of the registry, answer, ok.
+
+    ok: was the file there, in the size that the registry says? An address that is known as dead need not answer.
+    """
+    for of in sets:
+        for source in of.sources:
+            for url, size in _addresses(source):
+                answer = _head(url, size, timeout)
+                yield {"set": of.key, "url": url, "status": source.status, "answer": answer, "ok": answer == "200"}
+
+
+def _addresses(source: Source) -> Iterator[tuple[str, int]]:
+    for file in source.files:
+        yield from ((url, file.size) for url in file.urls)
+    if source.kind == "hub":
+        yield f"{_hub()}/datasets/{source.repo}/resolve/{hub.asked(source)}/README.md", 0
+
+
+def _head(url: str, size: int, timeout: float) -> str:
+    request = Request(url, method="HEAD", headers={"User-Agent": AGENT})
+    try:
+        with urlopen(request, timeout=timeout) as response:
+            length = response.headers.get("Content-Length", "")
+            if size and length.isdecimal() and int(length) != size:
+                return f"{length} bytes where {size} are expected"
+            return str(response.status)
+    except HTTPError as error:
+        error.close()
+        return f"HTTP {error.code}"
+    except (OSError, HTTPException) as error:
+        return str(getattr(error, "reason", None) or error) or type(error).__name__
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")

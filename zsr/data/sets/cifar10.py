@@ -1,0 +1,26 @@
+"""cifar10: CIFAR-10, 10,000 test images of 32x32.
+
+Its files are pickles, which run code when they are read: `stages.fetch` has checked the archive they came in, one's own
+copy is trusted. Nothing is hashed again at every start.
+"""
+
+from pathlib import Path
+
+from zsr.data.samples import Samples, of_array
+from zsr.data.shards import first_found
+
+
+def read(root: Path, split: str) -> Samples:
+    return first_found("cifar10", root, split, {Path("cifar-10-batches-py/test_batch"): _parse})
+
+
+def _parse(root: Path, split: str) -> Samples:
+    from torchvision.datasets import CIFAR10
+
+    class Unhashed(CIFAR10):
+        train_list = [[file, None] for file, _ in CIFAR10.train_list]
+        test_list = [[file, None] for file, _ in CIFAR10.test_list]
+        meta = CIFAR10.meta | {"md5": None}
+
+    found = Unhashed(root, train=split == "train")
+    return of_array(found.data, found.targets, found.classes, split)

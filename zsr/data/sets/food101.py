@@ -1,0 +1,17 @@
+"""food101: Food-101, 25,250 test images; those of the training split, which have noisy labels, are never read."""
+
+from pathlib import Path
+
+from zsr.data.samples import Samples, of_files
+from zsr.data.shards import first_found
+
+
+def read(root: Path, split: str) -> Samples:
+    return first_found("food101", root, split, {Path("food-101/meta/test.json"): _parse})
+
+
+def _parse(root: Path, split: str) -> Samples:
+    from torchvision.datasets import Food101
+
+    found = Food101(root, split)
+    return of_files(root / "food-101", found._image_files, found._labels, found.classes)

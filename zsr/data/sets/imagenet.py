@@ -1,0 +1,24 @@
+"""imagenet: ImageNet (ILSVRC 2012), the 50,000 images of "val", and 1,281,167 for training; folders are WordNet ids.
+
+Labels follow the sorted ids, not the numbers of the devkit. torchvision's ImageNet class gives the same, but needs its
+meta.bin, or else unpacks archives; so that file may be there or not.
+"""
+
+from pathlib import Path
+
+from zsr.data.samples import Samples, of_files
+from zsr.data.shards import first_found
+
+FOLDERS = {"test": "val", "train": "train"}
+
+
+def read(root: Path, split: str) -> Samples:
+    return first_found("imagenet", root, split, {Path("imagenet", FOLDERS.get(split, split)): _parse})
+
+
+def _parse(root: Path, split: str) -> Samples:
+    from torchvision.datasets import ImageFolder
+
+    found = ImageFolder(root / "imagenet" / FOLDERS[split])
+    paths, labels = zip(*found.samples)
+    return of_files(root / "imagenet", paths, labels, found.classes)

@@ -1,0 +1,40 @@
+"""stanford_cars: Stanford Cars, 8,041 test images, in torchvision's layout or in that of TGA-ZSR's code.
+
+Both have the same images under other names. No host has them any more, so most users have shards.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from zsr.data.samples import Samples, of_files
+from zsr.data.shards import first_found
+
+
+def read(root: Path, split: str) -> Samples:
+    ways = {
+        Path("stanford_cars/cars_test_annos_withlabels.mat"): _parse,
+        Path("stanford_cars/cars_annos.mat"): _parse_one_file,
+    }
+    return first_found("stanford_cars", root, split, ways)
+
+
+def _parse(root: Path, split: str) -> Samples:
+    from torchvision.datasets import StanfordCars
+
+    found = StanfordCars(root, split)
+    paths, labels = zip(*found._samples)
+    return of_files(root / "stanford_cars", paths, labels, found.classes)
+
+
+def _parse_one_file(root: Path, split: str) -> Samples:
+    """Images of both splits in one folder; a flag says which are for testing."""
+    from scipy.io import loadmat
+
+    folder = root / "stanford_cars"
+    content = loadmat(folder / "cars_annos.mat", squeeze_me=True)
+    notes = np.atleast_1d(content["annotations"])
+    notes = notes[notes["test"].astype(int) == 1]
+    paths = [folder / str(path) for path in notes["relative_im_path"]]
+    keys = [str(key) for key in np.atleast_1d(content["class_names"])]
+    return of_files(folder, paths, notes["class"].astype(int) - 1, keys)

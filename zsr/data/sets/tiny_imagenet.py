@@ -1,0 +1,56 @@
+"""tiny_imagenet: Tiny-ImageNet, the 10,000 images of "val", and 100,000 for training; 64x64, classes by WordNet id.
+
+Labels follow the sorted ids; wnids.txt is not sorted. As published, "val" is one folder of images and a list of labels,
+which torchvision's ImageFolder would take for one class; many have sorted it into a folder a class. Both are read, with
+the same ids.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from zsr.data.samples import Samples, of_files
+from zsr.data.shards import first_found
+from zsr.errors import StudyError
+
+FOLDER = "tiny-imagenet-200"
+
+
+def read(root: Path, split: str) -> Samples:
+    if split == "train":
+        return first_found("tiny_imagenet", root, split, {Path(FOLDER, "train"): _parse_train})
+    return first_found("tiny_imagenet", root, split, {Path(FOLDER, "val"): _parse_val})
+
+
+def _parse_train(root: Path, split: str) -> Samples:
+    from torchvision.datasets import ImageFolder
+
+    found = ImageFolder(root / FOLDER / "train")
+    return _labelled(root / FOLDER, [(path, found.classes[label]) for path, label in found.samples])
+
+
+def _parse_val(root: Path, split: str) -> Samples:
+    folder, images = root / FOLDER / "val", root / FOLDER / "val" / "images"
+    sorted_out = [path for path in sorted(folder.iterdir()) if path.is_dir() and path != images]
+    if sorted_out:
+        found = [(path, of.name) for of in sorted_out for path in sorted(of.rglob("*.JPEG"))]
+    else:
+        notes = folder / "val_annotations.txt"
+        if not notes.exists():
+            raise StudyError(f"{images} would be one class, 'images': put back {notes}, which has the labels")
+        rows = [line.split("\t") for line in notes.read_text().splitlines() if line]
+        found = [(images / row[0], row[1]) for row in rows]
+    samples = _labelled(root / FOLDER, found)
+    return replace(samples, ids=tuple(f"val/{Path(path).name}" for path, _ in found))
+
+
+def _labelled(folder: Path, found: list[tuple[str | Path, str]]) -> Samples:
+    listed = folder / "wnids.txt"
+    here = {wnid for _, wnid in found}
+    wnids = sorted(listed.read_text().split() if listed.exists() else here)
+    if len(here) == 1:
+        raise StudyError(f"all images of {folder} are of one class, '{min(here)}': its folders are no classes")
+    strange = sorted(here - set(wnids))
+    if strange:
+        raise StudyError(f"{folder} has images of '{strange[0]}', which is not in {listed}: fetch the set anew")
+    label = {wnid: at for at, wnid in enumerate(wnids)}
+    return of_files(folder, [path for path, _ in found], [label[wnid] for _, wnid in found], wnids)

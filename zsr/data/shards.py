@@ -1,0 +1,161 @@
+"""Tar shards as the Hub's clip-benchmark repositories have them, read at random; and which form of a set is here.
+
+A folder holds `classnames.txt`, `test/nshards.txt` and `test/0.tar`, `test/1.tar`, ... with members `s0000000.jpg` (or
+png, webp) and `s0000000.cls`, the label as digits. Of names and labels only those that can be recognised are believed.
+"""
+
+import io
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from zsr.data.prompts import ClassRow, rows
+from zsr.data.registry import entry
+from zsr.data.samples import COMMAND, Samples, decoded, known_split, missing, parsing
+from zsr.errors import StudyError
+
+IMAGES = ("jpg", "jpeg", "png", "webp")
+LAYOUT = "classnames.txt, test/nshards.txt, test/<n>.tar with s<7 digits>.<jpg, png or webp> and s<7 digits>.cls"
+REWORDED = 0.05  # share of class names that may be none of ours, where all others are in our order
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of an image are."""
+
+    shard: str
+    key: str
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class ShardImages:
+    """Opens images of shards by number. Every call opens the file, so that threads and processes share nothing."""
+
+    folder: Path
+    members: tuple[Member, ...]
+
+    def __call__(self, row: int) -> Image.Image:
+        member = self.members[row]
+        path = self.folder / member.shard
+        try:
+            with path.open("rb") as file:
+                file.seek(member.start)
+                content = file.read(member.size)
+        except OSError as error:
+            raise StudyError(f"{path} cannot be read ({error.strerror}): fetch the set anew") from None
+        return decoded(io.BytesIO(content), f"{member.key} in {path}")
+
+
+def first_found(
+    name: str,
+    root: Path,
+    split: str,
+    ways: Mapping[Path, Callable[[Path, str], Samples]],
+    aliases: Mapping[str, str] | None = None,
+) -> Samples:
+    """What the first parser whose file or folder exists makes of (root, split); shards where none does.
+
+    ways: path below root -> parser. aliases: class name of the set's shards -> our raw key. Raises StudyError: nothing
+    is here, or it is not what it should be; ParamError: no such split.
+    """
+    known_split(name, split)
+    root = Path(root)
+    for path, parse in ways.items():
+        if (root / path).exists():
+            with parsing(name, root / path, entry(name).layout):
+                return parse(root, split)
+    hubs = [source for source in entry(name).sources if source.kind == "hub" and split in source.splits]
+    for source in hubs:
+        if (root / source.folder).is_dir():
+            with parsing(name, root / source.folder, LAYOUT):
+                return read(name, root / source.folder, split, aliases)
+    raise missing(name, [root / path for path in (*ways, *(source.folder for source in hubs))], split)
+
+
+def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str] | None = None) -> Samples:
+    """The set in a folder of shards, its labels in our order of classes whatever the shards' is."""
+    lines = [line.strip() for line in (folder / "classnames.txt").read_text("utf-8").splitlines() if line.strip()]
+    classes = recognised(name, lines, rows(name), aliases or {})
+    members, labels = [], []
+    for shard in _shards(folder, split):
+        for member, label in _index(folder, shard):
+            if label >= len(classes):
+                raise StudyError(f"{folder / shard}: {member.key} has the label {label} of {len(classes)} classes")
+            members.append(member)
+            labels.append(label)
+    here = sorted(classes)
+    ours = np.array([here.index(row) for row in classes])
+    return Samples(
+        tuple(f"{member.shard}/{member.key}" for member in members),
+        ours[np.asarray(labels, np.int64)],
+        tuple(rows(name)[row].raw_key for row in here),
+        ShardImages(folder, tuple(members)),
+        "shards",
+    )
+
+
+def recognised(name: str, lines: Sequence[str], known: Sequence[ClassRow], aliases: Mapping[str, str]) -> list[int]:
+    """Our label of each class name, by the order of the names where it is ours, else by the names alone.
+
+    Raises StudyError: a name is none of ours, or that of two classes or of one that is there already.
+    """
+    names = [_names(row) | {plain(line) for line, key in aliases.items() if key == row.raw_key} for row in known]
+    every = set().union(*names)
+    if len(lines) == len(known):
+        ours = [plain(line) in own for line, own in zip(lines, names)]
+        strange = [plain(line) not in every for line in lines]
+        if all(map(any, zip(ours, strange))) and sum(strange) <= REWORDED * len(known):
+            return list(range(len(known)))
+    found = []
+    for line in lines:
+        fitting = [row for row, own in enumerate(names) if plain(line) in own]
+        if len(fitting) != 1 or fitting[0] in found:
+            free = len(set(fitting) - set(found))
+            raise StudyError(
+                f"{name}: '{line}' in classnames.txt fits {free} of the classes left in classnames/{name}.tsv, must "
+                "fit one: the shards are not those of the registry"
+            )
+        found += fitting
+    return found
+
+
+def plain(text: str) -> str:
+    """A name without what spellings differ in: case, blanks and signs."""
+    return "".join(filter(str.isalnum, text.lower()))
+
+
+def _names(row: ClassRow) -> set[str]:
+    return {plain(text) for text in (row.raw_key, row.name_official, row.name_clean, row.name_openclip) if text}
+
+
+def _shards(folder: Path, split: str) -> list[str]:
+    """Paths in the folder, of as many shards as it says there are."""
+    count = int((folder / split / "nshards.txt").read_text())
+    shards = [f"{split}/{shard}.tar" for shard in range(count)]
+    gone = [shard for shard in shards if not (folder / shard).is_file()]
+    if gone or not shards:
+        raise StudyError(f"{folder} lacks {len(gone)} of {count} shards, {', '.join(gone[:3])}: run `{COMMAND}` again")
+    return shards
+
+
+def _index(folder: Path, shard: str) -> list[tuple[Member, int]]:
+    """Images of a shard and their labels as they are there, in the order of the file; no pixel is read."""
+    images, labels = {}, {}
+    with tarfile.open(folder / shard, "r:") as tar:
+        for info in tar:
+            key, _, kind = info.name.partition(".")
+            if kind == "cls":
+                labels[key] = int(tar.extractfile(info).read())
+            elif kind in IMAGES:
+                images[key] = Member(shard, key, info.offset_data, info.size)
+    odd = sorted(images.keys() ^ labels.keys())
+    if odd or not images or min(labels.values()) < 0:
+        said = f"{odd[0]} has no image or no label" if odd else "no images, or a label below 0"
+        raise StudyError(f"{folder / shard}: {said}: fetch the shard anew")
+    return [(member, labels[key]) for key, member in images.items()]

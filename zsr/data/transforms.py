@@ -1,0 +1,34 @@
+"""Images as files have them -> pixels as the published tables have them: bilinear, unlike CLIP's own preprocessing."""
+
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+SHORTER, CROP = 256, 224  # of natural images: the shorter side is resized to 256, of which 224 are kept
+
+
+def to_pixels(image: Image.Image, group: Literal["small", "natural"], side: int, native: bool) -> np.ndarray:
+    """(side, side, 3) uint8, bit for bit what torchvision's Resize, CenterCrop and ToTensor see.
+
+    natural: the shorter side is resized to side * 256 / 224, then the centre is cut out. small: stretched to a square,
+    or with native left at (H, W, 3). Greyscale, palette and transparent images become RGB first.
+    """
+    image = image.convert("RGB")
+    if group == "natural":
+        return np.array(_centre(_shorter_side(image, round(side * SHORTER / CROP)), side))
+    return np.array(image if native else image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+def _shorter_side(image: Image.Image, to: int) -> Image.Image:
+    width, height = image.size
+    if width <= height:
+        size = (to, int(to * height / width))
+    else:
+        size = (int(to * width / height), to)
+    return image.resize(size, Image.Resampling.BILINEAR)
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    left, top = (int(round((length - side) / 2)) for length in image.size)
+    return image.crop((left, top, left + side, top + side))

@@ -1,0 +1,147 @@
+"""Archives, opened with suspicion: what they hold lies in the folder they are unpacked into, or nothing does."""
+
+import gzip
+import lzma
+import os
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+from zsr.errors import StudyError
+
+Kind = Literal["tar", "zip", "gz"]
+RATIO, FLOOR = 100, 64 * 2**20  # pictures hardly shrink, arrays may: a bomb does a thousandfold
+MEMBERS = 2_000_000
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One entry of an archive; size: in bytes as announced, 0 where it is not."""
+
+    name: str
+    size: int
+    kind: Literal["file", "folder", "a link or special file", "an encrypted file"]
+    open: Callable[[], IO[bytes] | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """What came out of an archive."""
+
+    files: int
+    bytes: int
+
+
+def extract(archive: Path, folder: Path, kind: Kind, limit: int = 0, members: int = MEMBERS) -> Unpacked:
+    """Unpack into a folder that does not exist yet: all of an archive, or nothing.
+
+    kind: "tar" may be compressed in any way; "gz" is one file, called like the archive without its ending. limit: bytes
+    that may come out, by default a hundred times the archive and at least 64 MiB; never more than the disk has free.
+    members: entries that may come out. Raises StudyError naming the archive and, where one is to blame, the member:
+    a name outside the folder, a link or device, a name twice, too much, a broken archive.
+    """
+    if folder.exists():
+        raise StudyError(f"{folder} is there already: move it away to unpack {archive.name}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        limit = min(limit or max(RATIO * archive.stat().st_size, FLOOR), shutil.disk_usage(folder.parent).free)
+        temporary.mkdir()
+        unpacked = _write_all(archive, {"tar": _tar, "zip": _zip, "gz": _gz}[kind], temporary, limit, members)
+        temporary.replace(folder)
+        return unpacked
+    except BROKEN as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StudyError(f"{archive} cannot be unpacked as {kind}: {reason}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_all(archive: Path, read: Callable, folder: Path, limit: int, most: int) -> Unpacked:
+    written, seen = 0, set()
+    with closing(read(archive)) as entries:
+        for number, member in enumerate(entries, 1):
+            if number > most:
+                raise StudyError(f"{archive} holds more than {most} members: it is refused as an archive bomb")
+            path = _inside(archive, member)
+            target = folder / path
+            if member.kind == "folder":
+                target.mkdir(parents=True, exist_ok=True)
+                continue
+            if path in seen:
+                raise StudyError(f"{archive} holds '{member.name}' twice: it is refused")
+            seen.add(path)
+            if member.size > limit - written:
+                raise _too_much(archive, member, limit)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            written += _copy(archive, member, target, limit - written)
+    return Unpacked(files=len(seen), bytes=written)
+
+
+def _inside(archive: Path, member: Member) -> PurePosixPath:
+    """Where a member goes below the folder. Raises StudyError where that is elsewhere, or no plain file or folder."""
+    path = PurePosixPath(member.name)
+    drive = member.name[1:2] == ":"
+    if path.is_absolute() or ".." in path.parts or drive or set(member.name) & {"\\", "\0"}:
+        raise StudyError(f"{archive} holds '{member.name}', which leads out of its folder: it is refused")
+    if member.kind not in ("file", "folder"):
+        raise StudyError(f"{archive} holds '{member.name}', {member.kind}: it is refused")
+    if member.kind == "file" and not path.parts:
+        raise StudyError(f"{archive} holds a file without a name: it is refused")
+    return path
+
+
+def _copy(archive: Path, member: Member, target: Path, room: int) -> int:
+    """Write a member and return its bytes; sizes that archives announce are not believed."""
+    count = 0
+    with member.open() as source, target.open("xb") as file:
+        while chunk := source.read(2**20):
+            count += len(chunk)
+            if count > room:
+                raise _too_much(archive, member, room)
+            file.write(chunk)
+    if count < member.size:
+        raise StudyError(f"{archive} holds '{member.name}' with {count} of its {member.size} bytes: it is cut short")
+    return count
+
+
+def _too_much(archive: Path, member: Member, limit: int) -> StudyError:
+    return StudyError(
+        f"{archive} unpacks to more than the {limit / 2**20:.0f} MiB allowed or free, at '{member.name}': make room on "
+        "the disk; if there is plenty, it is an archive bomb"
+    )
+
+
+def _tar(archive: Path) -> Iterator[Member]:
+    with tarfile.open(archive) as tar:
+        for info in tar:
+            kind = "file" if info.isreg() and not info.issparse() else "folder" if info.isdir() else None
+            member = Member(
+                info.name, info.size, kind or "a link or special file", lambda info=info: tar.extractfile(info)
+            )
+            _inside(archive, member)
+            if hasattr(tarfile, "data_filter"):  # Python's own checks, which its oldest patch releases lack
+                tarfile.data_filter(info, str(archive.parent))
+            yield member
+
+
+def _zip(archive: Path) -> Iterator[Member]:
+    with zipfile.ZipFile(archive) as whole:
+        for info in whole.infolist():
+            mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not written on Unix
+            kind = "folder" if info.is_dir() else "file" if mode in (0, stat.S_IFREG) else "a link or special file"
+            if info.flag_bits & 1:
+                kind = "an encrypted file"
+            yield Member(info.filename, info.file_size, kind, lambda info=info: whole.open(info))
+
+
+def _gz(archive: Path) -> Iterator[Member]:
+    yield Member(archive.name.removesuffix(".gz"), 0, "file", lambda: gzip.open(archive))
