@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stages.command import WRITTEN, stage
-from zsr.data.sources import Files, make
+from zsr.data.sources import Files, absent, make
 from zsr.data.world import PromptSet, Resolution, SetSize
+from zsr.errors import StudyError
 from zsr.params import Count, Natural, block, read
 
 
@@ -22,9 +24,13 @@ def main(name: str, params: Path, root: Path, out: Path) -> None:
     prompt_set, complete = block(document, "data.prompt_set", PromptSet), block(document, "data.complete", bool)
     files = Files(Path(os.environ.get("DATA_ROOT", root)), native, prompt_set, complete)
     size = block(document, f"data.sets.{name}", SetSize)
-    for split, n in {"train": size.train, "test": size.test}.items():
-        if n:
-            make(name, split, n, seed, image_size, files).save(out / f"{split}.safetensors")
+    try:
+        for split, n in {"train": size.train, "test": size.test}.items():
+            if n:
+                make(name, split, n, seed, image_size, files).save(out / f"{split}.safetensors")
+    except StudyError as error:
+        others = [other for other in absent(block(document, "data.sets", dict[str, Any]), files.root) if other != name]
+        raise StudyError(f"{error}. Not there either: {', '.join(others)}" if others else str(error)) from None
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A checkout of the project in a temporary folder, in which tests run DVC."""
 
+import copy
 import json
 import os
 import re
@@ -17,11 +18,12 @@ class Checkout:
     """A copy of the project as its own git repository, with its own DVC cache and scratch folder.
 
     Of the tracked and new files as they lie, or, `committed`, of the last commit: what its README says is about the
-    results beside it, and results made here later may differ in rounding on another processor.
+    results beside it, and results made here later may differ in rounding on another processor. scale: the folder of
+    the study that is meant, "" or "paper". variables: of the environment of its commands.
     """
 
-    def __init__(self, folder: Path, committed: bool = False):
-        self.folder = folder
+    def __init__(self, folder: Path, committed: bool = False, scale: str = "", **variables: str):
+        self.folder, self.scale, self.variables = folder, scale, variables
         if committed:
             archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
             subprocess.run(["tar", "xf", "-"], cwd=folder, input=archive, check=True)
@@ -36,6 +38,13 @@ class Checkout:
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.folder / name)
 
+    def cloned(self, folder: Path) -> "Checkout":
+        """A clone of what was committed, with a cache and a scratch folder of its own."""
+        clone = copy.copy(self)
+        clone.folder = folder
+        subprocess.run(["git", "clone", "-q", self.folder, folder], check=True)
+        return clone
+
     def commit(self, message: str) -> None:
         who = ["-c", "user.name=test", "-c", "user.email=test@example.invalid"]
         for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "--allow-empty", "-m", message]):
@@ -45,13 +54,13 @@ class Checkout:
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "ZSR_"))}
-        return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "100"}
+        return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "100"} | self.variables
 
     def start(self, *arguments: str) -> subprocess.Popen:
         """DVC in a process group of its own."""
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        command = [sys.executable, "-m", "dvc", *arguments]
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, start_new_session=True, **output)
+        command, where = [sys.executable, "-m", "dvc", *arguments], self.folder / self.scale
+        return subprocess.Popen(command, cwd=where, env=self.environment, start_new_session=True, **output)
 
     def dvc(self, *arguments: str) -> str:
         process = self.start(*arguments)
@@ -61,7 +70,7 @@ class Checkout:
 
     def edit(self, changes: dict[str, object]) -> None:
         """Set dotted keys of params.yaml; None deletes one."""
-        path = self.folder / "params.yaml"
+        path = self.folder / self.scale / "params.yaml"
         document = read(path)
         for key, value in changes.items():
             *parents, last = key.split(".")

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -135,3 +137,19 @@ def test_a_prepared_set_belongs_to_its_embeddings(tmp_path):
     make("shapes", "test", 24, 1, 24).save(test)
     with pytest.raises(StudyError, match="was made for other images than .*test.safetensors; run dvc repro"):
         prepared.load(sets, text, "shapes")
+
+
+def test_the_digest_of_a_split_is_of_its_images_labels_and_ids(tmp_path):
+    one = make("shapes", "test", 5, 0, 24)
+    others = [
+        replace(one, images=255 - one.images),
+        replace(one, labels=one.labels[::-1].copy()),
+        replace(one, ids=one.ids + 1),
+    ]
+    digests = []
+    for i, split in enumerate([one, one, *others]):
+        split.save(tmp_path / str(i))
+        digests.append(digest(tmp_path / str(i)))
+        loaded = Split.load(tmp_path / str(i))
+        assert np.array_equal(loaded.images, split.images) and loaded.own_prompts == ()
+    assert digests[0] == digests[1] and len(set(digests)) == 4

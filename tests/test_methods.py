@@ -273,7 +273,7 @@ def test_published_visual_attention_trains_as_without_attention(document, model,
 def test_grad_cam_is_the_formula_by_hand(document, model, batch, target):
     method = dataclasses.replace(component(document, "methods", "vision_attention"), target=target)
     labels = 1 + batch.labels % 2  # of five classes two are in the batch
-    maps = method._maps(model, batch.images, replace(batch, labels=labels), differentiable=False)
+    maps = method._maps(model, batch.images, dataclasses.replace(batch, labels=labels), differentiable=False)
     *first, last = model.visual.transformer.resblocks
     x = model.visual._embeds((batch.images - model.mean) / model.std)
     for block in first:

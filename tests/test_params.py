@@ -148,7 +148,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "arch: zsr-tiny",
         "arch: convnext_base",
-        "model.arch must have OpenAI's towers, a ViT or ResNet and a text transf",
+        "model.arch must have OpenAI's towers, a ViT or ResNet",
     ),
     ("arch: zsr-tiny", "arch: RN50", "data.image_size must be what RN50 sees, 224, got 24"),
     ("  image_size: 24", "  image_size: 32", "data.image_size must be what zsr-tiny sees, 24, got 32"),

@@ -65,3 +65,39 @@ def test_kept_work_is_not_restored_by_other_code_torch_or_threads(monkeypatch, t
     edited.write_text("# edited\n")
     monkeypatch.setattr("zsr.errors.__file__", str(edited))
     assert storage.computer_digest() != before
+
+
+def test_images_written_one_by_one_are_the_file_that_is_written_at_once(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), dtype=np.uint8)
+    arrays = {"labels": np.arange(5), "ids": np.arange(5) + 2**62}
+    facts = {"digest": "0" * 8, "names": ["a", "ü"]}
+    with storage.growing_images(tmp_path / "grown", images.shape, arrays, facts) as rows:
+        for i, image in enumerate(images):
+            rows[i] = image
+        facts["digest"] = "12345678"
+    storage.save_arrays(tmp_path / "whole", arrays | {"images": images}, facts)
+    for read in (storage.load_arrays, storage.map_arrays):
+        (grown, said), (whole, known) = (read(tmp_path / name) for name in ("grown", "whole"))
+        assert said == known == facts and set(grown) == set(whole)
+        assert all(np.array_equal(grown[name], whole[name]) for name in whole)
+    assert (tmp_path / "grown").stat().st_size == (tmp_path / "whole").stat().st_size
+
+
+def test_images_that_cannot_all_be_had_leave_no_file(tmp_path):
+    with pytest.raises(KeyError), storage.growing_images(tmp_path / "grown", (2, 1, 1, 3), {"ids": np.arange(2)}, {}):
+        raise KeyError
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mapped_array_can_be_changed_and_the_file_cannot(tmp_path):
+    storage.save_arrays(tmp_path / "a", {"images": np.zeros((2, 1, 1, 3), np.uint8)}, {})
+    (tmp_path / "a").chmod(0o444)  # as DVC links it
+    arrays, _ = storage.map_arrays(tmp_path / "a")
+    arrays["images"] += 1
+    assert storage.map_arrays(tmp_path / "a")[0]["images"].sum() == 0
+
+
+def test_a_digest_of_a_file_is_that_of_its_bytes(tmp_path):
+    content = bytes(range(256)) * 10_000
+    (tmp_path / "a").write_bytes(content)
+    assert storage.digest(tmp_path / "a") == storage.digest(content)

@@ -134,6 +134,28 @@ def test_the_study_runs_to_tables_figures_and_metrics(study):
     study.commit("ran")
 
 
+def test_a_second_clone_takes_what_the_first_has_pushed(study, tmp_path):
+    study.dvc("remote", "add", "--default", "--force", "shared", str(tmp_path / "remote"))
+    study.commit("remote")
+    study.dvc("push")
+    clone = study.cloned(tmp_path / "clone")
+    output = clone.dvc("repro", "--pull")
+    assert not ran(output) and "Pulling data" in output
+    same = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")
+    ours, theirs = ({p.relative_to(of.folder): c for p, c in of.contents(*same).items()} for of in (study, clone))
+    assert ours == theirs and len(ours) > 15
+    assert "Data and pipelines are up to date." in clone.dvc("status")
+
+
+@pytest.mark.slow
+def test_a_clone_with_the_same_cache_needs_no_lock(study, tmp_path):
+    """What another machine has computed is restored by its inputs alone, but for what is cheap and not in the cache."""
+    clone = study.cloned(tmp_path / "clone")
+    (clone.folder / "dvc.lock").unlink()
+    clone.dvc("cache", "dir", "--local", str(study.folder / ".dvc/cache"))
+    assert ran(clone.dvc("repro")) <= {"collect", "tables", "figures", "attention", "eps_sweep", "plots_page"}
+
+
 @pytest.mark.slow
 def test_an_uninterrupted_run_gives_the_same_bytes(study):
     results = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")

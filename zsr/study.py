@@ -119,7 +119,7 @@ def _check_protocols(document: dict) -> None:
 
 
 def _checked_tower(arch: str, image_size: int) -> dict[str, Any]:
-    """What the config file of an arch, open_clip's or ours, says of its image tower; importing open_clip takes seconds."""
+    """What the config file of an arch says of its image tower; importing open_clip takes seconds."""
     folders = [
         Path(find_spec("open_clip").origin).parent / "model_configs",
         Path(__file__).parent / "models" / "configs",

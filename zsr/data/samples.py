@@ -108,7 +108,8 @@ def missing(name: str, looked: Sequence[Path], split: str = "test") -> StudyErro
     """Says what was looked for and which command gets it."""
     option = "" if split == "test" else f" --split {split}"
     places = " or ".join(map(str, looked))
-    return StudyError(f"{name} ({split}) is not here: there is no {places}; get it with `{COMMAND} {name}{option}`")
+    way = f"get it with `{COMMAND} {name}{option}` at the repository's root, or set DATA_ROOT to where it lies"
+    return StudyError(f"{name} ({split}) is not here: there is no {places}; {way}")
 
 
 def checked(samples: Samples, name: str, split: str, *, complete: bool = True) -> Samples:

@@ -1,6 +1,6 @@
 """A set by its name: drawn, scanned, or read from the files of a public one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from zsr.data import prompts
-from zsr.data.registry import entry
+from zsr.data.registry import entries, entry
 from zsr.data.samples import Samples, checked, chosen, number
 from zsr.data.split import Split
 from zsr.data.transforms import to_pixels
@@ -88,6 +88,13 @@ def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: F
         tuple(of.name_clean if files.prompt_set == "clean" else of.name_official for of in classes),
         prompts.prompts(set_name, samples.raw_keys, files.prompt_set),
     )
+
+
+def absent(names: Iterable[str], root: Path) -> list[str]:
+    """Those of some sets whose files are not below root, in no form; of public sets alone."""
+    public = [name for name in names if name in entries()]
+    forms = {name: [entry(name).layout_root, *(source.folder for source in entry(name).sources)] for name in public}
+    return [name for name in public if not any(form and (root / form).exists() for form in forms[name])]
 
 
 def check_sizes(module: ModuleType, wanted: Mapping[str, int]) -> None:

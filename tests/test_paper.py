@@ -1,0 +1,136 @@
+"""The paper's study: its numbers are complete, its graph is the embedded one's, and it runs on fixtures from end to end."""
+
+import numpy as np
+import pytest
+
+from tests import fixtures_real
+from tests.pipeline import ROOT, Checkout, ran
+from zsr import study
+from zsr.data.registry import entries
+from zsr.params import over, read
+from zsr.records import Record
+from zsr.storage import load_facts, read_rows
+
+PAPER, FEW = (read(ROOT / folder / "params.yaml") for folder in ("paper", "paper-1k"))
+SETS = list(PAPER["data"]["sets"])
+
+
+@pytest.mark.parametrize("folder", ["paper", "paper-1k"])
+def test_the_graph_is_that_of_the_embedded_scale(folder):
+    assert (ROOT / folder / "dvc.yaml").read_text() == (ROOT / "dvc.yaml").read_text()
+
+
+@pytest.mark.parametrize("folder", ["paper", "paper-1k"])
+def test_its_numbers_are_a_study(folder):
+    assert study.check(ROOT / folder / "params.yaml").up == "../"
+
+
+def test_every_key_of_the_embedded_scale_is_there_but_how_its_own_base_is_trained():
+    def keys(document, at=""):
+        inner = {key: value for key, value in document.items() if isinstance(value, dict)}
+        return {f"{at}{key}" for key in document} | {k for key in inner for k in keys(inner[key], f"{at}{key}.")}
+
+    own = {"base_model.", "data.sets.", "methods."}
+    missing = {key for key in keys(read(ROOT / "params.yaml")) - keys(PAPER) if not key.startswith(tuple(own))}
+    assert missing == set() and list(PAPER["methods"]) == list(read(ROOT / "params.yaml")["methods"])
+
+
+def test_whole_sets_in_the_order_of_the_papers_tables():
+    sizes = {name: size["test"] for name, size in PAPER["data"]["sets"].items()}
+    assert sizes == {name: of.splits["test"] for name, of in entries().items()} and sum(sizes.values()) == 344_128
+    assert PAPER["data"]["sets"]["tiny_imagenet"]["train"] == 100_000
+
+
+def test_paper_1k_is_paper_with_a_thousand_images_of_each_set():
+    sizes = {name: {"train": size["train"], "test": 1000} for name, size in PAPER["data"]["sets"].items()}
+    assert FEW == over(PAPER, {"name": FEW["name"], "data": {"sets": sizes}})
+
+
+@pytest.mark.parametrize(
+    "method, published",
+    [
+        ("tga_zsr", {"lr": 1e-4, "batch_size": 128, "epochs": 10, "optimizer": "sgd", "weight_decay": 0}),
+        ("tecoa", {"lr": 1e-5, "batch_size": 128, "epochs": 10, "optimizer": "sgd"}),
+        ("pmg_aft", {"lr": 5e-5, "batch_size": 256, "epochs": 10, "optimizer": "sgd"}),
+        ("fare", {"lr": 1e-5, "batch_size": 128, "optimizer": "adamw", "weight_decay": 1e-4, "warmup_steps": 1400}),
+    ],
+)
+def test_training_is_as_published(method, published):
+    from zsr.finetune import FineTuning
+    from zsr.params import training_of
+
+    recipe = training_of(PAPER, method, FineTuning)
+    assert {key: getattr(recipe, key) for key in published} == published
+    attack = recipe.attack
+    assert (255 * attack.eps, 255 * attack.step_size) == (1, 1) and attack.n_iter == (10 if method == "fare" else 2)
+    assert recipe.n_steps(100_000) == {"fare": 20_000, "pmg_aft": 3910}.get(method, 7820)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return Checkout(tmp_path_factory.mktemp("paper"), scale="paper", DATA_ROOT="", HF_HUB_OFFLINE="1")
+
+
+def test_the_plan_can_be_seen_without_data_and_the_first_error_says_what_to_fetch(checkout):
+    checkout.variables["DATA_ROOT"] = str(checkout.folder / "nothing")
+    listed = checkout.dvc("stage", "list", "--name-only").split()
+    assert {f"data@{name}" for name in SETS} <= set(listed) and "evaluate@tga_zsr-autoattack" in listed
+    assert "evaluate@pmg_aft-cw" in checkout.dvc("dag", "--mermaid")
+    stages = {f"data@{s}" for s in SETS} | {f"finetune@{m}" for m in PAPER["methods"]}
+    stages |= {f"evaluate@{m}-{a}" for m in PAPER["methods"] for a in PAPER["attacks"]}
+    assert stages < ran(checkout.dvc("repro", "--dry", "--force"))  # without --force DVC looks for what is not there
+    process = checkout.start("repro", "data@tiny_imagenet")
+    said, _ = process.communicate()
+    assert process.returncode and "Traceback" not in said
+    assert "tiny_imagenet (train) is not here" in said
+    assert "get it with `python -m stages.fetch tiny_imagenet --split train` at the repository's root" in said
+    assert f"Not there either: {', '.join(SETS[1:])}" in said
+
+
+FIXTURES = {
+    **{f"data.sets.{name}": {"train": 0, "test": 2} for name in SETS},
+    "data.sets.tiny_imagenet": {"train": 4, "test": 2},
+    "data.complete": False,
+    "train.epochs": 1,
+    "methods.fare.train.epochs": 1,
+    "attacks.pgd.n_iter": 2,
+    "attacks.cw": None,
+    "attacks.autoattack": None,
+    "protocols.published.attacks.cw": None,
+    "protocols.published.attacks.autoattack": None,
+    "eps_sweep.eps": ["1/255"],
+    "eps_sweep.images": 1,
+    "attention.images": 2,
+    "attention.columns": 2,
+    "threads": 2,
+    "launcher": "python",
+}
+
+
+@pytest.mark.slow
+def test_the_whole_study_runs_on_fixtures(checkout, tmp_path):
+    """Every set from its own format, a ViT-B/32 of random weights, one step of every method, PGD-2, tables."""
+    from zsr.models import clip
+
+    rng, root = np.random.default_rng(0), tmp_path / "downloads"
+    written = {name: getattr(fixtures_real, name)(root, rng) for name in SETS}
+    weights = tmp_path / "weights.safetensors"
+    clip.save(weights, clip.create("ViT-B-32-quickgelu"), "ViT-B-32-quickgelu")
+    checkout.variables["DATA_ROOT"] = str(root)
+    checkout.edit(FIXTURES | {"base_model.file": str(weights)})
+    output = checkout.dvc("repro")
+    methods = list(PAPER["methods"])
+    expected = {f"data@{name}" for name in SETS} | {f"evaluate@{method}-pgd" for method in methods}
+    assert expected | {f"finetune@{method}" for method in methods} <= ran(output)
+    folder = checkout.folder / "paper"
+    for name in SETS:
+        record = Record.load(folder / f"data/records/tga_zsr-pgd/0/{name}.json")
+        assert len(record.ids) == 2 and record.gradients >= 2 and "acts at 224 px" in record.protocol
+        assert "official prompts of the set" in record.protocol
+        prompts = load_facts(folder / f"data/text_embeddings/{name}.safetensors")["prompts"]
+        assert len(prompts) == len(written[name]["test"].keys)
+    curve = read_rows(folder / "metrics/curves/tga_zsr.csv")
+    assert len(curve) == 1 and float(curve[0]["ce_adv"]) > 0
+    table = (folder / "tables/published.md").read_text()
+    assert "tiny_imagenet" in table and " / 63.95 / " in table  # TGA-ZSR under PGD, as published
+    assert "Data and pipelines are up to date." in checkout.dvc("repro")
