@@ -1,4 +1,4 @@
-"""The paper's study: its numbers are complete, its graph is the embedded one's, and it runs on fixtures from end to end."""
+"""The paper's study: its numbers are complete, its graph is the embedded one's, and it runs on fixtures."""
 
 import numpy as np
 import pytest

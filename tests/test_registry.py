@@ -2,11 +2,13 @@
 
 import copy
 import csv
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from zsr.data.registry import PATH, entries, entry, parsed
 from zsr.errors import ParamError
 from zsr.params import read
@@ -97,3 +99,16 @@ MISTAKES = {
 @pytest.mark.parametrize("message", MISTAKES)
 def test_a_mistake_in_the_file_is_named_by_its_key(message):
     assert mistaken(MISTAKES[message]).startswith(message)
+
+
+def test_the_page_of_sets_says_what_the_registry_says():
+    text = (ROOT / "docs/data.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| ([\d,]+) \| ([\d,]*) \| ([\d.]+) \| ([^|]+) \| ([^|]+) \|$", text, re.M)
+    assert [row[0] for row in rows] == list(entries())
+    for key, classes, test, train, download, licence, way in rows:
+        of = entries()[key]
+        assert (int(classes), test) == (of.num_classes, f"{of.splits['test']:,}")
+        assert train == (f"{of.splits['train']:,}" if "train" in of.splits else "")
+        assert float(download) == of.download_gb and licence == (of.licence or "none stated")
+        assert ("register" in way) == of.registration
+        assert all(repo in {source.repo for source in of.sources} for repo in re.findall(r"Hub, `([^`]+)`", way))
