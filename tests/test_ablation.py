@@ -108,7 +108,7 @@ SAMPLED = ("a_clipped_start", "s1_leak_whole", "g5_features")
 def test_trainings_of_the_committed_ablation_come_out_the_same_with_todays_code(tmp_path):
     """An edit of what training reads makes all of the ablation out of date, which takes an hour to run.
 
-    Where no bit of these towers has moved, its tables still stand: three seeds of one variant of FARE and two of TGA-ZSR.
+    Where no bit of these towers has moved its tables still stand: three seeds, one variant of FARE, two of TGA-ZSR.
     """
     checkout = Checkout(tmp_path)
     before = read(checkout.folder / "ablation/dvc.lock")["stages"]
