@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import math
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -12,76 +11,23 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import numpy as np
-import open_clip
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
+from benchmarks._tower import SCALE, Tower
 from benchmarks.step_cost import Meter
-from zsr.data.split import Split
-from zsr.errors import ParamError
 from zsr.evaluate import Evaluation, evaluate
 from zsr.finetune import FineTuning, Texts, finetune
 from zsr.methods._base import Method
-from zsr.models import clip
 from zsr.models.classifier import Classifier
 from zsr.models.numerics import Compute, autocast, products
-from zsr.params import nearest
 from zsr.records import Record
 from zsr.watch import Watch
 
-CLASSES = 200
 WARM_UP = {"cuda": 5, "cpu": 1}  # steps
 REPEATS = {"cuda": 9, "cpu": 3}  # of a matrix product, after the warm-up
 SIDE = {"cuda": 8192, "cpu": 2048}  # of the matrices
 BATCHES = {"cuda": 3, "cpu": 1}  # that are evaluated and timed, after one that warms up
 HELD = 4  # batches of pictures in memory; the steps go through them again and again
-SCALE = 100.0  # of logits, as in OpenAI's models
-LEAD = 20.0  # of the first class's logit, far beyond what an attack of 1/255 moves
-
-
-@dataclass(frozen=True)
-class Tower:
-    """A CLIP with random weights, which stays on the CPU as it is: what is measured are copies."""
-
-    arch: str
-    clip: nn.Module
-    compute: Compute
-
-    @classmethod
-    def make(cls, arch: str, compute: Compute) -> "Tower":
-        """Raises ParamError: open_clip has no such name; no such device."""
-        known = open_clip.list_models()
-        if arch not in known:
-            raise ParamError(f"--arch must be a model name of open_clip, got '{arch}'{nearest(arch, known)}")
-        compute.place()
-        torch.manual_seed(0)
-        return cls(arch, clip.create(arch), compute)
-
-    @property
-    def device(self) -> torch.device:
-        return self.compute.place()
-
-    @property
-    def weights(self) -> int:
-        """Bytes of the image tower."""
-        return sum(p.nbytes for p in self.clip.visual.parameters())
-
-    def texts(self) -> Tensor:
-        return F.normalize(torch.randn(CLASSES, self.clip.visual.output_dim), dim=1)
-
-    def split(self, n: int, labels: np.ndarray | None = None) -> Split:
-        """n pictures of noise at the tower's size; random labels where none are given."""
-        random, side = np.random.default_rng(0), clip_side(self.clip)
-        pixels = random.integers(0, 256, (n, side, side, 3), np.uint8)
-        names = tuple(f"class {i}" for i in range(CLASSES))
-        return Split(pixels, random.integers(0, CLASSES, n) if labels is None else labels, np.arange(n), names, names)
-
-
-def clip_side(model: nn.Module) -> int:
-    size = model.visual.image_size
-    return size if isinstance(size, int) else size[0]
 
 
 class Clock:
@@ -218,7 +164,7 @@ def _cost(tower: Tower, seconds: float, counted: Counter, alive: int, precision:
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else alive + tower.weights
     rates = {dtype: matmul_rate(device, dtype, precision) for dtype in counted}
     ideal = sum(operations / rates[dtype] for dtype, operations in counted.items())
-    names = {torch.float32: precision if precision == "fp32" or device.type == "cpu" else "tf32"}
+    names = {torch.float32: "fp32" if precision == "fp32" or device.type == "cpu" else "tf32"}
     named = {names.get(dtype, str(dtype).removeprefix("torch.")): rate for dtype, rate in rates.items()}
     return Cost(seconds, peak, counted.total(), ideal / seconds, named)
 
@@ -233,14 +179,14 @@ class Speed:
 
 
 def evaluation_speed(tower: Tower, attack, evaluation: Evaluation) -> Speed:
-    """Of images that are right and never fooled, so an attack goes on to its end: batches after the one that warms up.
+    """Of images that are right and never fooled, so an attack goes on to its end; after a batch that warms up.
 
     The checks of a model, once before each set, are left out.
     """
     size, device = evaluation.batch_size, tower.device
     n, clock = size * (1 + BATCHES[device.type]), Clock(device)
-    split = tower.split(n, np.zeros(n, np.int64))
-    model = Classifier(copy.deepcopy(tower.clip), _steadfast(tower, split), tower.compute)
+    split, texts = tower.firm(n)
+    model = Classifier(copy.deepcopy(tower.clip), texts, tower.compute)
     model.logit_scale.fill_(SCALE)
     blank = Record(method="random", seed=0, attack="", set_name="noise", fingerprint="", protocol="")
     with TemporaryDirectory() as folder:
@@ -248,15 +194,3 @@ def evaluation_speed(tower: Tower, attack, evaluation: Evaluation) -> Speed:
         scratch = Path(folder, "record")
         record = evaluate(model, attack, split, blank, once, scratch, clock.watch, device=device)
     return Speed(median(clock.seconds()[1:]) / size, record.gradients / n, sum(record.robust_bits) / n)
-
-
-@torch.no_grad()
-def _steadfast(tower: Tower, split: Split) -> Tensor:
-    """Prompts of which the first leads at every picture: features of a random tower are much alike."""
-    images, _, _ = split.tensors(range(min(len(split.ids), 8)))
-    features = Classifier(copy.deepcopy(tower.clip), tower.texts()).image_features(images)
-    first = F.normalize(features.mean(dim=0), dim=0)
-    near = 1 - LEAD / SCALE
-    others = F.normalize(near * first + math.sqrt(1 - near**2) * tower.texts(), dim=1)
-    others[0] = first
-    return others

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from tests.conftest import ROOT
 from zsr.attacks._noise import Drawn, Noise
@@ -28,6 +30,16 @@ PGD8 = PGD(
 )
 
 
+class Unmixed(TorchDispatchMode):
+    """Refuses what a GPU would: an operation on tensors of two devices. Copies may, and so may plain numbers."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.ndim]
+        copies = function.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_)
+        assert copies or len({x.device for x in tensors}) <= 1, f"{function} of tensors on two devices"
+        return function(*args, **(kwargs or {}))
+
+
 @pytest.fixture
 def elsewhere(monkeypatch):
     """A classifier that is not on the CPU: `(text_embeddings) -> Classifier`."""
@@ -46,9 +58,11 @@ def test_a_training_step_leaves_nothing_on_the_cpu(document, name, elsewhere):
     model, frozen = (elsewhere(texts.text_embeddings) for _ in range(2))
     frozen.requires_grad_(False)
     batch = texts.batch(images, labels, method.anchors(frozen, texts.batch(images, labels)))
-    adv = recipe.attack.maximise(method.inner_objective(model, batch), images, noise) if method.attacked else None
-    total = sum(method.losses(model, frozen, batch, adv).values())
-    total.backward()
+    with Unmixed():
+        objective = method.inner_objective(model, batch)
+        adv = recipe.attack.maximise(objective, images, noise) if method.attacked else None
+        total = sum(method.losses(model, frozen, batch, adv).values())
+        total.backward()
     assert total.device == ELSEWHERE and model.visual.conv1.weight.grad.device == ELSEWHERE
 
 
@@ -56,7 +70,8 @@ def test_an_attack_of_fixed_length_never_waits_for_the_gpu(elsewhere):
     """Every step of PGD through the meter: a value that the CPU must know would be an error here."""
     images, labels = torch.rand(4, 3, 24, 24, device=ELSEWHERE), torch.randint(0, 5, (4,), device=ELSEWHERE)
     meter = Meter(elsewhere(torch.rand(5, 48)).requires_grad_(False), images)
-    adv = replace(PGD8, success="last")(meter, images, labels, Drawn(torch.rand_like(images)), 4)
+    with Unmixed():
+        adv = replace(PGD8, success="last")(meter, images, labels, Drawn(torch.rand_like(images)), 4)
     assert adv.device == ELSEWHERE and meter.zero.device == ELSEWHERE
 
 

@@ -1,5 +1,7 @@
 """The paper's study: its numbers are complete, its graph is the embedded one's, and it runs on fixtures."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from tests import fixtures_real
 from tests.pipeline import ROOT, Checkout, ran
 from zsr import study
 from zsr.data.registry import entries
+from zsr.errors import ParamError
 from zsr.params import over, read
 from zsr.records import Record
 from zsr.storage import load_facts, read_rows
@@ -23,6 +26,21 @@ def test_the_graph_is_that_of_the_embedded_scale(folder):
 @pytest.mark.parametrize("folder", ["paper", "paper-1k"])
 def test_its_numbers_are_a_study(folder):
     assert study.check(ROOT / folder / "params.yaml").up == "../"
+
+
+def test_other_towers_are_a_study_too_and_grad_cam_needs_a_vit(tmp_path):
+    def check(arch, *left_out):
+        methods = {name: block for name, block in PAPER["methods"].items() if name not in left_out}
+        (tmp_path / "params.yaml").write_text(json.dumps(PAPER | {"model": {"arch": arch}, "methods": methods}))
+        study.check(tmp_path / "params.yaml")
+
+    for arch in ("ViT-B-16-quickgelu", "ViT-L-14-quickgelu"):
+        check(arch)
+    check("RN50-quickgelu", "vision_attention")
+    with pytest.raises(ParamError, match="methods.vision_attention needs a ViT, which RN50-quickgelu is not"):
+        check("RN50-quickgelu")
+    with pytest.raises(ParamError, match="model.arch must be 'ViT-B-32-quickgelu' for the weights 'openai'"):
+        check("ViT-B-32")
 
 
 def test_every_key_of_the_embedded_scale_is_there_but_how_its_own_base_is_trained():

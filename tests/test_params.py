@@ -192,6 +192,23 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     ("  attack: pgd\n  eps", "  attack: autoattack\n  eps", "eps_sweep.attack must have a step_size"),
     ("distance: l2", "distance: l3", "method.distance must be one of l2, rms, l1, cos, got 'l3'"),
     ("not a photo of {}", "not a photo", "methods.comp_tga.non_class_template must be text that holds {} once"),
+    ("launcher: python", "launcher: mpirun", "launcher must be one of python, torchrun, got 'mpirun'"),
+    (
+        "  device: cpu ",
+        "  device: gpu ",
+        "compute.device must be one of auto, cpu, cuda, got 'gpu'; did you",
+    ),
+    (
+        "prompt_set: official",
+        "prompt_set: clear",
+        "data.prompt_set must be one of official, clean, openclip, got",
+    ),
+    (
+        "  save_every: 25\n",
+        "  save_every: 25\n  accumulate: 2\n",
+        "train.accumulate must be 1 for ft_clean, whose",
+    ),
+    ("pool: 25000 ", "pretrained: openai ", "unknown key 'base_model.seed'"),
     ("  columns: 6", "  columns: 101", "attention: columns <= images <= 150, got 101 and 100"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
 ]

@@ -18,6 +18,8 @@ from tests import fixtures_real
 from zsr.data import prompts
 from zsr.data.registry import entries, entry
 from zsr.data.samples import checked, chosen, missing, number
+from zsr.data.sources import Files, absent, make
+from zsr.data.split import Split
 from zsr.data.transforms import to_pixels
 from zsr.errors import ParamError, StudyError
 
@@ -105,7 +107,7 @@ def test_pixels_of_a_set_have_the_shape_of_its_group(root, written, name, split)
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_set_that_is_not_here_is_missed_by_the_command_that_gets_it(tmp_path, name):
-    with pytest.raises(StudyError, match=f"there is no {tmp_path}.*`python -m stages.fetch {name}`$"):
+    with pytest.raises(StudyError, match=f"there is no {tmp_path}.*`python -m stages.fetch {name}` at the repository"):
         read(name, tmp_path)
     with pytest.raises(ParamError, match=f"{name} has no split 'validation'"):
         read(name, tmp_path, "validation")
@@ -349,3 +351,42 @@ def test_pixels_are_those_of_torchvision(size, side):
 def test_alpha_is_dropped_as_torchvision_drops_it():
     clear = Image.merge("RGBA", (*Image.new("RGB", (8, 8), (10, 200, 30)).split(), Image.new("L", (8, 8), 0)))
     assert to_pixels(clear, "small", 4, True)[0, 0].tolist() == [10, 200, 30]
+
+
+@pytest.mark.parametrize("name, split", SPLITS)
+@pytest.mark.parametrize("native", [False, True])
+def test_a_set_becomes_a_split_of_the_chosen_images(root, written, tmp_path, name, split, native):
+    """Images, labels and numbers stay together in the order that the seed gives; prompts are the set's own."""
+    written(name, split)
+    samples, files = read(name, root, split), Files(root, native, complete=False)
+    n = len(samples.ids) - 1 if len(samples.ids) > 2 else len(samples.ids)
+    whole = make(name, split, n, 3, 32, files)
+    whole.save(tmp_path / "split")
+    loaded, group = Split.load(tmp_path / "split"), entry(name).transform_group
+    rows = chosen(samples.ids, name, n, seed=3)
+    assert loaded.ids.tolist() == [number(samples.ids[row], name) for row in rows]
+    assert loaded.labels.tolist() == samples.labels[rows].tolist()
+    for image, row in zip(loaded.images, rows, strict=True):
+        assert np.array_equal(image, to_pixels(samples.load(row), group, 32, native))
+    assert loaded.own_prompts == prompts.prompts(name, samples.raw_keys, "official")
+    assert loaded.classnames == samples.raw_keys
+    few = make(name, split, 2, 3, 32, files)
+    assert few.ids.tolist() == loaded.ids.tolist()[:2]
+
+
+def test_more_images_than_there_are_and_a_set_in_part_are_refused(root, written):
+    written("dtd")
+    with pytest.raises(StudyError, match="data.sets.dtd.test is 5, but 2 images are there"):
+        make("dtd", "test", 5, 0, 32, Files(root, complete=False))
+    with pytest.raises(StudyError, match="dtd .* must have 47"):
+        make("dtd", "test", 2, 0, 32, Files(root))
+    with pytest.raises(ParamError, match="data.sets.dtd.train must be at most 0, got 1"):
+        make("dtd", "train", 1, 0, 32, Files(root))
+
+
+def test_sets_without_any_file_are_told_together(root, written, tmp_path):
+    written("dtd")
+    assert absent(["shapes", "dtd"], root) == []
+    assert absent(["shapes", *SETS], tmp_path) == list(SETS)
+    (tmp_path / "wds_sun397").mkdir()
+    assert absent(["sun397", "dtd"], tmp_path) == ["dtd"]
