@@ -1,7 +1,11 @@
 """A small CLIP, a classifier of it and a batch: real towers with random weights."""
 
 import copy
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # files of tests run side by side; torch reads it as it is loaded
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch

@@ -144,7 +144,7 @@ def test_a_second_clone_takes_what_the_first_has_pushed(study, tmp_path):
     same = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")
     ours, theirs = ({p.relative_to(of.folder): c for p, c in of.contents(*same).items()} for of in (study, clone))
     assert ours == theirs and len(ours) > 15
-    assert "Data and pipelines are up to date." in clone.dvc("status")
+    assert "Data and pipelines are up to date." in clone.dvc("repro")
 
 
 @pytest.mark.slow
