@@ -20,6 +20,7 @@ from zsr.storage import read_json, read_rows
 
 METHODS = list(read(Path(__file__).parents[1] / "params.yaml")["methods"])
 SMALL = {
+    "threads": 1,
     "data.sets.shapes": {"train": 160, "test": 30},
     "data.sets.digits_real": {"train": 0, "test": 30},
     "data.sets.combos": None,
@@ -105,6 +106,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(study):
     assert not unfinished.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on_from_its_record(study):
     unfinished = kill_when(study, "evaluate@tga_zsr-pgd", "evaluate/pgd/*.json")
     done = len(Record.load(unfinished).ids)
