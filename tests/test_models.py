@@ -4,6 +4,7 @@ import json
 import open_clip
 import pytest
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch.nn import functional as F
 
 from zsr.errors import ParamError
@@ -112,3 +113,40 @@ def test_embedding_and_width_differ_so_that_a_forgotten_projection_shows():
 
     config = json.loads((Path(clip.__file__).parent / "configs" / "zsr-tiny.json").read_text())
     assert config["embed_dim"] != config["vision_cfg"]["width"]
+
+
+@pytest.fixture
+def resnet():
+    """A classifier whose tower is a small ResNet of CLIP's kind, at 64 pixels: four places."""
+    visual = ModifiedResNet([1, 1, 1, 1], output_dim=16, heads=4, image_size=64, width=8).eval()
+    visual.image_mean, visual.image_std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    clip = torch.nn.Module()
+    clip.visual, clip.logit_scale = visual, torch.nn.Parameter(torch.tensor(2.0))
+    return Classifier(clip, F.normalize(torch.randn(3, 16), dim=1))
+
+
+def test_a_resnets_patch_token_is_what_its_pooling_gives_for_one_place(resnet):
+    images = torch.rand(2, 3, 64, 64)
+    visual, pool = resnet.visual, resnet.visual.attnpool
+    with torch.no_grad():
+        tokens = resnet.tokens(images)
+        prepared = (images - resnet.mean) / resnet.std
+        places = visual.forward_intermediates(prepared, indices=1)["image_intermediates"][0].flatten(2).permute(2, 0, 1)
+        torch.testing.assert_close(tokens[:, 0], visual(prepared))
+        assert resnet.grid == (2, 2) and tokens.shape == (2, 5, 16)
+        for i, place in enumerate(places):
+            seen = (place + pool.positional_embedding[1 + i])[None]  # the one key and value there is
+            biases = torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias])
+            alone, _ = F.multi_head_attention_forward(
+                seen, seen, seen, 256, 4, None, biases, None, None, False, 0.0, pool.c_proj.weight, pool.c_proj.bias,
+                training=False, use_separate_proj_weight=True, q_proj_weight=pool.q_proj.weight,
+                k_proj_weight=pool.k_proj.weight, v_proj_weight=pool.v_proj.weight,
+            )  # fmt: skip
+            torch.testing.assert_close(tokens[:, 1 + i], alone[0])
+
+
+def test_a_resnet_is_enlarged_to_and_classifies_by_its_pooling(resnet):
+    images = torch.rand(2, 3, 24, 24)
+    large = F.interpolate(images, (64, 64), mode="bicubic", align_corners=False)
+    torch.testing.assert_close(resnet(images), resnet(large))
+    torch.testing.assert_close(resnet.pool(resnet.tokens(images)), resnet.image_features(images))
