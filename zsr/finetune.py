@@ -11,10 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from zsr.attacks._noise import Drawn, Noise
 from zsr.attacks._steps import Steps
 from zsr.batches import Part
 from zsr.data.split import Split
 from zsr.distributed import joint_rows, world_size
+from zsr.effective_rate import effective_rate
 from zsr.errors import StudyError
 from zsr.feed import Feed
 from zsr.methods._base import Batch, Method
@@ -45,11 +47,16 @@ class TrainingAttack(Steps):
 class FineTuning(Recipe):
     attack: TrainingAttack  # of every adversarial method
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of the losses; maps are of tf32 tokens where it is bf16
+    log_effective_rate: bool = False  # more columns of the curve; of a tower with BatchNorm
 
     def __post_init__(self):
         super().__post_init__()
         if self.attack.gradient_leak and self.accumulate > 1:
             raise ValueError("attack.gradient_leak needs accumulate: 1, or every part's attack leaks into the others")
+
+    def observe(self, model: nn.Module) -> dict[str, float]:
+        """What joins the rows of the curve besides the loss."""
+        return effective_rate(model) if self.log_effective_rate else {}
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,8 @@ def finetune(
     if recipe.attack.gradient_leak and world_size() > 1:
         raise StudyError("train.attack.gradient_leak needs one process; choose launcher: python, or gradient_leak: 0")
     device, texts = compute.place(), texts.to(compute.place())
-    frozen = Classifier(copy.deepcopy(clip), texts.text_embeddings, compute).requires_grad_(False)
-    frozen.train()  # there is no dropout; but eval mode has attention kernels of its own, which round otherwise
-    model, attack = Classifier(clip, texts.text_embeddings, compute), recipe.attack
+    model, frozen = _models(method, clip, texts, compute)
+    attack = recipe.attack
     with products(device, recipe.precision):
         feed = Feed(source, recipe, attack, seed, device)
         anchors = anchors_of(method, frozen, texts, feed, recipe)
@@ -103,16 +109,42 @@ def finetune(
         def losses(step: int, part: Part) -> dict[str, Tensor]:
             fed = feed.take(step, part)
             rows = None if anchors is None else anchors[part.samples].to(device, non_blocking=True)
-            batch = replace(texts.batch(fed.images, fed.labels, rows), joint=partial(joint_rows, counts=part.counts))
-            adv = None
-            if method.attacked:
-                adv = attack.maximise(method.inner_objective(model, batch), fed.images, fed.noise)
-                if attack.gradient_leak:  # otherwise gradients are those of the step's parts before this one
-                    _scale_gradients(model.visual, attack.gradient_leak)
+            batch = texts.batch(fed.images, fed.labels, rows)
+            batch = replace(batch, joint=partial(joint_rows, counts=part.counts), nominal=recipe.batch_size)
+            adv = _attacked(method, model, batch, attack, fed.noise) if method.attacked else None
             with autocast(device, recipe.precision):
                 return method.losses(model, frozen, batch, adv)
 
-        return fit(model.visual, losses, len(source.ids), recipe, seed, scratch, watch, method.fold)
+        rows = fit(model.visual, losses, len(source.ids), recipe, seed, scratch, watch, method.fold, recipe.observe)
+    _normalise_by(clip.visual, "running statistics")
+    method.finish(clip.visual)
+    return rows
+
+
+def _models(method: Method, clip: nn.Module, texts: Texts, compute: Compute) -> tuple[Classifier, Classifier]:
+    """The model to be trained, which shares clip's tower, and the frozen one."""
+    frozen = Classifier(copy.deepcopy(clip), texts.text_embeddings, compute).requires_grad_(False)
+    frozen.train()  # there is no dropout; but eval mode has attention kernels of its own, which round otherwise
+    _normalise_by(frozen.visual, "running statistics")
+    method.prepare(clip.visual)
+    _normalise_by(clip.visual, "batch")
+    return Classifier(clip, texts.text_embeddings, compute), frozen
+
+
+def _normalise_by(visual: nn.Module, statistics: Literal["batch", "running statistics"]) -> None:
+    """Train or eval mode for a tower with BatchNorm; any other stays in its mode."""
+    if any(isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm)) for m in visual.modules()):
+        visual.train(statistics == "batch")
+
+
+def _attacked(method: Method, model: Classifier, batch: Batch, attack: TrainingAttack, noise: Noise | Drawn) -> Tensor:
+    """Adversarial images of a batch. The attack moves no running statistics; what follows uses those of the batch."""
+    _normalise_by(model.visual, "running statistics")
+    adv = attack.maximise(method.inner_objective(model, batch), batch.images, noise)
+    if attack.gradient_leak:  # otherwise gradients are those of the step's parts before this one
+        _scale_gradients(model.visual, attack.gradient_leak)
+    _normalise_by(model.visual, "batch")
+    return adv
 
 
 @torch.no_grad()

@@ -170,15 +170,25 @@ def component(document: Mapping, kind: str, name: str) -> Any:
     """The method or attack that a name under `methods` or `attacks` stands for, built from its block.
 
     kind: "methods" or "attacks". The class is METHOD or ATTACK of the module `zsr.<kind>.<name>`. A method's block
-    says in `section` where its hyper-parameters are: in the block itself, or in `method`.
+    says in `section` where its hyper-parameters are: in the block itself, or in `method`; and, where its name is not
+    that of its module, in `module` which one it is.
     """
     key = f"{kind}.{name}"
+    own = block(document, key, dict[str, Any])
     if kind == "attacks":
-        own = block(document, key, dict[str, Any])
         return build(module_of(f"zsr.{kind}", name, key).ATTACK, own, key)
-    module = module_of(f"zsr.{kind}", name, key)
+    named = f"{key}.module" if "module" in own else key
+    module = module_of(f"zsr.{kind}", build(str, own.get("module", name), named), named)
     own, key = _method_block(document, name)
     return build(module.METHOD, {k: v for k, v in own.items() if k != "train"}, key)
+
+
+def nested_method(own: Mapping, key: str) -> Any:
+    """A method inside the block of another: its hyper-parameters, and `module`, since it has no name."""
+    if "module" not in own:
+        raise ParamError(f"missing key '{key}.module'")
+    module = module_of("zsr.methods", build(str, own["module"], f"{key}.module"), f"{key}.module")
+    return build(module.METHOD, {k: v for k, v in own.items() if k != "module"}, key)
 
 
 def training_of(document: Mapping, name: str, schema: Any) -> Any:
@@ -192,9 +202,10 @@ def training_of(document: Mapping, name: str, schema: Any) -> Any:
 
 
 def _method_block(document: Mapping, name: str) -> tuple[dict, str]:
-    """The block that holds a method's own numbers, without `section`, and its key."""
+    """The block that holds a method's own numbers, without `section` and `module`, and its key."""
     key = f"methods.{name}"
     own = block(document, key, dict[str, Any])
+    own.pop("module", None)
     section = build(Literal[key, "method"], own.pop("section", None), f"{key}.section")
     if section == key:
         return own, key

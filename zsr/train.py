@@ -80,7 +80,7 @@ class Progress:
 
     step: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
-    pending: list[tuple[int, float, dict[str, Tensor], Tensor]] = field(default_factory=list)
+    pending: list[tuple[int, float, dict[str, Tensor], Tensor, dict[str, float]]] = field(default_factory=list)
 
 
 def fit(
@@ -92,12 +92,13 @@ def fit(
     scratch: Path,
     watch: Watch = unwatched,
     fold: Callable[[str], Fold] = lambda term: "mean",
+    observe: Callable[[nn.Module], dict[str, float]] = lambda model: {},
 ) -> list[dict[str, float]]:
     """Minimise the sum of the terms that `losses(step, part)` gives; returns one row per step.
 
     The model's parameters that require gradients are trained, in place, by all processes of the run together. fold:
-    how a term's values of the parts of a batch make that of the batch. An unfinished run is kept in `scratch` and
-    continued; the caller deletes the file once it has written the result. `watch` wraps the steps to come.
+    how a term's values of a batch's parts make the batch's. observe: more columns, of a model with its gradient before
+    clipping. An unfinished run is kept in `scratch` until the caller deletes it. `watch` wraps the steps to come.
 
     Raises StudyError where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
     to be waited for, before the next checkpoint. The last checkpoint stays.
@@ -112,8 +113,8 @@ def fit(
         model.zero_grad(set_to_none=True)
         batch = batch_indices(step, n_samples, recipe.batch_size, seed)
         terms = _descend(objective, step, parts_of(batch, recipe.accumulate), fold)
-        norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip or math.inf)
-        run.pending.append((step, lr, terms, norm))
+        observed, norm = observe(model), nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip or math.inf)
+        run.pending.append((step, lr, terms, norm, observed))
         saves = (step + 1) % recipe.save_every == 0 and step + 1 < n_steps
         if on_cpu or saves or step + 1 == n_steps:
             _look(run)
@@ -166,9 +167,9 @@ def _move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 def _look(run: Progress) -> None:
     """Turn what is pending into rows of the curve."""
     names = list(run.pending[0][2])
-    table = torch.stack([torch.stack([*terms.values()]) for _, _, terms, _ in run.pending])
-    norms = torch.stack([norm for *_, norm in run.pending]).tolist()
-    for (step, lr, _, _), values, norm in zip(run.pending, total(table).tolist(), norms):
+    table = torch.stack([torch.stack([*terms.values()]) for _, _, terms, _, _ in run.pending])
+    norms = torch.stack([norm for *_, norm, _ in run.pending]).tolist()
+    for (step, lr, _, _, observed), values, norm in zip(run.pending, total(table).tolist(), norms):
         terms = dict(zip(names, values))
         if not math.isfinite(sum(values)):
             listed = ", ".join(f"{name} = {value:g}" for name, value in terms.items())
@@ -177,7 +178,7 @@ def _look(run: Progress) -> None:
             )
         if not math.isfinite(norm):
             raise StudyError(f"training stopped at step {step}: the gradient is not finite (norm {norm:g}); lower lr")
-        run.rows.append({"step": step, "lr": lr, "loss": sum(values)} | terms)
+        run.rows.append({"step": step, "lr": lr, "loss": sum(values)} | terms | observed)
     run.pending.clear()
 
 

@@ -23,6 +23,7 @@ class SignAttack(Steps):
     loss: ClassVar[str]
 
     def __post_init__(self):
+        super().__post_init__()
         if self.success == "any" and (not self.clip_start or self.precision == "fp16" or self.reduction != "sum"):
             raise ValueError("success: any needs clip_start: true, reduction: sum and another precision than fp16")
 

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from zsr.attacks._noise import Noise
 from zsr.models.numerics import HALF, Precision, products
-from zsr.params import Count, PixelRange
+from zsr.params import Count, NonNegative, PixelRange
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """n_iter steps from one start, uniform in the ball or at the image."""
+    """n_iter steps from one start: at the image, uniform in the ball, or Gaussian around the image."""
 
     eps: PixelRange  # in units of the pixel range [0, 1]
     step_size: PixelRange
@@ -23,7 +23,12 @@ class Steps:
     precision: Precision  # of the gradient; fp16 autocast without loss scaling: quirk S2
     reduction: Literal["sum", "mean"]  # over the batch; under fp16 the mean underflows with the batch (quirk S2)
     clip_start: bool = True  # False: the first forward may see pixels outside [0, 1], as in FARE
+    init_sigma: NonNegative = 0.0  # standard deviation of a Gaussian random start, cut at the ball; 0: uniform
     stream: ClassVar[str] = "pgd"  # of noise
+
+    def __post_init__(self):
+        if self.init_sigma and not self.random_start:
+            raise ValueError(f"init_sigma: {self.init_sigma:g} needs random_start: true")
 
     def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise) -> Tensor:
         """The last point, in the ball and in [0, 1], of an ascent of objective: (B, 3, H, W) -> (B,)."""
@@ -37,8 +42,14 @@ class Steps:
     def start(self, images: Tensor, noise: Noise) -> Tensor:
         if not self.random_start:
             return images
-        adv = images + self.eps * noise.uniform(images.shape[1:], self.stream).to(images)
+        adv = images + self._offset(noise.uniform(images.shape[1:], self.stream).to(images))
         return self._projected(adv, images) if self.clip_start else adv
+
+    def _offset(self, uniform: Tensor) -> Tensor:
+        """Where a random start lies, of numbers uniform on [-1, 1); a Gaussian's are those of the same rank."""
+        if not self.init_sigma:
+            return self.eps * uniform
+        return (2**0.5 * self.init_sigma * torch.erfinv(uniform)).clamp(-self.eps, self.eps)
 
     def moved(self, adv: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
         """The next point."""
@@ -60,6 +71,7 @@ class Steps:
     def facts(self) -> str:
         """What stands in a protocol."""
         start = "random start" if self.random_start else "start at the image"
+        start = f"Gaussian start of {255 * self.init_sigma:g}/255" if self.init_sigma else start
         start += "" if self.clip_start else " not clipped to [0, 1]"
         return (
             f"l-inf, eps {255 * self.eps:g}/255, step {255 * self.step_size:g}/255, {self.n_iter} iterations, "

@@ -1,10 +1,10 @@
 """What every fine-tuning method is: hyper-parameters as fields, the loss as named terms."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsr.losses import cross_entropy
 from zsr.models.classifier import Classifier
@@ -16,7 +16,8 @@ class Batch:
     """images: (B, 3, H, W) in [0, 1]. labels: (B,). anchors: this batch's rows of `Method.anchors`, or None.
 
     non_class: this batch's rows of the unit-norm embeddings of `Method.non_class_template`, (B, D), or None.
-    joint: rows (B, ...) -> those of the step's whole batch, of which other processes may hold parts.
+    joint: rows (B, ...) -> those of the step's whole batch, of which other processes may hold parts. nominal: images of
+    a full batch of the recipe; None: as many as there are.
     """
 
     images: Tensor
@@ -24,6 +25,13 @@ class Batch:
     anchors: Tensor | None = None
     non_class: Tensor | None = None
     joint: Callable[[Tensor], Tensor] = lambda rows: rows
+    nominal: int | None = None
+
+    def rows(self, which: slice) -> "Batch":
+        """Some of its images, for losses that look at each image alone; the nominal size stays."""
+        of = {name: getattr(self, name) for name in ("images", "labels", "anchors", "non_class")}
+        chosen = {name: None if rows is None else rows[which] for name, rows in of.items()}
+        return replace(self, **chosen, nominal=self.nominal or len(self.images))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,12 @@ class Method:
     needs_blocks: ClassVar[bool] = False
     non_class_template: ClassVar[str | None] = None
     norm_stats: NormStats = "clip"  # the mean and std of pixels, in training and in evaluation
+
+    def prepare(self, visual: nn.Module) -> None:
+        """Make the tower ready to be trained, in place. The frozen model has been copied before."""
+
+    def finish(self, visual: nn.Module) -> None:
+        """Bring a trained tower back to the modules that it had before `prepare`, in place."""
 
     def anchors(self, frozen: Classifier, batch: Batch) -> Tensor | None:
         """Constants of the frozen model and the clean image, (B, ...), computed once per image; None: it has none."""

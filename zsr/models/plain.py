@@ -1,0 +1,171 @@
+"""Classifiers without text, pixels in: an image tower and a linear head. For the study of what is transferred."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsr.errors import ParamError, StudyError
+from zsr.models.pixels import IMAGENET
+from zsr.params import nearest
+
+RESNETS = ("resnet18", "resnet50", "wide_resnet50_2")  # of torchvision
+STATISTICS = {"mean": "mean", "new_mean": "mean", "std": "std", "new_std": "std"}  # what a normaliser's are called
+FIRST_BLOCK = "layer1.0.conv1.weight"  # of every ResNet; what stands before it is the prefix
+UNUSED = "num_batches_tracked"  # old files lack it; it matters to BatchNorm without momentum alone
+
+
+class PlainClassifier(nn.Module):
+    """Images in [0, 1] to logits over C classes, (B, 3, H, W) -> (B, C).
+
+    visual: a tower of normalised images, (B, 3, H, W) -> (B, D). Its features and its head have the names that
+    methods, attacks and measures know from `zsr.models.classifier.Classifier`, so both serve.
+    norm: mean and std of pixels. side: images of another size are enlarged to it inside (bicubic); 0: they never are.
+    """
+
+    def __init__(self, visual: nn.Module, head: nn.Linear, norm: tuple = IMAGENET, side: int = 0):
+        super().__init__()
+        self.visual, self.head, self.side = visual, head, side
+        for name, values in zip(("mean", "std"), norm):
+            self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32).view(3, 1, 1))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head sees, (B, D)."""
+        if self.side and images.shape[-2:] != (self.side, self.side):
+            images = F.interpolate(images, (self.side, self.side), mode="bicubic", align_corners=False)
+        return self.visual((images - self.mean) / self.std)
+
+    image_features = features
+
+    def classify(self, image_features: Tensor) -> Tensor:
+        """Logits of features, (B, D) -> (B, C)."""
+        return self.head(image_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.features(images))
+
+    def new_head(self, classes: int) -> None:
+        """Replace the head by a random one of that many classes."""
+        self.head = nn.Linear(self.head.in_features, classes).to(self.head.weight)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with BatchNorm beside a shortcut. He et al., CVPR 2016."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (inner + self.downsample(x)).relu()
+
+
+class SmallResNet(nn.Module):
+    """Three residual blocks, each half as large as the one before and twice as wide: (B, 3, H, W) -> (B, 4 width)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+        self.layer1 = ResidualBlock(width, width, 1)
+        self.layer2 = ResidualBlock(width, 2 * width, 2)
+        self.layer3 = ResidualBlock(2 * width, 4 * width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn1(self.conv1(x)).relu()
+        return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
+
+
+def small_resnet(classes: int, width: int = 16) -> PlainClassifier:
+    """A random small network for pictures of 8 x 8 up, in eval mode."""
+    half = ((0.5,) * 3, (0.25,) * 3)
+    return PlainClassifier(SmallResNet(width), nn.Linear(4 * width, classes), half).eval()
+
+
+def resnet(arch: str, classes: int = 1000, side: int = 224) -> PlainClassifier:
+    """A random ResNet of torchvision that sees images at side x side, in eval mode. Raises ParamError: no such name."""
+    if arch not in RESNETS:
+        raise ParamError(f"arch must be one of {', '.join(RESNETS)}, got '{arch}'{nearest(arch, RESNETS)}")
+    import torchvision
+
+    tower = getattr(torchvision.models, arch)(weights=None)
+    head = nn.Linear(tower.fc.in_features, classes)
+    tower.fc = nn.Identity()
+    return PlainClassifier(tower, head, IMAGENET, side).eval()
+
+
+def robust_resnet(arch: str, path: Path, side: int = 224) -> PlainClassifier:
+    """A ResNet with the weights and the pixel statistics of a file, in eval mode.
+
+    The file is a torch state dict of torchvision's names, maybe under "state_dict" or "model", maybe with a prefix such
+    as "module.model.", maybe with a normaliser's mean and std beside them; without, they are ImageNet's. RobustBench's
+    files of Salman et al., NeurIPS 2020, are such. It is read as weights only: nothing that it brings is run.
+
+    Raises StudyError, one line: no such file; damaged, or more than weights; names or shapes that do not fit the arch;
+    one name twice with different values.
+    """
+    model = resnet(arch, 1000, side)
+    weights = _weights(path, _wanted(model))
+    if "fc.weight" in weights and weights["fc.weight"].ndim == 2:
+        model.new_head(len(weights["fc.weight"]))
+    wanted = _wanted(model)
+    for name, tensor in wanted.items():
+        if name in weights:
+            tensor_shape, found = tuple(tensor.shape), tuple(weights[name].shape)
+            if tensor_shape != found:
+                raise StudyError(f"{path} does not fit {arch}; {name} is {found}, not {tensor_shape}")
+            with torch.no_grad():
+                tensor.copy_(weights[name])
+        elif not name.endswith(UNUSED) and name not in ("mean", "std"):
+            raise StudyError(f"{path} does not fit {arch}; it has no {name}")
+    return model
+
+
+def _wanted(model: PlainClassifier) -> dict[str, Tensor]:
+    """The tensors of a ResNet by torchvision's names, and its pixel statistics."""
+    head = {f"fc.{name}": p for name, p in model.head.named_parameters()}
+    return model.visual.state_dict() | head | {"mean": model.mean, "std": model.std}
+
+
+def _weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in a file by torchvision's names, without the prefix, of which there may be several."""
+    stored = {str(full): tensor for full, tensor in _stored(path).items()}
+    prefixes = [full.removesuffix(FIRST_BLOCK) for full in stored if full.endswith(FIRST_BLOCK)]
+    found: dict[str, Tensor] = {}
+    for full, tensor in stored.items():
+        names = [full.removeprefix(prefix) for prefix in prefixes if full.startswith(prefix)]
+        name = next((name for name in names if name in wanted), STATISTICS.get(full.rpartition(".")[2]))
+        if name is None:
+            raise StudyError(f"{path}: {full} is no weight of a ResNet of this arch")
+        tensor = tensor.reshape(-1, 1, 1) if name in ("mean", "std") else tensor
+        if name in found and not torch.equal(found[name], tensor):
+            raise StudyError(f"{path}: holds {name} twice, with different values")
+        found[name] = tensor
+    return found
+
+
+def _stored(path: Path) -> Mapping[str, Tensor]:
+    try:
+        stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise StudyError(f"{path}: {error.strerror or error}") from None
+    except pickle.UnpicklingError:
+        raise StudyError(f"{path}: holds more than weights, or is no file of torch; it was not read") from None
+    except Exception as error:  # a damaged file raises whatever its next byte leads to
+        raise StudyError(f"{path}: damaged or no file of torch ({type(error).__name__})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
+            stored = stored[key]
+    if not isinstance(stored, Mapping) or not all(isinstance(tensor, Tensor) for tensor in stored.values()):
+        raise StudyError(f"{path}: must hold named weights, at the top, under 'state_dict' or under 'model'")
+    return stored

@@ -1,0 +1,100 @@
+"""How alike two models see the same images: linear CKA and mean CCA of their features, layer by layer."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from zsr.errors import StudyError
+
+KEPT = 0.98  # share of the summed correlations that the kept ones reach
+RANK = 1e-10  # singular values below this share of the largest are none
+
+
+def linear_cka(x: Tensor, y: Tensor) -> float:
+    """Centred kernel alignment of features (N, P) and (N, Q) of the same images, in [0, 1].
+
+    ||Y'X||^2 / (||X'X|| ||Y'Y||) of centred features, Frobenius norms. Kornblith et al., ICML 2019, eq. 5. The same
+    for rotated, shifted and scaled features. Raises StudyError: other numbers of images; features that do not vary.
+    """
+    x, y = _centred(x, y)
+    return ((y.T @ x).norm().square() / ((x.T @ x).norm() * (y.T @ y).norm())).item()
+
+
+def mean_cca(x: Tensor, y: Tensor) -> float:
+    """Mean of the leading canonical correlations of features (N, P) and (N, Q), N > max(P, Q), in [0, 1].
+
+    Kept are the first whose sum reaches 98 % of that of all. Raghu et al., NeurIPS 2017. The same for features under
+    any invertible affine map. Raises StudyError as `linear_cka`, and where there are too few images.
+    """
+    x, y = _centred(x, y)
+    if len(x) <= max(x.shape[1], y.shape[1]):
+        raise StudyError(f"CCA of {x.shape[1]} and {y.shape[1]} features needs more images than that, got {len(x)}")
+    rho = torch.linalg.svdvals(_directions(x).T @ _directions(y)).clamp(max=1)
+    reached = (rho.cumsum(0) < KEPT * rho.sum()).sum().item() + 1
+    return rho[:reached].mean().item()
+
+
+def stages(tower: nn.Module) -> dict[str, nn.Module]:
+    """The layers compared: residual blocks of a ViT; stages layer1, layer2, ... of a ResNet, whoever wrote it.
+
+    Raises StudyError where a tower has neither.
+    """
+    if hasattr(tower, "transformer"):
+        return {f"block{i + 1}": block for i, block in enumerate(tower.transformer.resblocks)}
+    found = {name: child for name, child in tower.named_children() if name.startswith("layer")}
+    if not found:
+        raise StudyError(f"{type(tower).__name__} has no residual blocks and no stages layer1, layer2, ... to compare")
+    return found
+
+
+@torch.no_grad()
+def layer_features(model: nn.Module, images: Tensor, batch_size: int = 100) -> dict[str, Tensor]:
+    """What every stage of model.visual gives, averaged over places or tokens, (N, width); and "features", (N, D).
+
+    model: a `zsr.models.classifier.Classifier` or a `zsr.models.plain.PlainClassifier`. It runs in eval mode and is
+    left in the mode that it had.
+    """
+    found: dict[str, list[Tensor]] = {}
+    forward = getattr(model, "tokens", model)  # with CLS pooling the logits leave out most of the last block
+    training = model.training
+    hooks = [
+        stage.register_forward_hook(partial(_keep, found.setdefault(name, [])))
+        for name, stage in stages(model.visual).items()
+    ]
+    try:
+        model.eval()
+        for part in images.split(batch_size):
+            forward(part)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found["features"] = [model.image_features(part) for part in images.split(batch_size)]
+    model.train(training)
+    return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+def compare(measure: Callable[[Tensor, Tensor], float], one: dict[str, Tensor], other: dict[str, Tensor]) -> dict:
+    """A measure of every layer that both of two `layer_features` have."""
+    return {name: measure(features, other[name]) for name, features in one.items() if name in other}
+
+
+def _keep(rows: list[Tensor], stage: nn.Module, inputs: tuple, output: Tensor) -> None:
+    rows.append(output.mean(dim=(2, 3)) if output.ndim == 4 else output.mean(dim=1))
+
+
+def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    if len(x) != len(y):
+        raise StudyError(f"features of {len(x)} and of {len(y)} images cannot be compared")
+    x, y = (z.double() - z.double().mean(dim=0) for z in (x, y))
+    for z in (x, y):
+        if not z.square().sum() > 0:
+            raise StudyError("features that are the same for every image cannot be compared")
+    return x, y
+
+
+def _directions(x: Tensor) -> Tensor:
+    """An orthonormal basis of the columns of centred features, (N, rank)."""
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    return u[:, s > RANK * s[0]]

@@ -1,0 +1,70 @@
+"""One perturbation for all images, made on one model and shown to another: do they share non-robust features?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from zsr.params import Count, PixelRange
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniversalAttack:
+    """Sign steps over batches in an l-infinity ball, from random signs of one step's size."""
+
+    eps: PixelRange
+    step_size: PixelRange
+    epochs: Count
+    batch_size: Count
+
+    def perturbation(self, model: nn.Module, images: Tensor, seed: int) -> Tensor:
+        """The delta, (3, H, W), that moves the model's features of images (N, 3, H, W) furthest in the mean square.
+
+        Moved are `model.image_features` of images + delta, cut to [0, 1]; no label is used. The model runs in eval mode
+        and is left in the mode that it had.
+        """
+        training = model.training
+        model.eval()
+        generator = torch.Generator().manual_seed(seed)
+        delta = min(self.step_size, self.eps) * _signs(images[0], generator)
+        parts = [torch.randperm(len(images), generator=generator).split(self.batch_size) for _ in range(self.epochs)]
+        for rows in (rows for epoch in parts for rows in epoch):
+            batch = images[rows.to(images.device)]
+            delta = (delta + self.step_size * _slope(model.image_features, batch, delta)).clamp(-self.eps, self.eps)
+        model.train(training)
+        return delta
+
+
+def random_signs(delta: Tensor, seed: int) -> Tensor:
+    """The control: a perturbation of the same size at every pixel, so in every norm, with signs drawn at random."""
+    return delta.abs() * _signs(delta, torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def damage(model: nn.Module, images: Tensor, labels: Tensor, delta: Tensor) -> dict[str, float]:
+    """What a perturbation does to a model: images (N, 3, H, W), labels (N,).
+
+    clean, perturbed: accuracy without and with it; drop: their difference; fooled: share of images whose predicted
+    class changes, right or wrong. The model runs in eval mode and is left in the mode that it had.
+    """
+    training = model.training
+    model.eval()
+    before, after = (model(x).argmax(dim=1) for x in (images, (images + delta).clamp(0, 1)))
+    model.train(training)
+    clean, perturbed = ((predicted == labels).float().mean().item() for predicted in (before, after))
+    fooled = (before != after).float().mean().item()
+    return {"clean": clean, "perturbed": perturbed, "drop": clean - perturbed, "fooled": fooled}
+
+
+def _slope(features: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor) -> Tensor:
+    """Signs of the gradient by delta of the mean square by which features move."""
+    with torch.no_grad():
+        held = features(images)
+    leaf = delta.clone().requires_grad_()
+    moved = (features((images + leaf).clamp(0, 1)) - held).square().mean(dim=1).sum()
+    return torch.autograd.grad(moved, leaf)[0].sign()
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    return (2.0 * torch.randint(2, like.shape, generator=generator) - 1).to(like)
