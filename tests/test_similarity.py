@@ -73,8 +73,8 @@ def test_cca_of_known_correlations_is_the_mean_of_those_that_reach_98_percent():
 
 
 def test_dead_features_do_not_disturb_cca():
-    x = features()
-    assert mean_cca(torch.cat([x, torch.zeros(200, 2), x[:, :1]], dim=1), x) == pytest.approx(1, abs=1e-4)
+    x, dead = features(40), torch.zeros(40, 5)
+    assert mean_cca(torch.cat([dead, x], dim=1), torch.cat([x, dead, x[:, :1]], dim=1)) == pytest.approx(1, abs=1e-4)
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -90,7 +90,9 @@ def test_what_cannot_be_compared_is_refused():
 # features of layers
 
 
-def test_the_layers_of_a_vit_are_its_blocks(clip_model, text_embeddings):
+@pytest.mark.parametrize("pool_type", ["avg", "tok"])
+def test_the_layers_of_a_vit_are_its_blocks(clip_model, text_embeddings, pool_type):
+    clip_model.visual.pool_type = pool_type
     model = Classifier(clip_model, text_embeddings)
     images = torch.rand(5, 3, 24, 24)
     found = layer_features(model, images, batch_size=2)
