@@ -22,6 +22,7 @@ from zsr.feed import Feed
 from zsr.methods._base import Batch, Method
 from zsr.models.classifier import Classifier
 from zsr.models.numerics import ON_CPU, Compute, autocast, products
+from zsr.models.plain import PlainClassifier
 from zsr.params import NonNegative
 from zsr.train import Recipe, fit
 from zsr.watch import Watch, unwatched
@@ -61,9 +62,12 @@ class FineTuning(Recipe):
 
 @dataclass(frozen=True)
 class Texts:
-    """Prompts of the source set's C classes, (C, D), unit norm. non_class: of `Method.non_class_template`, or None."""
+    """Prompts of the source set's C classes, (C, D), unit norm. non_class: of `Method.non_class_template`, or None.
 
-    text_embeddings: Tensor
+    Without any it stands for the classes of a linear head.
+    """
+
+    text_embeddings: Tensor | None = None
     non_class: Tensor | None = None
 
     @classmethod
@@ -73,7 +77,7 @@ class Texts:
         return cls(text_embeddings, embed(source.prompts(template)) if template else None)
 
     def to(self, device: torch.device) -> "Texts":
-        return Texts(self.text_embeddings.to(device), None if self.non_class is None else self.non_class.to(device))
+        return Texts(*(None if t is None else t.to(device) for t in (self.text_embeddings, self.non_class)))
 
     def batch(self, images: Tensor, labels: Tensor, anchors: Tensor | None = None) -> Batch:
         """A batch with the rows of its labels."""
@@ -97,38 +101,82 @@ def finetune(
     """
     if not method.trains:
         return []
-    if recipe.attack.gradient_leak and world_size() > 1:
+    texts = texts.to(compute.place())
+    frozen = _frozen(Classifier(copy.deepcopy(clip), texts.text_embeddings, compute))
+    method.prepare(clip.visual)
+    model = Classifier(clip, texts.text_embeddings, compute)
+    return _trained(Pupil(method, model, frozen, clip.visual, texts), source, recipe, seed, scratch, watch)
+
+
+def finetune_plain(
+    method: Method,
+    model: PlainClassifier,
+    source: Split,
+    recipe: FineTuning,
+    seed: int,
+    scratch: Path,
+    watch: Watch = unwatched,
+    compute: Compute = ON_CPU,
+) -> list[dict[str, float]]:
+    """Train the tower and the linear head of a model without text in place; returns the curve, as `finetune`.
+
+    Raises StudyError for a method that needs text.
+    """
+    if method.needs_text:
+        raise StudyError(f"{type(method).__name__} needs class prompts or patch tokens; a linear head has neither")
+    model = model.to(compute.place())
+    frozen = _frozen(copy.deepcopy(model))
+    method.prepare(model.visual)
+    return _trained(Pupil(method, model, frozen, model, Texts()), source, recipe, seed, scratch, watch)
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """A model, what of it is trained, and what its method looks at meanwhile."""
+
+    method: Method
+    model: Classifier | PlainClassifier
+    frozen: Classifier | PlainClassifier
+    trained: nn.Module
+    texts: Texts
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def _trained(
+    pupil: Pupil, source: Split, recipe: FineTuning, seed: int, scratch: Path, watch: Watch
+) -> list[dict[str, float]]:
+    method, model, device, attack = pupil.method, pupil.model, pupil.device, recipe.attack
+    if attack.gradient_leak and world_size() > 1:
         raise StudyError("train.attack.gradient_leak needs one process; choose launcher: python, or gradient_leak: 0")
-    device, texts = compute.place(), texts.to(compute.place())
-    model, frozen = _models(method, clip, texts, compute)
-    attack = recipe.attack
+    _normalise_by(model.visual, "batch")
     with products(device, recipe.precision):
         feed = Feed(source, recipe, attack, seed, device)
-        anchors = anchors_of(method, frozen, texts, feed, recipe)
+        anchors = anchors_of(method, pupil.frozen, pupil.texts, feed, recipe)
 
         def losses(step: int, part: Part) -> dict[str, Tensor]:
             fed = feed.take(step, part)
             rows = None if anchors is None else anchors[part.samples].to(device, non_blocking=True)
-            batch = texts.batch(fed.images, fed.labels, rows)
+            batch = pupil.texts.batch(fed.images, fed.labels, rows)
             batch = replace(batch, joint=partial(joint_rows, counts=part.counts), nominal=recipe.batch_size)
             adv = _attacked(method, model, batch, attack, fed.noise) if method.attacked else None
             with autocast(device, recipe.precision):
-                return method.losses(model, frozen, batch, adv)
+                return method.losses(model, pupil.frozen, batch, adv)
 
-        rows = fit(model.visual, losses, len(source.ids), recipe, seed, scratch, watch, method.fold, recipe.observe)
-    _normalise_by(clip.visual, "running statistics")
-    method.finish(clip.visual)
+        n, observe = len(source.ids), lambda _: recipe.observe(model.visual)
+        rows = fit(pupil.trained, losses, n, recipe, seed, scratch, watch, method.fold, observe)
+    _normalise_by(model.visual, "running statistics")
+    method.finish(model.visual)
     return rows
 
 
-def _models(method: Method, clip: nn.Module, texts: Texts, compute: Compute) -> tuple[Classifier, Classifier]:
-    """The model to be trained, which shares clip's tower, and the frozen one."""
-    frozen = Classifier(copy.deepcopy(clip), texts.text_embeddings, compute).requires_grad_(False)
-    frozen.train()  # there is no dropout; but eval mode has attention kernels of its own, which round otherwise
-    _normalise_by(frozen.visual, "running statistics")
-    method.prepare(clip.visual)
-    _normalise_by(clip.visual, "batch")
-    return Classifier(clip, texts.text_embeddings, compute), frozen
+def _frozen(model: Classifier | PlainClassifier) -> Classifier | PlainClassifier:
+    """The model as what stays behind. No dropout, but eval mode has attention kernels of its own, which round."""
+    model.requires_grad_(False).train()
+    _normalise_by(model.visual, "running statistics")
+    return model
 
 
 def _normalise_by(visual: nn.Module, statistics: Literal["batch", "running statistics"]) -> None:
@@ -137,7 +185,9 @@ def _normalise_by(visual: nn.Module, statistics: Literal["batch", "running stati
         visual.train(statistics == "batch")
 
 
-def _attacked(method: Method, model: Classifier, batch: Batch, attack: TrainingAttack, noise: Noise | Drawn) -> Tensor:
+def _attacked(
+    method: Method, model: Classifier | PlainClassifier, batch: Batch, attack: TrainingAttack, noise: Noise | Drawn
+) -> Tensor:
     """Adversarial images of a batch. The attack moves no running statistics; what follows uses those of the batch."""
     _normalise_by(model.visual, "running statistics")
     adv = attack.maximise(method.inner_objective(model, batch), batch.images, noise)

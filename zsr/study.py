@@ -87,8 +87,14 @@ def check(path: Path) -> Study:
         _check_protocols(document)
         layers = _checked_tower(study.model.arch, study.data.image_size)["layers"]
         for name in document["methods"]:
-            if component(document, "methods", name).needs_blocks and not isinstance(layers, int):
+            method, resnet = component(document, "methods", name), not isinstance(layers, int)
+            if method.needs_blocks and resnet:
                 raise ParamError(f"methods.{name} needs a ViT, which {study.model.arch} is not; take it out of methods")
+            if method.needs_norm and not resnet:
+                raise ParamError(
+                    f"methods.{name} needs a tower with BatchNorm, such as RN50; {study.model.arch} is a ViT, whose "
+                    "LayerNorm has no statistics to freeze"
+                )
         base = base_of(document)
         if isinstance(base, Pretrained):
             pretrained.check(study.model.arch, base)

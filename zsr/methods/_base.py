@@ -40,14 +40,17 @@ class Method:
 
     trains: False for a method that leaves the base model as it is. attacked: False where no adversarial image is used;
     `losses` is then given adv = None. in_batch: True where the loss compares the images of a batch with each other.
-    needs_blocks: True where it looks into the residual blocks of a ViT. non_class_template: a second prompt of every
-    class, if it needs one.
+    needs_blocks: True where it looks into the residual blocks of a ViT. needs_text: True where it looks at class prompts
+    or patch tokens, which a linear head does not have. needs_norm: True where it needs a tower with BatchNorm.
+    non_class_template: a second prompt of every class, if it needs one.
     """
 
     trains: ClassVar[bool] = True
     attacked: ClassVar[bool] = True
     in_batch: ClassVar[bool] = False
     needs_blocks: ClassVar[bool] = False
+    needs_text: ClassVar[bool] = False
+    needs_norm: ClassVar[bool] = False
     non_class_template: ClassVar[str | None] = None
     norm_stats: NormStats = "clip"  # the mean and std of pixels, in training and in evaluation
 

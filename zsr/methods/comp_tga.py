@@ -5,6 +5,7 @@ CLIP is nearly blind to "not": where both prompts agree A = a (1 - a), at most 0
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from zsr.params import NonNegative, Template
 
 @dataclass(frozen=True, kw_only=True)
 class CompTGA(Method):
+    needs_text: ClassVar[bool] = True
     lambda_ar: NonNegative  # pull on the attacked map; alpha
     lambda_amc: NonNegative  # pull on the clean map; beta (quirk C5)
     non_class_template: Template  # quirk C4

@@ -5,7 +5,7 @@ the frozen model on the same adversarial images and near the model's own on the 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +17,7 @@ from zsr.params import NonNegative
 
 @dataclass(frozen=True, kw_only=True)
 class PMGAFT(Method):
+    needs_text: ClassVar[bool] = True  # its logits may be cosines
     lambda_general: NonNegative  # weight of the frozen model's term
     lambda_clean: NonNegative  # weight of the clean images' term
     logit_scale: Literal["one", "learnt"]  # one: logits are cosines, in the loss and its attack (quirk M1)

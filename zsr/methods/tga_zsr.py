@@ -1,7 +1,7 @@
 """TGA-ZSR: text-guided attention for zero-shot robustness. Yu et al., NeurIPS 2024, eqs. 6-7."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from zsr.params import NonNegative
 
 @dataclass(frozen=True, kw_only=True)
 class TGAZSR(Method):
+    needs_text: ClassVar[bool] = True
     """Cross-entropy on adversarial images, and two pulls of attention maps to the frozen model's on the clean image."""
 
     lambda_ar: NonNegative  # attention refinement: the attacked map; alpha in the paper

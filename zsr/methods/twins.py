@@ -5,7 +5,7 @@ adversarially pre-trained. Attack and inference are the adaptive wing's, in eval
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from zsr.errors import ParamError
 from zsr.methods._base import Method
@@ -19,6 +19,9 @@ WINGS = {  # what the first and the second half of a batch are called, and the w
 }
 
 
+TAKEN = ("needs_blocks", "needs_text", "non_class_template")  # from the base
+
+
 @dataclass(frozen=True, kw_only=True)
 class Twins(Method):
     """lambda_frozen times the base's loss on the first half of a batch, plus its loss on the second.
@@ -27,6 +30,7 @@ class Twins(Method):
     goes to both. The controls `adaptive` and `frozen` have no second scale and shift, whatever `affine` says.
     """
 
+    needs_norm: ClassVar[bool] = True
     base: dict[str, Any]
     lambda_frozen: NonNegative
     wings: Literal["both", "adaptive", "frozen"] = "both"  # of the halves; controls: both halves by one of the wings
@@ -43,8 +47,7 @@ class Twins(Method):
             raise ValueError(f"base.module must train on attacked images one by one, got '{self.base['module']}'")
         if loss.norm_stats != self.norm_stats:
             raise ValueError(f"norm_stats must be base.norm_stats, {loss.norm_stats}, got {self.norm_stats}")
-        taken = {"_loss": loss, "needs_blocks": loss.needs_blocks, "non_class_template": loss.non_class_template}
-        for name, value in taken.items():
+        for name, value in {"_loss": loss, **{name: getattr(loss, name) for name in TAKEN}}.items():
             object.__setattr__(self, name, value)
 
     def prepare(self, visual):
@@ -67,11 +70,11 @@ class Twins(Method):
         first, second = slice(max(1, images // 2)), slice(images // 2, None)
         if self.split == "full":
             first = second = slice(None)
-        scale = 1 / (1 + self.lambda_frozen) if self.normalise else 1.0
-        for (name, wing), rows, weight in zip(WINGS[self.wings].items(), (first, second), (self.lambda_frozen, 1.0)):
+        weights = [weight / (1 + self.lambda_frozen * self.normalise) for weight in (self.lambda_frozen, 1.0)]
+        for (name, wing), rows, weight in zip(WINGS[self.wings].items(), (first, second), weights):
             with flying(model.visual, wing):
                 of_wing = self._loss.losses(model, frozen, batch.rows(rows), adv[rows])
-            terms |= {f"{name}_{term}": scale * weight * value for term, value in of_wing.items()}
+            terms |= {f"{name}_{term}": weight * value for term, value in of_wing.items()}
         return terms
 
 

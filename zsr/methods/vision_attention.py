@@ -18,6 +18,7 @@ from zsr.params import NonNegative
 @dataclass(frozen=True, kw_only=True)
 class VisionAttention(Method):
     needs_blocks: ClassVar[bool] = True
+    needs_text: ClassVar[bool] = True
     lambda_ar: NonNegative  # pull on the attacked map
     lambda_amc: NonNegative  # pull on the clean map
     map_gradient: Literal["none", "second_order"]  # none: the maps are constants, as published (quirk V1)
