@@ -40,8 +40,8 @@ class Method:
 
     trains: False for a method that leaves the base model as it is. attacked: False where no adversarial image is used;
     `losses` is then given adv = None. in_batch: True where the loss compares the images of a batch with each other.
-    needs_blocks: True where it looks into the residual blocks of a ViT. needs_text: True where it looks at class prompts
-    or patch tokens, which a linear head does not have. needs_norm: True where it needs a tower with BatchNorm.
+    needs_blocks: True where it looks into the residual blocks of a ViT. needs_text: True where it looks at class
+    prompts or patch tokens, which a linear head does not have. needs_norm: True where it needs a tower with BatchNorm.
     non_class_template: a second prompt of every class, if it needs one.
     """
 

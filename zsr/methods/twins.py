@@ -47,8 +47,9 @@ class Twins(Method):
             raise ValueError(f"base.module must train on attacked images one by one, got '{self.base['module']}'")
         if loss.norm_stats != self.norm_stats:
             raise ValueError(f"norm_stats must be base.norm_stats, {loss.norm_stats}, got {self.norm_stats}")
-        for name, value in {"_loss": loss, **{name: getattr(loss, name) for name in TAKEN}}.items():
-            object.__setattr__(self, name, value)
+        for name in TAKEN:
+            object.__setattr__(self, name, getattr(loss, name))
+        object.__setattr__(self, "_loss", loss)
 
     def prepare(self, visual):
         twinify(visual, self.affine if self.wings == "both" else "shared")
@@ -67,11 +68,9 @@ class Twins(Method):
 
     def losses(self, model, frozen, batch, adv):
         images, terms = len(batch.images), {}
-        first, second = slice(max(1, images // 2)), slice(images // 2, None)
-        if self.split == "full":
-            first = second = slice(None)
+        halves = (slice(max(1, images // 2)), slice(images // 2, None)) if self.split == "half" else 2 * [slice(None)]
         weights = [weight / (1 + self.lambda_frozen * self.normalise) for weight in (self.lambda_frozen, 1.0)]
-        for (name, wing), rows, weight in zip(WINGS[self.wings].items(), (first, second), weights):
+        for (name, wing), rows, weight in zip(WINGS[self.wings].items(), halves, weights):
             with flying(model.visual, wing):
                 of_wing = self._loss.losses(model, frozen, batch.rows(rows), adv[rows])
             terms |= {f"{name}_{term}": weight * value for term, value in of_wing.items()}
