@@ -21,6 +21,7 @@ from zsr.errors import StudyError
 from zsr.feed import Feed
 from zsr.methods._base import Batch, Method
 from zsr.models.classifier import Classifier
+from zsr.models.dual_norm import normalise_by
 from zsr.models.numerics import ON_CPU, Compute, autocast, products
 from zsr.models.plain import PlainClassifier
 from zsr.params import NonNegative
@@ -151,7 +152,7 @@ def _trained(
     method, model, device, attack = pupil.method, pupil.model, pupil.device, recipe.attack
     if attack.gradient_leak and world_size() > 1:
         raise StudyError("train.attack.gradient_leak needs one process; choose launcher: python, or gradient_leak: 0")
-    _normalise_by(model.visual, "batch")
+    normalise_by(model.visual, "batch")
     with products(device, recipe.precision):
         feed = Feed(source, recipe, attack, seed, device)
         anchors = anchors_of(method, pupil.frozen, pupil.texts, feed, recipe)
@@ -167,7 +168,7 @@ def _trained(
 
         n, observe = len(source.ids), lambda _: recipe.observe(model.visual)
         rows = fit(pupil.trained, losses, n, recipe, seed, scratch, watch, method.fold, observe)
-    _normalise_by(model.visual, "running statistics")
+    normalise_by(model.visual, "running statistics")
     method.finish(model.visual)
     return rows
 
@@ -175,25 +176,19 @@ def _trained(
 def _frozen(model: Classifier | PlainClassifier) -> Classifier | PlainClassifier:
     """The model as what stays behind. No dropout, but eval mode has attention kernels of its own, which round."""
     model.requires_grad_(False).train()
-    _normalise_by(model.visual, "running statistics")
+    normalise_by(model.visual, "running statistics")
     return model
-
-
-def _normalise_by(visual: nn.Module, statistics: Literal["batch", "running statistics"]) -> None:
-    """Train or eval mode for a tower with BatchNorm; any other stays in its mode."""
-    if any(isinstance(m, (nn.BatchNorm2d, nn.SyncBatchNorm)) for m in visual.modules()):
-        visual.train(statistics == "batch")
 
 
 def _attacked(
     method: Method, model: Classifier | PlainClassifier, batch: Batch, attack: TrainingAttack, noise: Noise | Drawn
 ) -> Tensor:
     """Adversarial images of a batch. The attack moves no running statistics; what follows uses those of the batch."""
-    _normalise_by(model.visual, "running statistics")
+    normalise_by(model.visual, "running statistics")
     adv = attack.maximise(method.inner_objective(model, batch), batch.images, noise)
     if attack.gradient_leak:  # otherwise gradients are those of the step's parts before this one
         _scale_gradients(model.visual, attack.gradient_leak)
-    _normalise_by(model.visual, "batch")
+    normalise_by(model.visual, "batch")
     return adv
 
 

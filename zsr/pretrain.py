@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from zsr.batches import Part, mix
 from zsr.losses import symmetric_contrastive
+from zsr.models.dual_norm import normalise_by
 from zsr.models.pretrained import Pretrained
 from zsr.params import Count, Natural, block
 from zsr.train import Recipe, fit
@@ -54,12 +55,18 @@ def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str
     between them would not change the loss.
     """
     caption = pool.captions[samples, torch.randint(pool.captions.shape[1], (len(samples),))]
-    images = _shifted(pool.images[samples].float() / 255)
+    images = _enlarged(_shifted(pool.images[samples].float() / 255), model.visual.image_size)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
     image_features = model.encode_image((images - mean) / std, normalize=True)
     text_features = model.encode_text(pool.texts[caption], normalize=True)
     logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
     return {"contrastive": symmetric_contrastive(logits, torch.arange(len(samples))).mean()}
+
+
+def _enlarged(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """As `zsr.models.classifier.Classifier` shows small images to a tower."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return images if images.shape[-2:] == size else F.interpolate(images, size, mode="bicubic", align_corners=False)
 
 
 def _shifted(images: Tensor) -> Tensor:
@@ -81,11 +88,14 @@ def pretrain(
 ) -> tuple[nn.Module, list[dict[str, float]]]:
     """A CLIP model trained from scratch, and its curve. See `zsr.train.fit` for scratch, watch and errors.
 
-    create: makes the untrained model. Positional embeddings start large (sd .5): so small a tower learns faster.
+    create: makes the untrained model. A ViT's positional embeddings start large (sd .5): so small a tower learns
+    faster.
     """
     torch.manual_seed(mix(recipe.seed))
     model = create()
-    nn.init.normal_(model.visual.positional_embedding, std=0.5)
+    if hasattr(model.visual, "positional_embedding"):
+        nn.init.normal_(model.visual.positional_embedding, std=0.5)
+    normalise_by(model.visual, "batch")
 
     def losses(_step: int, part: Part) -> dict[str, Tensor]:
         return contrastive_terms(model, pool, part.samples)

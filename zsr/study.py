@@ -139,6 +139,8 @@ def _checked_tower(arch: str, image_size: int) -> dict[str, Any]:
         raise ParamError(
             f"model.arch must have OpenAI's towers, a ViT or ResNet and a text transformer; '{arch}' has others"
         )
-    if tower["image_size"] != image_size:
-        raise ParamError(f"data.image_size must be what {arch} sees, {tower['image_size']}, got {image_size}")
+    side = tower["image_size"]
+    if image_size > side or image_size != side and isinstance(tower["layers"], int):
+        most = "at most " * isinstance(tower["layers"], list)
+        raise ParamError(f"data.image_size must be {most}what {arch} sees, {side}, got {image_size}")
     return tower

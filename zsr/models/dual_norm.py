@@ -99,6 +99,12 @@ def flying(module: nn.Module, wing: Wing) -> Iterator[None]:
         set_wing(module, "adaptive")
 
 
+def normalise_by(visual: nn.Module, statistics: Literal["batch", "running statistics"]) -> None:
+    """Train or eval mode for a tower with BatchNorm; any other stays in its mode."""
+    if any(isinstance(module, NORMS) for module in visual.modules()):
+        visual.train(statistics == "batch")
+
+
 def _has_statistics(module: nn.Module) -> bool:
     return isinstance(module, NORMS) and module.running_mean is not None
 
