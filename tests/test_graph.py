@@ -10,6 +10,7 @@ from tests.pipeline import ROOT, Checkout
 from zsr.params import read
 
 ABLATION = read(ROOT / "ablation/params.yaml")
+TWINS = read(ROOT / "twins/params.yaml")
 READ = {  # what modules read besides what they import
     "zsr/models/clip.py": "zsr/models/configs",
     "zsr/study.py": "zsr/models/configs",
@@ -59,11 +60,22 @@ def closure(seeds: set[str]) -> set[str]:
     return seen | {path for reader, path in READ.items() if reader in seen}
 
 
+def modules(numbers, method: str) -> set[str]:
+    """Files of a method of some params, and of the base that it may carry."""
+    row = numbers["methods"][method]
+    names = {row.get("module", method)} | {row["base"]["module"]} if "base" in row else {row.get("module", method)}
+    return {f"zsr/methods/{name}.py" for name in names}
+
+
 def needed(stage) -> set[str]:
     """Code that a stage of dvc.yaml reads: the closure of its command and of the module its item names."""
     command = re.search(r"python -m (\S+)", stage.cmd).group(1).replace(".", "/") + ".py"
     group, _, item = stage.name.partition("@")
     seeds = {command}
+    if group in ("reference", "grid", "choice"):
+        seeds |= modules(TWINS, item.partition("-")[0])
+    if group == "choice":
+        seeds.add(f"zsr/attacks/{TWINS['chosen_by']}.py")
     if group == "variant_training":
         seeds.add(f"zsr/methods/{ABLATION['variants'][item]['method']}.py")
     if group == "variant_verdicts":

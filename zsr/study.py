@@ -1,5 +1,6 @@
 """The whole of params.yaml, put together and checked before anything is computed."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +20,8 @@ from zsr.params import Count, Natural, block, build, component, module_of, neare
 from zsr.pretrain import base_of
 from zsr.storage import read_json
 
+Launcher = Literal["python", "torchrun"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -32,7 +35,7 @@ class Study:
     name: str  # of the study, in titles
     up: Literal["", "../"]  # from the folder of params.yaml to the repository's root
     threads: Count  # of the CPU, in every stage that computes
-    launcher: Literal["python", "torchrun"]  # of fine-tuning and evaluation; torchrun: a process for each GPU
+    launcher: Launcher  # of fine-tuning and evaluation; torchrun: a process for each GPU
     compute: Compute
     seeds: tuple[Natural, ...]  # of fine-tuning: order of batches, noise of the training attack
     data: Data
@@ -76,36 +79,43 @@ def check(path: Path) -> Study:
     document = read(path)
     try:
         study = build(Study, document, "")
-        for kind in ("methods", "attacks"):
-            for name in document[kind]:
-                component(document, kind, name)
-        for name in document["methods"]:
-            _check_training(document, name)
+        check_components(document, study.model, study.data)
         swept = study.eps_sweep.attack
         if not hasattr(component(document, "attacks", swept), "step_size"):
             raise ParamError(f"eps_sweep.attack must have a step_size, which grows with eps; '{swept}' has none")
         _check_protocols(document)
-        layers = _checked_tower(study.model.arch, study.data.image_size)["layers"]
-        for name in document["methods"]:
-            method, resnet = component(document, "methods", name), not isinstance(layers, int)
-            if method.needs_blocks and resnet:
-                raise ParamError(f"methods.{name} needs a ViT, which {study.model.arch} is not; take it out of methods")
-            if method.needs_norm and not resnet:
-                raise ParamError(
-                    f"methods.{name} needs a tower with BatchNorm, such as RN50; {study.model.arch} is a ViT, whose "
-                    "LayerNorm has no statistics to freeze"
-                )
-        base = base_of(document)
-        if isinstance(base, Pretrained):
-            pretrained.check(study.model.arch, base)
-        for name, size in study.data.sets.items():
-            check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
     return study
 
 
-def _check_training(document: dict, name: str) -> None:
+def check_components(document: Mapping, model: Model, data: Data) -> None:
+    """Methods, attacks, base model and sets of a document, each by itself and with the tower. Raises ParamError."""
+    for kind in ("methods", "attacks"):
+        for name in document[kind]:
+            component(document, kind, name)
+    for name in document["methods"]:
+        _check_training(document, name)
+    layers = _checked_tower(model.arch, data.image_size)["layers"]
+    for name in document["methods"]:
+        _check_tower_of(component(document, "methods", name), f"methods.{name}", model.arch, isinstance(layers, int))
+    base = base_of(document)
+    if isinstance(base, Pretrained):
+        pretrained.check(model.arch, base)
+    for name, size in data.sets.items():
+        check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
+
+
+def _check_tower_of(method, key: str, arch: str, vit: bool) -> None:
+    if method.needs_blocks and not vit:
+        raise ParamError(f"{key} needs a ViT, which {arch} is not; take it out of methods")
+    if method.needs_norm and vit:
+        raise ParamError(
+            f"{key} needs a tower with BatchNorm, such as RN50; {arch} is a ViT, whose LayerNorm has no statistics"
+        )
+
+
+def _check_training(document: Mapping, name: str) -> None:
     recipe = training_of(document, name, FineTuning)
     if component(document, "methods", name).in_batch and recipe.accumulate > 1:
         raise ParamError(f"train.accumulate must be 1 for {name}, whose loss compares all images of a batch")

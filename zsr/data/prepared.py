@@ -1,6 +1,6 @@
 """A set as the pipeline has prepared it: test images, and the text embeddings made for exactly these."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +34,13 @@ def load(sets: Path, text: Path, name: str) -> Prepared:
         raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
     inputs = storage.digest(images, embedded)
     return Prepared(Split.load(test), tensors["text_embeddings"], facts["wording"], inputs)
+
+
+def held_out(sets: Path, text: Path, name: str, n: int) -> Prepared:
+    """The last n images of a set's training split as test images, with the same prompts."""
+    whole, train = load(sets, text, name), sets / name / "train.safetensors"
+    if not train.exists():
+        raise StudyError(f"{train} is not there; run dvc repro data, or dvc checkout")
+    return replace(
+        whole, split=Split.load(train).part(slice(-n, None)), inputs=storage.digest(whole.inputs, digest(train))
+    )

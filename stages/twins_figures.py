@@ -1,0 +1,1 @@
+"""Tables of the study of TWINS, from metrics alone."""
