@@ -7,7 +7,7 @@ import click
 
 from stages.command import EXISTING, WRITTEN, stage
 from stages.verdicts import Judged, judge
-from zsr import storage, twins_study
+from zsr import storage, twins_grid
 from zsr.data import prepared
 from zsr.models import clip
 from zsr.params import Count, Natural, block, component, read
@@ -34,14 +34,14 @@ def main(
         "held_out": prepared.held_out(sets, text, target, block(document, "held_out", Count)),
     }
     rows, models = [], {}
-    for lr, seed in itertools.product(twins_study.rates(document), seeds):
+    for lr, seed in itertools.product(twins_grid.rates(document), seeds):
         base, tower, folder = starts / f"{seed}.safetensors", towers / lr / f"{seed}.safetensors", records / lr
         model = models[lr, seed] = clip.create(arch, base)
         clip.load_tower(tower, model)
         judge(document, Judged(name, seed, storage.digest(base, tower), model), attack, data, folder / str(seed))
         found = {part: Record.load(folder / str(seed) / f"{part}.json") for part in data}
-        rows.append({"method": name, "lr": lr, "seed": seed} | twins_study.accuracies(found))
-    best, norm_stats = twins_study.best_rate(rows), component(document, "methods", name).norm_stats
+        rows.append({"method": name, "lr": lr, "seed": seed} | twins_grid.accuracies(found))
+    best, norm_stats = twins_grid.best_rate(rows), component(document, "methods", name).norm_stats
     for seed in seeds:
         clip.save(out / f"{seed}.safetensors", models[best, seed], arch, norm_stats)
     storage.write_rows(grid, [row | {"chosen": int(row["lr"] == best)} for row in rows])

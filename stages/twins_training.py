@@ -13,7 +13,7 @@ from zsr.finetune import mean_curve
 from zsr.models import clip
 from zsr.params import Count, Natural, block, component, read
 from zsr.train import COLUMNS
-from zsr.twins_study import at_rate
+from zsr.twins_grid import at_rate
 
 
 @parallel_stage

@@ -21,8 +21,9 @@ LAYERS = [
     {"effective_rate", "train"},
     {"feed"},
     {"attention_study", "eps_sweep", "evaluate", "finetune", "pretrain", "results", "transfer_study"},
-    {"ablation", "audit", "figures", "tables", "terms"},
-    {"comparison", "study"},
+    {"ablation", "audit", "figures", "tables", "terms", "twins_grid"},
+    {"comparison", "study", "twins_tables"},
+    {"twins_study"},
 ]
 CODE = sorted([*(ROOT / "zsr").rglob("*.py"), *(ROOT / "stages").glob("*.py")])
 CORE = [path for path in CODE if path.is_relative_to(ROOT / "zsr") and path.name != "__init__.py"]
@@ -76,7 +77,9 @@ def test_the_core_never_prints():
 
 
 def test_params_results_tables_and_figures_load_no_torch():
-    modules = ", ".join(f"zsr.{module}" for module in ("params", "records", "results", "audit", "tables", "figures"))
+    modules = ", ".join(
+        f"zsr.{module}" for module in ("params", "records", "results", "audit", "tables", "figures", "twins_tables")
+    )
     code = f"import sys, {modules}; sys.exit(bool({{'torch', 'open_clip', 'torchvision'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

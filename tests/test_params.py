@@ -150,7 +150,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "arch: convnext_base",
         "model.arch must have OpenAI's towers, a ViT or ResNet",
     ),
-    ("arch: zsr-tiny", "arch: RN50", "data.image_size must be what RN50 sees, 224, got 24"),
+    ("arch: zsr-tiny", "arch: ViT-B-16", "data.image_size must be what ViT-B-16 sees, 224, got 24"),
     ("  image_size: 24", "  image_size: 32", "data.image_size must be what zsr-tiny sees, 24, got 32"),
     ("      test: 450 ", "      test: 1798 ", "data.sets.digits_real.test must be at most 1797, got 1798"),
     (

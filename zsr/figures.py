@@ -131,6 +131,51 @@ def eps_sweep(path: Path, rows: Sequence[Mapping[str, str]], note: str) -> None:
     _write(figure, path)
 
 
+MEASURES = {  # of `zsr.effective_rate`
+    "rho": "||g|| / ||W||",
+    "radial": "|<W, g>| / (||W|| ||g||)",
+    "weight_norm": "||W||",
+    "gradient_norm": "||g||",
+}
+
+
+def effective_rates(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
+    """What `zsr.effective_rate` measures against the step, one panel per measure, one line per method."""
+    figure, axes = _panels(len(MEASURES), 3.6, 3.4)
+    for axis, (measure, formula) in zip(axes, MEASURES.items()):
+        for method, colour in _colours(list(curves)).items():
+            steps, values = ([float(row[key]) for row in curves[method]] for key in ("step", measure))
+            axis.plot(steps, values, lw=1, color=colour, label=method)
+        axis.set(xlabel="step", title=f"{measure}: {formula}", yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(note, fontsize=9)
+    _write(figure, path)
+
+
+def learning_rates(path: Path, grid: Sequence[Mapping[str, str]], note: str) -> None:
+    """Clean and robust accuracy on test images against the learning rate; filled: the rate chosen on held-out ones.
+
+    grid: rows {method, lr, seed, test_clean, test_robust, chosen}.
+    """
+    figure, axes = _panels(2, 5.0, 4.0)
+    for axis, part in zip(axes, ("test_clean", "test_robust")):
+        for method, colour in _colours(distinct(grid, "method")).items():
+            own = [row for row in grid if row["method"] == method]
+            rates = distinct(own, "lr")
+            values = [[float(row[part]) for row in own if row["lr"] == lr] for lr in rates]
+            best = next(row["lr"] for row in own if int(row["chosen"]))
+            x, means = list(map(float, rates)), [np.mean(of_rate) for of_rate in values]
+            bars = [np.std(of_rate, ddof=1) if len(of_rate) > 1 else 0.0 for of_rate in values]
+            axis.errorbar(x, means, bars, fmt="o-", ms=5, mfc="none", lw=1, capsize=2, color=colour, label=method)
+            axis.plot(float(best), means[rates.index(best)], "o", ms=5, color=colour)
+        axis.set(xscale="log", xlabel="learning rate", ylabel=f"{part.replace('_', ' ')} accuracy, %")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(f"{note}; filled: the rate chosen on held-out images", fontsize=9)
+    _write(figure, path)
+
+
 def _fraction(text: str) -> float:
     top, bottom = text.split("/")
     return float(top) / float(bottom)

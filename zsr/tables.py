@@ -76,8 +76,8 @@ def accuracy(
     for attack in distinct(cells, "attack"):
         body = [
             [method]
-            + [_marked(with_spread, by_group[method, attack, group], marks) for group in groups]
-            + [_marked(_with_interval, by_cell[method, attack, s], marks) for s in sets]
+            + [marked(with_spread, by_group[method, attack, group], marks) for group in groups]
+            + [marked(_with_interval, by_cell[method, attack, s], marks) for s in sets]
             for method in distinct(cells, "method")
         ]
         parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
@@ -85,7 +85,8 @@ def accuracy(
     storage.write_rows(folder / "accuracy.csv", cells)
 
 
-def _marked(shown: Callable[[Row], str], row: Row, marks: Sequence[Row]) -> str:
+def marked(shown: Callable[[Row], str], row: Row, marks: Sequence[Row]) -> str:
+    """A number as `shown` writes it, with the daggers of the row's marks."""
     return shown(row) + daggers_of(row.get("marks", ""), marks)
 
 
@@ -121,8 +122,8 @@ def attacks(
     names, compared = distinct(averages, "attack"), distinct(own, "attack")
     body = [
         [method]
-        + [_marked(with_spread, by_cell[method, attack], marks) for attack in names]
-        + [_marked(_signed, minus[method, attack], marks) for attack in compared]
+        + [marked(with_spread, by_cell[method, attack], marks) for attack in names]
+        + [marked(_signed, minus[method, attack], marks) for attack in compared]
         for method in distinct(averages, "method")
     ]
     header = ["method", *names, *(f"{attack} - {STRONGEST}" for attack in compared)]

@@ -1,13 +1,11 @@
-"""TWINS against its controls, each at a learning rate of its own: twins/params.yaml, and how a rate is chosen.
+"""TWINS against its controls, each at a learning rate of its own: what twins/params.yaml may say.
 
 At one rate a comparison says nothing: the loss of TWINS is a sum of two, so its steps are larger. Each candidate is
 trained at every rate of one grid, and the rate is chosen on images held out of the training split.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from zsr.data.world import Data
@@ -15,8 +13,7 @@ from zsr.errors import ParamError
 from zsr.evaluate import Evaluation
 from zsr.finetune import FineTuning
 from zsr.models.numerics import Compute
-from zsr.params import Count, Natural, Positive, block, build, component, over, read
-from zsr.records import Record
+from zsr.params import Count, Natural, Positive, build, component, read
 from zsr.study import Launcher, Model, check_components
 
 REFERENCES = ("clip", "start")  # the base model, and what candidates start from
@@ -74,35 +71,3 @@ def check(path: Path) -> TwinsStudy:
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
     return study
-
-
-def rates(document: Mapping) -> list[str]:
-    """lrs as the stages' names and folders write them."""
-    return [str(lr) for lr in block(document, "lrs", tuple[Positive, ...])]
-
-
-def at_rate(document: Mapping, lr: float) -> dict:
-    """The document with another learning rate. Raises ParamError where it is none of lrs."""
-    if str(lr) not in rates(document):
-        raise ParamError(f"lrs has {', '.join(rates(document))}, not {lr}")
-    return over(document, {"train": {"lr": lr}})
-
-
-def accuracies(records: Mapping[str, Record]) -> dict[str, float]:
-    """Percent right without the attack and with it too, of records by the name of the images they are of."""
-    found = {}
-    for name, record in records.items():
-        for kind, bits in (("clean", record.clean_bits), ("robust", record.robust_bits)):
-            found[f"{name}_{kind}"] = round(100 * fmean(bits), 2)
-    return found
-
-
-def best_rate(rows: Sequence[Mapping]) -> str:
-    """The rate with the highest held-out accuracy under attack, mean over seeds; of equal ones the smallest.
-
-    rows: of one candidate, {lr, held_out_robust, ...}.
-    """
-    own: dict[str, list[float]] = {}
-    for row in rows:
-        own.setdefault(row["lr"], []).append(float(row["held_out_robust"]))
-    return max(sorted(own, key=float), key=lambda lr: fmean(own[lr]))
