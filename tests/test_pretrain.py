@@ -63,3 +63,19 @@ def test_pre_training_learns_and_is_repeatable(pool, tmp_path):
     second, again = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "b")
     assert rows == again and all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters()))
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+
+
+def test_a_resnet_learns_by_batch_statistics_and_sees_drawn_pictures_enlarged(pool, tmp_path):
+    recipe = Pretraining(
+        seed=0, pool=256, epochs=1, batch_size=32, optimizer="adamw", lr=0.002, weight_decay=0.1, warmup_steps=2,
+        grad_clip=1.0, save_every=50,
+    )  # fmt: skip
+    untrained = clip.create("zsr-tiny-rn")
+    model, rows = pretrain(lambda: clip.create("zsr-tiny-rn"), pool, recipe, tmp_path / "a")
+    assert len(rows) == 8 and rows[-1]["loss"] < rows[0]["loss"] and not model.training
+    assert model.visual.bn1.num_batches_tracked == 8
+    assert not torch.equal(model.visual.bn1.running_mean, untrained.visual.bn1.running_mean)
+    seen = []
+    model.visual.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    contrastive_terms(model, pool, torch.arange(4))
+    assert seen == [(4, 3, 32, 32)] and pool.images.shape[-1] == 24

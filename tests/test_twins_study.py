@@ -291,3 +291,26 @@ def test_no_method_imports_a_study():
     for path in (ROOT / "zsr/methods").glob("*.py"):
         assert not re.search(r"zsr\.(transfer|twins)_", path.read_text()), path
     assert block(TWINS, "methods.twins_at.lambda_frozen", float) > 0
+
+
+# The paper scale
+
+
+def test_the_paper_scale_has_the_same_graph_and_candidates():
+    paper = ROOT / "paper-twins"
+    assert (paper / "dvc.yaml").read_text() == (ROOT / "twins/dvc.yaml").read_text()
+    study = check(paper / "params.yaml")
+    assert list(study.candidates) == CANDIDATES and study.model.arch == "RN50-quickgelu"
+    assert twins_grid.twins_and_controls(read(paper / "params.yaml")) == twins_grid.twins_and_controls(TWINS)
+
+
+def test_rn50_has_a_frozen_twin_of_all_55_norms_each_behind_a_convolution():
+    import open_clip
+
+    from zsr.effective_rate import normed_convolutions
+    from zsr.models.dual_norm import DualBatchNorm2d, twinify
+
+    visual = open_clip.create_model("RN50-quickgelu").visual
+    assert len(normed_convolutions(visual)) == 55
+    twinify(visual)
+    assert sum(isinstance(m, DualBatchNorm2d) for m in visual.modules()) == len(normed_convolutions(visual)) == 55

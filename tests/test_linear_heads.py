@@ -1,0 +1,117 @@
+"""Fine-tuning of classifiers without text: tower and head move, by every method that asks for no text."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.conftest import ROOT
+from tests.test_twins import AT
+from zsr.data.sources import make
+from zsr.errors import ParamError, StudyError
+from zsr.finetune import FineTuning, finetune_plain
+from zsr.methods.dm import DM
+from zsr.methods.fare import FARE
+from zsr.methods.ft import FT
+from zsr.methods.tecoa import TeCoA
+from zsr.methods.trades import TRADES
+from zsr.methods.twins import Twins
+from zsr.models.plain import small_resnet
+from zsr.params import block, component, read
+from zsr.study import check
+
+METHODS = {
+    "ft": FT(),
+    "at": TeCoA(),
+    "trades": TRADES(beta=6.0, beta_reduction="nominal_batch"),
+    "dm": DM(anchor="self", beta_eff=1.6),
+    "dm_frozen": DM(anchor="frozen", beta_eff=1.6),
+    "twins_at": Twins(base=AT, lambda_frozen=1.0),
+    "twins_trades": Twins(base={"module": "trades", "beta": 6.0, "beta_reduction": "mean"}, lambda_frozen=0.4),
+    "frozen_only": Twins(base=AT, lambda_frozen=1.0, wings="frozen"),
+}
+
+
+@pytest.fixture(scope="module")
+def source():
+    return make("planted_target", "train", 40, 0, 8)
+
+
+@pytest.fixture
+def recipe(document):
+    recipe = block(document, "train", FineTuning)
+    attack = replace(recipe.attack, n_iter=1, init_sigma=5e-4)
+    return replace(recipe, epochs=1, batch_size=8, warmup_steps=1, save_every=1, attack=attack)
+
+
+@pytest.fixture
+def plain():
+    torch.manual_seed(0)
+    return small_resnet(5, width=4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_tower_and_head_learn_and_the_modules_are_those_from_before(name, plain, source, recipe, tmp_path):
+    before = {key: value.clone() for key, value in plain.state_dict().items()}
+    rows = finetune_plain(METHODS[name], plain, source, recipe, 0, tmp_path / "s")
+    after = plain.state_dict()
+    assert list(after) == list(before) and len(rows) == 5 and not plain.visual.training
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert {key.split(".")[0] for key in moved} == {"visual", "head"}
+    assert ("visual.bn1.running_mean" in moved) == (name != "frozen_only")
+    assert all(torch.tensor(list(row.values())).isfinite().all() for row in rows)
+
+
+def test_without_a_label_the_head_stays(plain, source, recipe, tmp_path):
+    head = plain.head.weight.clone()
+    recipe = replace(recipe, weight_decay=0.0)
+    finetune_plain(FARE(features="raw"), plain, source, recipe, 0, tmp_path / "s")
+    assert torch.equal(plain.head.weight, head)
+
+
+def test_the_effective_rate_is_that_of_the_tower(plain, source, recipe, tmp_path):
+    recipe = replace(recipe, log_effective_rate=True)
+    rows = finetune_plain(METHODS["at"], plain, source, recipe, 0, tmp_path / "s")
+    assert {"rho", "rho_layer1", "rho_layer3", "rho_stem"} <= set(rows[0])
+    assert all(row["radial"] < 1e-4 for row in rows)  # batch statistics alone: the gradient is orthogonal
+
+
+def test_a_run_that_was_killed_continues_bit_for_bit(plain, source, recipe, tmp_path):
+    whole, killed, resumed = (copy.deepcopy(plain) for _ in range(3))
+    rows = finetune_plain(METHODS["twins_at"], whole, source, recipe, 0, tmp_path / "whole")
+
+    def watch(steps, _done):
+        for step in steps:
+            if step == 3:
+                raise KeyboardInterrupt
+            yield step
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune_plain(METHODS["twins_at"], killed, source, recipe, 0, tmp_path / "killed", watch)
+    assert finetune_plain(METHODS["twins_at"], resumed, source, recipe, 0, tmp_path / "killed") == rows
+    assert all(torch.equal(v, resumed.state_dict()[k]) for k, v in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["ft_clean", "ft_adv", "tecoa", "fare", "pmg_aft", "tga_zsr", "comp_tga"])
+def test_what_looks_at_text_is_refused_and_nothing_else(document, name, plain, source, recipe, tmp_path):
+    method = component(document, "methods", name)
+    if name not in ("pmg_aft", "tga_zsr", "comp_tga"):
+        assert finetune_plain(method, plain, source, recipe, 0, tmp_path / "s")
+        return
+    with pytest.raises(StudyError, match=f"{type(method).__name__} needs class prompts or patch tokens"):
+        finetune_plain(method, plain, source, recipe, 0, tmp_path / "s")
+
+
+def test_twins_over_a_method_that_looks_at_text_does_too(document):
+    own = {k: v for k, v in document["method"].items()}
+    assert Twins(base={"module": "tga_zsr", **own}, lambda_frozen=1.0).needs_text and not METHODS["twins_at"].needs_text
+
+
+def test_wings_are_refused_on_a_vit_before_anything_runs(tmp_path):
+    text = (ROOT / "params.yaml").read_text()
+    row = "  twins_at: {section: methods.twins_at, module: twins, base: {module: tecoa}, lambda_frozen: 1}\n"
+    (tmp_path / "params.yaml").write_text(text.replace("methods:  ", f"methods:\n{row}#", 1))
+    with pytest.raises(ParamError, match="methods.twins_at needs a tower with BatchNorm.*zsr-tiny is a ViT") as error:
+        check(tmp_path / "params.yaml")
+    assert "\n" not in str(error.value) and "twins_at" in read(tmp_path / "params.yaml")["methods"]
