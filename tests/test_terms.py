@@ -70,3 +70,18 @@ def test_the_example_of_the_documentation_runs_on_a_vit_b_32(capsys):
     for name in TRAINED:
         assert re.search(rf"^{name} .*\d", printed, re.MULTILINE), name
     assert "nan" not in printed
+
+
+def test_on_batch_norm_the_student_takes_the_batch_and_the_frozen_model_its_own_statistics(text_embeddings):
+    from zsr.methods.fare import FARE
+    from zsr.models import clip
+    from zsr.models.classifier import Classifier
+
+    model = clip.create("zsr-tiny-rn")
+    images, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    with torch.no_grad():
+        held = Classifier(model, text_embeddings).eval().image_features(images)
+        moved = Classifier(copy.deepcopy(model), text_embeddings).train().image_features(images)
+    terms = loss_terms(FARE(features="raw"), model, model, Texts(text_embeddings), images, labels, images)
+    torch.testing.assert_close(terms["feature_shift"].detach(), (moved - held).square().sum(dim=1).mean())
+    assert terms["feature_shift"] > 0

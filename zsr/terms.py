@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zsr.finetune import Texts
 from zsr.methods._base import Method
 from zsr.models.classifier import Classifier
+from zsr.models.dual_norm import normalise_by
 from zsr.models.pixels import set_norm_stats
 
 
@@ -23,12 +24,15 @@ def loss_terms(
 ) -> dict[str, Tensor]:
     """Named, weighted scalar terms of one training step, attached to the graph of model.visual's parameters.
 
-    model, frozen: open_clip CLIP models with a ViT tower, any weights; frozen may be model itself. texts: the class
+    model, frozen: open_clip CLIP models with a ViT or ResNet tower, any weights; frozen may be model itself. texts: the class
     prompts, (C, D), and for Comp-TGA the non-class prompts. images, adv: (B, 3, H, W) in [0, 1]; labels: (B,) int64;
-    adv may be left out where `method.attacked` is false. The loop minimises the sum of the terms.
+    adv may be left out where `method.attacked` is false. The loop minimises the sum of the terms. A tower with
+    BatchNorm takes the statistics of the batch, as in a step, and moves its running ones; TWINS needs one that
+    `method.prepare(model.visual)` has made ready, else it raises StudyError.
     """
     student = _classifier(model, method, texts)
     teacher = _classifier(copy.deepcopy(frozen), method, texts).requires_grad_(False)
+    normalise_by(teacher.visual, "running statistics")
     batch = texts.batch(images, labels)
     with torch.no_grad():
         anchors = method.anchors(teacher, batch)
