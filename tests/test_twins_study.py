@@ -314,3 +314,63 @@ def test_rn50_has_a_frozen_twin_of_all_55_norms_each_behind_a_convolution():
     assert len(normed_convolutions(visual)) == 55
     twinify(visual)
     assert sum(isinstance(m, DualBatchNorm2d) for m in visual.modules()) == len(normed_convolutions(visual)) == 55
+
+
+# The whole of it, in small
+
+
+SMALL = {
+    "seeds": [0],
+    "candidates": ["at", "twins_at"],
+    "lrs": [0.003, 0.01],
+    "held_out": 12,
+    "data.sets": {"letters": {"train": 36, "test": 12}, "shapes": {"train": 12, "test": 12},
+                  "digits_real": {"train": 0, "test": 12}},
+    "base_model.pool": 32,
+    "base_model.epochs": 1,
+    "base_model.warmup_steps": 0,
+    "train.epochs": 1,
+    "train.batch_size": 12,
+    "methods.start.train": {"epochs": 1},
+    "evaluate.batch_size": 12,
+    "attacks.pgd.n_iter": 1,
+    "attacks.autoattack.n_iter": 2,
+    **{f"methods.{name}": None for name in TWINS["methods"] if name not in ("clip", "start", "at", "twins_at")},
+}  # fmt: skip
+
+
+def run(stage, folder):
+    """The command of a stage, in this process, where it would be run."""
+    import importlib
+    import shlex
+
+    from click.testing import CliRunner
+
+    _, _, _, module, *arguments = shlex.split(stage.cmd)  # PYTHONPATH=... python -m module
+    result = CliRunner().invoke(importlib.import_module(module).main, arguments)
+    assert result.exit_code == 0, f"{stage.name}: {result.output} {result.exception!r}"
+    for out in stage.outs:
+        assert (folder / out.def_path).exists(), f"{stage.name} leaves no {out.def_path}"
+
+
+def test_the_graph_runs_from_drawing_to_tables(tmp_path, monkeypatch):
+    import networkx
+    from dvc.repo import Repo
+
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    checkout = Checkout(tmp_path, scale="twins")
+    checkout.edit(SMALL)
+    folder = tmp_path / "twins"
+    monkeypatch.chdir(folder)
+    with Repo(str(folder)) as repo:
+        for stage in networkx.dfs_postorder_nodes(repo.index.graph):
+            run(stage, folder)
+    grid = [row for name in SMALL["candidates"] for row in read_rows(folder / f"metrics/grid/{name}.csv")]
+    assert len(grid) == 2 * 2 and {row["chosen"] for row in grid} == {"0", "1"}
+    assert [path.name for path in (folder / "data/checkpoints/twins_at").iterdir()] == ["0.safetensors"]
+    curve = read_rows(folder / "metrics/curves/twins_at-0.003.csv")
+    assert len(curve) == 2 and {"rho", "radial", "frozen_ce_adv", "adaptive_ce_adv"} <= set(curve[0])
+    header, own = table(folder / "tables/twins.md", "accuracy in %, each method at its own rate")
+    assert [line[0] for line in own.values()] == ["clip", "start", "at", "twins_at"] and "target autoattack" in header
+    first = read_rows(folder / "metrics/accuracy.csv")
+    assert {row["set"] for row in first} == {"letters", "shapes", "digits_real"}
