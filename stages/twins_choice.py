@@ -36,6 +36,9 @@ def main(
     rows, models = [], {}
     for lr, seed in itertools.product(twins_grid.rates(document), seeds):
         base, tower, folder = starts / f"{seed}.safetensors", towers / lr / f"{seed}.safetensors", records / lr
+        if not tower.exists():  # its training diverged
+            rows.append({"method": name, "lr": lr, "seed": seed} | twins_grid.accuracies(dict.fromkeys(data)))
+            continue
         model = models[lr, seed] = clip.create(arch, base)
         clip.load_tower(tower, model)
         judge(document, Judged(name, seed, storage.digest(base, tower), model), attack, data, folder / str(seed))

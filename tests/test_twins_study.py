@@ -9,7 +9,7 @@ from tests import test_graph as graph
 from tests.pipeline import ROOT, Checkout
 from zsr import twins_grid, twins_tables
 from zsr.data import prepared
-from zsr.errors import ParamError
+from zsr.errors import ParamError, StudyError
 from zsr.params import block, component, over, read, training_of
 from zsr.storage import read_rows
 from zsr.twins_study import TwinsStudy, check
@@ -115,6 +115,15 @@ def test_the_best_rate_is_that_of_the_held_out_mean_whatever_the_test_images_say
     assert twins_grid.best_rate([row("1e-05", 0, 1), row("0.003", 0, 1)]) == "1e-05"  # as numbers, not as text
 
 
+def test_a_rate_at_which_a_seed_diverged_is_out():
+    ends = row("0.1", 0, 90)
+    rows = [ends, ends | {"seed": 1, "held_out_robust": ""}, row("0.01", 0, 20), row("0.01", 1, 30)]
+    assert twins_grid.best_rate(rows) == "0.01"
+    with pytest.raises(StudyError, match="at diverges at every rate of lrs \\(0.1\\); add smaller ones"):
+        twins_grid.best_rate(rows[:2])
+    assert twins_grid.accuracies({"held_out": None}) == {"held_out_clean": "", "held_out_robust": ""}
+
+
 def test_accuracies_count_robust_where_right_both_times():
     record = SimpleNamespace(clean_bits=(True, True, False, True), robust_bits=(True, False, False, False))
     assert twins_grid.accuracies({"test": record}) == {"test_clean": 75.0, "test_robust": 25.0}
@@ -174,6 +183,10 @@ def test_the_tables_show_the_chosen_rate_and_the_sign_of_a_difference(tmp_path):
     _, rates = table(tmp_path / "twins.md", "accuracy in % at every rate")
     assert [cell[1] for cell in rates.values()] == ["0.01", "0.1*", "0.01*", "0.1"]
     assert rates["at", "0.1*"][2] == "15.0 ± 7.1"
+    gone = [r | dict.fromkeys(twins_tables.PARTS, "") if (r["lr"], r["method"]) == ("0.01", "at") else r for r in grid]
+    twins_tables.study(tmp_path, averages, pairs, [("twins_at", "at")], gone, [], "8 images", "T")
+    _, rates = table(tmp_path / "twins.md", "accuracy in % at every rate")
+    assert rates["at", "0.01"][2:] == ["diverged in 2 of 2 seeds"] * 3
     notes = (tmp_path / "twins.md").read_text()
     assert "8 images, mean over 2 seeds" in notes and "Test images chose nothing" in notes
 

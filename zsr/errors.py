@@ -7,3 +7,7 @@ class StudyError(Exception):
 
 class ParamError(StudyError):
     """A mistake in params.yaml."""
+
+
+class Diverged(StudyError):
+    """A training whose loss or gradient is no longer finite."""

@@ -144,7 +144,7 @@ def effective_rates(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]
     figure, axes = _panels(len(MEASURES), 3.6, 3.4)
     for axis, (measure, formula) in zip(axes, MEASURES.items()):
         for method, colour in _colours(list(curves)).items():
-            steps, values = ([float(row[key]) for row in curves[method]] for key in ("step", measure))
+            steps, values = ([float(row[key]) for row in curves[method] if measure in row] for key in ("step", measure))
             axis.plot(steps, values, lw=1, color=colour, label=method)
         axis.set(xlabel="step", title=f"{measure}: {formula}", yscale="log")
         axis.grid(alpha=0.3)
@@ -162,7 +162,7 @@ def learning_rates(path: Path, grid: Sequence[Mapping[str, str]], note: str) -> 
     for axis, part in zip(axes, ("test_clean", "test_robust")):
         for method, colour in _colours(distinct(grid, "method")).items():
             own = [row for row in grid if row["method"] == method]
-            rates = distinct(own, "lr")
+            rates = [lr for lr in distinct(own, "lr") if all(row[part] != "" for row in own if row["lr"] == lr)]
             values = [[float(row[part]) for row in own if row["lr"] == lr] for lr in rates]
             best = next(row["lr"] for row in own if int(row["chosen"]))
             x, means = list(map(float, rates)), [np.mean(of_rate) for of_rate in values]
@@ -172,7 +172,9 @@ def learning_rates(path: Path, grid: Sequence[Mapping[str, str]], note: str) -> 
         axis.set(xscale="log", xlabel="learning rate", ylabel=f"{part.replace('_', ' ')} accuracy, %")
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"{note}; filled: the rate chosen on held-out images", fontsize=9)
+    figure.suptitle(
+        f"{note}; filled: the rate chosen on held-out images; where training diverged, no point", fontsize=9
+    )
     _write(figure, path)
 
 

@@ -24,9 +24,9 @@ def loss_terms(
 ) -> dict[str, Tensor]:
     """Named, weighted scalar terms of one training step, attached to the graph of model.visual's parameters.
 
-    model, frozen: open_clip CLIP models with a ViT or ResNet tower, any weights; frozen may be model itself. texts: the class
-    prompts, (C, D), and for Comp-TGA the non-class prompts. images, adv: (B, 3, H, W) in [0, 1]; labels: (B,) int64;
-    adv may be left out where `method.attacked` is false. The loop minimises the sum of the terms. A tower with
+    model, frozen: open_clip CLIP models with a ViT or ResNet tower, any weights; frozen may be model itself. texts: the
+    class prompts, (C, D), and for Comp-TGA the non-class prompts. images, adv: (B, 3, H, W) in [0, 1]; labels: (B,)
+    int64; adv may be left out where `method.attacked` is false. The loop minimises the sum of the terms. A tower with
     BatchNorm takes the statistics of the batch, as in a step, and moves its running ones; TWINS needs one that
     `method.prepare(model.visual)` has made ready, else it raises StudyError.
     """

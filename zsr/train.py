@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zsr import storage
 from zsr.batches import Fold, Part, batch_indices, mix, parts_of
 from zsr.distributed import of_first, rank, total, world_size
-from zsr.errors import StudyError
+from zsr.errors import Diverged
 from zsr.params import Count, Interval, Natural, NonNegative, Positive
 from zsr.watch import Watch, unwatched
 
@@ -100,7 +100,7 @@ def fit(
     how a term's values of a batch's parts make the batch's. observe: more columns, of a model with its gradient before
     clipping. An unfinished run is kept in `scratch` until the caller deletes it. `watch` wraps the steps to come.
 
-    Raises StudyError where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
+    Raises Diverged where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
     to be waited for, before the next checkpoint. The last checkpoint stays.
     """
     n_steps = recipe.n_steps(n_samples)
@@ -173,11 +173,9 @@ def _look(run: Progress) -> None:
         terms = dict(zip(names, values))
         if not math.isfinite(sum(values)):
             listed = ", ".join(f"{name} = {value:g}" for name, value in terms.items())
-            raise StudyError(
-                f"training stopped at step {step}: the loss is not finite ({listed}); lower lr or grad_clip"
-            )
+            raise Diverged(f"training stopped at step {step}: the loss is not finite ({listed}); lower lr or grad_clip")
         if not math.isfinite(norm):
-            raise StudyError(f"training stopped at step {step}: the gradient is not finite (norm {norm:g}); lower lr")
+            raise Diverged(f"training stopped at step {step}: the gradient is not finite (norm {norm:g}); lower lr")
         run.rows.append({"step": step, "lr": lr, "loss": sum(values)} | terms | observed)
     run.pending.clear()
 

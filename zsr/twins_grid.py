@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from zsr.errors import ParamError
+from zsr.errors import ParamError, StudyError
 from zsr.params import Positive, block, over
 from zsr.records import Record
-from zsr.storage import read_rows
+from zsr.storage import distinct, read_rows
 
 Row = Mapping[str, str]
 
@@ -24,23 +24,32 @@ def at_rate(document: Mapping, lr: float) -> dict:
     return over(document, {"train": {"lr": lr}})
 
 
-def accuracies(records: Mapping[str, Record]) -> dict[str, float]:
-    """Percent right without the attack and with it too, of records by the name of the images they are of."""
+def accuracies(records: Mapping[str, Record | None]) -> dict[str, float | str]:
+    """Percent right without the attack and with it too, of records by the name of the images they are of.
+
+    Blank where there is no record: the training did not come to an end.
+    """
     found = {}
     for name, record in records.items():
-        for kind, bits in (("clean", record.clean_bits), ("robust", record.robust_bits)):
-            found[f"{name}_{kind}"] = round(100 * fmean(bits), 2)
+        for kind in ("clean", "robust"):
+            found[f"{name}_{kind}"] = round(100 * fmean(getattr(record, f"{kind}_bits")), 2) if record else ""
     return found
 
 
 def best_rate(rows: Sequence[Mapping]) -> str:
     """The rate with the highest held-out accuracy under attack, mean over seeds; of equal ones the smallest.
 
-    rows: of one candidate, {lr, held_out_robust, ...}.
+    rows: of one candidate, {lr, held_out_robust, ...}; a rate at which a seed has a blank is out. Raises StudyError
+    where all are.
     """
     own: dict[str, list[float]] = {}
-    for row in rows:
-        own.setdefault(row["lr"], []).append(float(row["held_out_robust"]))
+    for lr in distinct(rows, "lr"):
+        values = [row["held_out_robust"] for row in rows if row["lr"] == lr]
+        if "" not in values:
+            own[lr] = [float(value) for value in values]
+    if not own:
+        tried = ", ".join(distinct(rows, "lr"))
+        raise StudyError(f"{rows[0]['method']} diverges at every rate of lrs ({tried}); add smaller ones")
     return max(sorted(own, key=float), key=lambda lr: fmean(own[lr]))
 
 

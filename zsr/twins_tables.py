@@ -80,7 +80,9 @@ def _grid(grid: Sequence[Row]) -> tuple[list, list]:
         for lr in distinct(grid, "lr"):
             own = [row for row in grid if (row["method"], row["lr"]) == (method, lr)]
             star = CHOSEN if int(own[0]["chosen"]) else ""
-            body.append([method, lr + star, *(_mean_and_sd([float(row[part]) for row in own]) for part in PARTS)])
+            blank = sum(row[PARTS[0]] == "" for row in own)
+            cells = [f"diverged in {blank} of {len(own)} seeds" if blank else _mean_and_sd(own, part) for part in PARTS]
+            body.append([method, lr + star, *cells])
     return ["method", "lr", *(part.replace("_", " ") for part in PARTS)], body
 
 
@@ -94,6 +96,9 @@ def effective_rates(folder: Path, curves: Curves, rates: Mapping[str, str], show
         body = []
         for method in rates:
             rows = curves[method, lr_of(method)]
+            if not rows:
+                body.append([method, lr_of(method), *["diverged"] * (len(MEASURES) + 1)])
+                continue
             means = [fmean(float(row[measure]) for row in rows) for measure in MEASURES]
             turned = fmean(float(row["lr"]) * float(row["rho"]) for row in rows)
             body.append([method, lr_of(method), *(f"{mean:.3g}" for mean in means), f"{turned:.2e}"])
@@ -125,5 +130,6 @@ def elsewhere(folder: Path, rows: Sequence[Row], title: str) -> None:
     write(folder, "elsewhere", title, {"accuracy in %": (["set", "attack", base, twins, "difference"], body)}, notes)
 
 
-def _mean_and_sd(values: Sequence[float]) -> str:
+def _mean_and_sd(rows: Sequence[Row], part: str) -> str:
+    values = [float(row[part]) for row in rows]
     return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
