@@ -129,10 +129,17 @@ def food101(root: Path, rng) -> dict[str, Written]:
 
 def oxford_pets(root: Path, rng) -> dict[str, Written]:
     keys = ("Abyssinian", "american_bulldog")
-    key_of = {"images/Abyssinian_201.jpg": keys[0], "images/american_bulldog_203.jpg": keys[1]}
-    save(root / "oxford-iiit-pet", key_of, keys, rng)
-    write(root / "oxford-iiit-pet/annotations/test.txt", "american_bulldog_203 2 2 1\nAbyssinian_201 1 1 1\n")
-    return {"test": Written(keys, key_of)}
+    of = {"test": (201, 203), "train": (101, 100)}
+    key_of = {
+        split: {f"images/Abyssinian_{cat}.jpg": keys[0], f"images/american_bulldog_{dog}.jpg": keys[1]}
+        for split, (cat, dog) in of.items()
+    }
+    for split, name in {"test": "test", "train": "trainval"}.items():
+        save(root / "oxford-iiit-pet", key_of[split], keys, rng)
+        cat, dog = of[split]
+        lines = f"american_bulldog_{dog} 2 2 1\nAbyssinian_{cat} 1 1 1\n"
+        write(root / f"oxford-iiit-pet/annotations/{name}.txt", lines)
+    return {split: Written(keys, own) for split, own in key_of.items()}
 
 
 def flowers102(root: Path, rng) -> dict[str, Written]:

@@ -32,7 +32,8 @@ def test_all_evaluated_images_are_as_many_as_the_specification_counts():
 
 def test_whole_sets_and_sets_to_train_on():
     assert {of.key for of in SETS.values() if of.whole} == {"sun397", "eurosat", "caltech101", "caltech256"}
-    assert {of.key for of in SETS.values() if "train" in of.splits} == {"tiny_imagenet", "cifar100", "imagenet"}
+    to_train_on = {"tiny_imagenet", "cifar100", "imagenet", "oxford_pets"}
+    assert {of.key for of in SETS.values() if "train" in of.splits} == to_train_on
     assert {of.key for of in SETS.values() if of.transform_group == "small"} == {"cifar10", "cifar100", "stl10"}
     assert {of.key for of in SETS.values() if "openclip" in of.prompt_sets} == {"tiny_imagenet", "imagenet"}
 

@@ -104,7 +104,7 @@ def _thumbnails(images: Tensor) -> Tensor:
 
 
 def protocol(model: Classifier, attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
-    """The facts that travel with every number. wording: of the prompts."""
+    """The facts that travel with every number. wording: of the prompts; a linear head has none."""
     passes = (
         "the model in fp32 where the attack does not say otherwise"
         if evaluation.precision == "fp32"
@@ -113,7 +113,7 @@ def protocol(model: Classifier, attack, image_size: int, wording: str, evaluatio
     counted = "right without and with the attack" if evaluation.counted == "both" else "right with the attack"
     return (
         f"{attack.protocol()}; acts at {image_size} px; noise seed {evaluation.seed}; batches of "
-        f"{evaluation.batch_size}; logit scale {model.logit_scale.item():.4g}; {wording}; {passes}; "
+        f"{evaluation.batch_size}; {model.facts}; {wording}; {passes}; "
         f"counts images {counted}"
     )
 

@@ -19,9 +19,9 @@ COLLAPSED = 0.9  # of ln C, above which a cross-entropy is that of guessing
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One trained model. init: random weights, pre-trained ones, or adversarially pre-trained ones."""
+    """One trained model. init: the start that it was trained from: scratch, pretrained, robust."""
 
-    init: Literal["scratch", "pretrained", "robust_pretrained"]
+    init: str
     method: str
     backbone: str
     dataset: str

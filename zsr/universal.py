@@ -42,7 +42,7 @@ def random_signs(delta: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def damage(model: nn.Module, images: Tensor, labels: Tensor, delta: Tensor) -> dict[str, float]:
+def damage(model: nn.Module, images: Tensor, labels: Tensor, delta: Tensor, batch_size: int = 100) -> dict[str, float]:
     """What a perturbation does to a model: images (N, 3, H, W), labels (N,).
 
     clean, perturbed: accuracy without and with it; drop: their difference; fooled: share of images whose predicted
@@ -50,7 +50,10 @@ def damage(model: nn.Module, images: Tensor, labels: Tensor, delta: Tensor) -> d
     """
     training = model.training
     model.eval()
-    before, after = (model(x).argmax(dim=1) for x in (images, (images + delta).clamp(0, 1)))
+    before, after = (
+        torch.cat([model((part + by).clamp(0, 1)).argmax(dim=1) for part in images.split(batch_size)])
+        for by in (torch.zeros_like(delta), delta)
+    )
     model.train(training)
     clean, perturbed = ((predicted == labels).float().mean().item() for predicted in (before, after))
     fooled = (before != after).float().mean().item()

@@ -39,6 +39,11 @@ class Classifier(nn.Module):
             self.tokens, self.image_features = torch.compile(self.tokens), torch.compile(self.image_features)
 
     @property
+    def facts(self) -> str:
+        """What stands in a protocol."""
+        return f"logit scale {self.logit_scale.item():.4g}"
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patch tokens."""
         return self.visual.grid_size if self.patches else tuple(side // 32 for side in self.image_size)

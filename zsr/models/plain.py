@@ -33,6 +33,11 @@ class PlainClassifier(nn.Module):
         for name, values in zip(("mean", "std"), norm):
             self.register_buffer(name, torch.as_tensor(values, dtype=torch.float32).view(3, 1, 1))
 
+    @property
+    def facts(self) -> str:
+        """What stands in a protocol."""
+        return "linear head"
+
     def features(self, images: Tensor) -> Tensor:
         """What the head sees, (B, D)."""
         if self.side and images.shape[-2:] != (self.side, self.side):

@@ -1,6 +1,7 @@
-"""oxford_pets: Oxford-IIIT Pet, 3,669 test images. A breed's key is what stands before the number in a file's name.
+"""oxford_pets: Oxford-IIIT Pet, 3,669 test images, and 3,680 to train on, which its publisher calls trainval.
 
-torchvision writes the names with capitals; on disk, cats have one capital and dogs none.
+A breed's key is what stands before the number in a file's name. torchvision writes the names with capitals; on disk,
+cats have one capital and dogs none.
 """
 
 from pathlib import Path
@@ -8,15 +9,18 @@ from pathlib import Path
 from zsr.data.samples import Samples, of_files
 from zsr.data.shards import first_found
 
+LISTS = {"train": "trainval", "test": "test"}
+
 
 def read(root: Path, split: str) -> Samples:
-    return first_found("oxford_pets", root, split, {Path("oxford-iiit-pet/annotations/test.txt"): _parse})
+    lists = f"oxford-iiit-pet/annotations/{LISTS.get(split, split)}.txt"
+    return first_found("oxford_pets", root, split, {Path(lists): _parse})
 
 
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import OxfordIIITPet
 
-    found = OxfordIIITPet(root, split)
+    found = OxfordIIITPet(root, LISTS[split])
     breeds = {label: path.stem.rpartition("_")[0] for path, label in zip(found._images, found._labels)}
     keys = [breeds[label] for label in sorted(breeds)]
     return of_files(root / "oxford-iiit-pet", found._images, found._labels, keys)
