@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,7 @@ def closure(seeds: set[str]) -> set[str]:
         if path in seen or not (ROOT / path).is_file() or path.endswith("__init__.py"):
             continue
         seen.add(path)
-        for node in ast.walk(ast.parse((ROOT / path).read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom):
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            queue += [name.replace(".", "/") + ".py" for name in names if name.split(".")[0] in ("zsr", "stages")]
+        queue += _imported(path)
     return seen | {path for reader, path in READ.items() if reader in seen}
 
 
@@ -65,6 +60,19 @@ def modules(numbers, method: str) -> set[str]:
     row = numbers["methods"][method]
     names = {row.get("module", method)} | {row["base"]["module"]} if "base" in row else {row.get("module", method)}
     return {f"zsr/methods/{name}.py" for name in names}
+
+
+@cache
+def _imported(path: str) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found += [name.replace(".", "/") + ".py" for name in names if name.split(".")[0] in ("zsr", "stages")]
+    return found
 
 
 def needed(stage) -> set[str]:
@@ -183,7 +191,7 @@ def changed(checkout) -> set[str]:
     from dvc.repo import Repo
 
     found = set()
-    with Repo(str(checkout.folder)) as repo:
+    with Repo(str(checkout.folder / checkout.scale)) as repo:
         for stage, entries in repo.status().items():
             deps = [entry.get("changed deps", {}) for entry in entries if isinstance(entry, dict)]
             if any(state != "deleted" for states in deps for state in states.values()):

@@ -239,6 +239,14 @@ def test_tables_show_means_and_deviations_and_flag_what_collapsed(tmp_path):
     assert "| scratch | ft       | 55.0 ± 7.1" in (tmp_path / "likeness.md").read_text()
 
 
+def test_a_model_that_is_never_right_has_no_drop_rate_and_stops_no_table(tmp_path):
+    never = [row(Run(**{k: r[k] for k in Run.__dataclass_fields__}), 0.0, {"15/255": 0.0}, 100) for r in rows()[:2]]
+    transfer_tables.accuracy(tmp_path, never + rows()[2:], FACTS, {})
+    assert "nan" in (tmp_path / "transfer.md").read_text()
+    found = transfer_tables.difference_rows(never + rows()[2:], FACTS)
+    assert np.isnan(found[0]["drop_rate"]) and found[0]["agree"] == 0
+
+
 def test_metrics_are_means_over_seeds_in_percent(tmp_path):
     transfer_tables.write_metrics(tmp_path, rows(), alike(), FACTS)
     assert read_json(tmp_path / "robust_dm.json") == {

@@ -48,10 +48,13 @@ def saturated(robust: Sequence[float], classes: int) -> bool:
 
 
 def row(run: Run, clean: float, robust: Mapping[str, float], n: int) -> dict:
-    """What one run leaves: accuracy, robust accuracy and drop rate at every eps, on n images. eps: text as "1/255"."""
+    """What one run leaves: accuracy, robust accuracy and drop rate at every eps, on n images. eps: text as "1/255".
+
+    A model that is never right has no drop rate: nan.
+    """
     found = {"n": n, "clean": clean}
     for eps, accuracy in robust.items():
-        found |= {f"robust@{eps}": accuracy, f"DR@{eps}": drop_rate(clean, accuracy)}
+        found |= {f"robust@{eps}": accuracy, f"DR@{eps}": drop_rate(clean, accuracy) if clean else math.nan}
     return asdict(run) | found
 
 

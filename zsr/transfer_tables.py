@@ -4,6 +4,7 @@ rows: of `zsr.transfer_study.row`, one per run and seed. alike: of metrics/liken
 measure, input, layer and value.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def notes(caution: str, records: Sequence[Record]) -> tuple[str, ...]:
 
 def spread(values: Sequence[float]) -> str:
     """mean ± standard deviation over seeds; of one seed the value alone."""
-    return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+    return f"{fmean(values):.1f}" + (f" ± {_sd(values):.1f}" if len(values) > 1 else "")
 
 
 def accuracy(folder: Path, rows: Sequence[Mapping], facts: Facts, flags: Mapping[str, str]) -> None:
@@ -107,6 +108,8 @@ def _paired(one: Sequence[Mapping], other: Sequence[Mapping], eps: str, classes:
 
 
 def _sd(values: Sequence[float]) -> float:
+    if not math.isfinite(sum(values)):
+        return math.nan
     return stdev(values) if len(values) > 1 else 0.0
 
 
