@@ -40,7 +40,7 @@ def main(params: Path, records: Path, likeness: Path, target: Path, tables: Path
     transfer_tables.write_metrics(metrics, rows, alike, facts)
     note = f"{title}; {len(seeds)} seeds, bars: ± standard deviation"
     transfer_figures.robustness(figures / "robustness.png", rows, facts.eps, note)
-    transfer_figures.likeness(figures / "likeness.png", alike, note)
+    transfer_figures.likeness(figures / "likeness.png", alike, f"likeness with {reference}; {note}")
 
 
 if __name__ == "__main__":
