@@ -307,6 +307,7 @@ TINY = {
     "methods": {"dm": {"train": {"attack": {"n_iter": 1}}}},
     "attacks": {"pgd": {"n_iter": 1}},
     "grid": {"eps": ["15/510", "15/255"]},
+    "evaluate": {"batch_size": 30},
     "likeness": {"images": 30, "universal": {"epochs": 1}},
 }
 
@@ -353,6 +354,7 @@ PETS = {
     "backbone": {"side": 64},
     "train": {"epochs": 1, "batch_size": 2, "attack": {"n_iter": 1}},
     "grid": {"eps": ["1/255"]},
+    "evaluate": {"batch_size": 2},
     "attacks": {"pgd": {"n_iter": 1}},
     "likeness": {"measures": ["cka"], "images": 2, "universal": {"epochs": 1}},
 }

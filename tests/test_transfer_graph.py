@@ -16,7 +16,7 @@ def transfer(tmp_path_factory):
     return Checkout(tmp_path_factory.mktemp("transfer"), scale="transfer")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def transfer_repo(transfer):
     from dvc.repo import Repo
 
