@@ -335,7 +335,8 @@ def test_rn50_has_a_frozen_twin_of_all_55_norms_each_behind_a_convolution():
 SMALL = {
     "seeds": [0],
     "candidates": ["at", "twins_at"],
-    "lrs": [0.003, 0.01],
+    "lrs": [0.003, 1e38],  # at the second every training diverges
+    "shown_lr": 0.003,
     "held_out": 12,
     "data.sets": {"letters": {"train": 36, "test": 12}, "shapes": {"train": 12, "test": 12},
                   "digits_real": {"train": 0, "test": 12}},
@@ -379,7 +380,11 @@ def test_the_graph_runs_from_drawing_to_tables(tmp_path, monkeypatch):
         for stage in networkx.dfs_postorder_nodes(repo.index.graph):
             run(stage, folder)
     grid = [row for name in SMALL["candidates"] for row in read_rows(folder / f"metrics/grid/{name}.csv")]
-    assert len(grid) == 2 * 2 and {row["chosen"] for row in grid} == {"0", "1"}
+    assert [(row["lr"], row["chosen"], bool(row["test_robust"])) for row in grid] == 2 * [
+        ("0.003", "1", True),
+        ("1e+38", "0", False),
+    ]
+    assert (folder / "data/towers/at/1e+38/0.json").exists()
     assert [path.name for path in (folder / "data/checkpoints/twins_at").iterdir()] == ["0.safetensors"]
     curve = read_rows(folder / "metrics/curves/twins_at-0.003.csv")
     assert len(curve) == 2 and {"rho", "radial", "frozen_ce_adv", "adaptive_ce_adv"} <= set(curve[0])
