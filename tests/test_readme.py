@@ -1,6 +1,7 @@
 """What the committed README says is what the results committed with it say."""
 
 import re
+from statistics import fmean, stdev
 
 import pytest
 
@@ -161,3 +162,54 @@ def test_what_is_said_of_the_maps_was_measured(readme, rows):
 def test_every_file_that_is_linked_is_there(project, readme):
     for target in re.findall(r"\]\(([^)#]+)\)", readme):
         assert target.startswith("https://") or (project.folder / target).exists(), target
+
+
+def spread(values):
+    return f"{fmean(values):.1f} ± {stdev(values):.1f}"
+
+
+def test_the_table_of_twins_is_that_of_its_metrics(readme, rows):
+    by_key = {(r["group"], r["method"], r["attack"]): r for r in rows("twins/metrics/averages.csv")}
+    columns = [("source", a) for a in ("clean", "pgd", "autoattack")] + [("unseen", a) for a in ("clean", "pgd")]
+    for method in dict.fromkeys(method for _, method, _ in by_key):
+        path = f"twins/metrics/grid/{method}.csv"
+        rate = "" if method in ("clip", "start") else next(r["lr"] for r in rows(path) if r["chosen"] == "1")
+        cells = [by_key[group, method, attack] for group, attack in columns]
+        line = " | ".join(f"{float(r['mean']):.1f} ± {float(r['sd'] or r['half_width']):.1f}" for r in cells)
+        assert f"| {method} | {rate} | {line} |" in readme
+
+
+@pytest.mark.parametrize("twins, control", [("twins_at", "at"), ("twins_at", "at_scaled"), ("twins_at", "frozen_only"),
+                                            ("twins_trades", "trades")])  # fmt: skip
+def test_what_twins_gains_over_a_control_is_said_as_it_was_measured(readme, rows, twins, control):
+    for attack in ("clean", "autoattack"):
+        for row in rows("twins/metrics/pairs.csv"):
+            if (row["group"], row["attack"]) == ("source", attack) and {row["first"], row["second"]} == {twins, control}:
+                sign = 1 if row["first"] == twins else -1
+                assert f"{sign * float(row['mean']):+.1f} ± {float(row['half_width']):.1f}" in readme
+
+
+def test_effective_rates_of_twins_are_those_of_the_curves(readme, rows):
+    for method in ("at", "at_scaled", "twins_at"):
+        rho = fmean(float(row["rho"]) for row in rows(f"twins/metrics/curves/{method}-0.01.csv"))
+        assert f"{rho:.3f}" in readme
+
+
+def test_the_table_of_transferred_non_robustness_is_that_of_its_runs(readme, rows):
+    measured, likeness = rows("transfer/tables/transfer.csv"), rows("transfer/metrics/likeness.csv")
+    for start in ("scratch", "pretrained", "robust"):
+        for method in ("ft", "dm", "trades", "at"):
+            own = [r for r in measured if (r["init"], r["method"]) == (start, method)]
+            cells = [spread([100 * float(r[key]) for r in own]) for key in ("clean", "robust@15/255", "DR@15/255")]
+            of_run = [r for r in likeness if r["run"] == f"{start}_{method}"]
+            for measure, shown, layer in (("cka", "clean", "features"), ("accuracy", "universal", "")):
+                values = [r for r in of_run if (r["measure"], r["input"], r["layer"]) == (measure, shown, layer)]
+                cells.append(spread([100 * float(r["value"]) for r in values]))
+            assert f"| {start} | {method} | {' | '.join(cells)} |" in readme
+
+
+def test_the_difference_that_pre_training_makes_is_said_as_it_was_measured(readme, rows):
+    row = next(r for r in rows("transfer/tables/differences.csv")
+               if (r["first"], r["second"], r["eps"]) == ("pretrained ft", "scratch ft", "15/255"))  # fmt: skip
+    said = f"{100 * float(row['robust']):+.1f} ± {100 * float(row['robust_sd']):.1f} points, in {row['agree']} of"
+    assert said in " ".join(readme.split())
