@@ -184,7 +184,10 @@ def test_the_table_of_twins_is_that_of_its_metrics(readme, rows):
 def test_what_twins_gains_over_a_control_is_said_as_it_was_measured(readme, rows, twins, control):
     for attack in ("clean", "autoattack"):
         for row in rows("twins/metrics/pairs.csv"):
-            if (row["group"], row["attack"]) == ("source", attack) and {row["first"], row["second"]} == {twins, control}:
+            if (row["group"], row["attack"]) == ("source", attack) and {row["first"], row["second"]} == {
+                twins,
+                control,
+            }:
                 sign = 1 if row["first"] == twins else -1
                 assert f"{sign * float(row['mean']):+.1f} ± {float(row['half_width']):.1f}" in readme
 

@@ -58,7 +58,7 @@ def test_the_frozen_wing_starts_from_a_tower_trained_on_attacked_images():
             "start_set must be one of letters, shapes, digits_font, digits_real",
         ),
         ("start_set: shapes", "start_set: textures", "start_set needs a training split"),
-        ("shown_lr: 0.01", "shown_lr: 0.02", "shown_lr must be one of 0.003, 0.01, 0.03, 0.1, got 0.02"),
+        ("shown_lr: 0.01", "shown_lr: 0.02", "shown_lr must be one of 0.001, 0.003, 0.01, 0.03, 0.1, got 0.02"),
         ("held_out: 300", "held_out: 900", "held_out must leave some of the source's"),
         ("chosen_by: pgd", "chosen_by: cw", "chosen_by must be one of pgd, autoattack, got cw"),
         ("- at_scaled\n", "", "methods must be clip, start and candidates (at, frozen_only, twins_at, trades"),
@@ -98,7 +98,7 @@ def test_a_method_that_does_not_train_is_no_candidate(tmp_path):
 def test_a_rate_is_put_in_place_of_that_of_all_candidates():
     changed = twins_grid.at_rate(TWINS, 0.03)
     assert changed == over(TWINS, {"train": {"lr": 0.03}}) and TWINS["train"]["lr"] != 0.03
-    with pytest.raises(ParamError, match="lrs has 0.003, 0.01, 0.03, 0.1, not 0.02"):
+    with pytest.raises(ParamError, match="lrs has 0.001, 0.003, 0.01, 0.03, 0.1, not 0.02"):
         twins_grid.at_rate(TWINS, 0.02)
 
 
@@ -248,7 +248,7 @@ def test_every_file_that_a_stage_imports_is_among_its_deps_and_none_beside(stage
 
 CHANGES = {
     "methods.twins_at.lambda_frozen": (0.4, OWN_OF_TWINS | {"collect", "tables"}),
-    "lrs": ([0.003, 0.01, 0.03, 0.1, 0.3], CHOICE | {"tables", "figures"}),
+    "lrs": ([0.001, 0.003, 0.01, 0.03, 0.1, 0.3], CHOICE | {"tables", "figures"}),
     "base_model.epochs": (3, {"base_model"}),
     "train.attack.n_iter": (3, GRID | {"reference@clip", "reference@start"}),
     "held_out": (200, GRID | CHOICE | {"tables"}),
