@@ -228,15 +228,7 @@ def stale(checkout):
     return changed(checkout)
 
 
-EVERY_DAY = (  # a change costs five seconds; the others are marked slow
-    "method.lambda_ar",
-    "seeds",
-    "attacks.pgd.n_iter",
-    "train.lr",
-    "evaluate.protocol",
-    "base_model.epochs",
-    "data.sets.letters.test",
-)
+EVERY_DAY = ("method.lambda_ar", "train.lr", "data.sets.letters.test")  # each costs many seconds; others are slow
 
 
 @pytest.mark.parametrize("key", [pytest.param(k, marks=[] if k in EVERY_DAY else [pytest.mark.slow]) for k in CHANGES])
