@@ -13,6 +13,8 @@ from zsr.models import clip
 from zsr.params import Count, Natural, block, component, read
 from zsr.records import Record
 
+PARTS = ("test", "held_out")  # of the target, as the grid calls them
+
 
 @stage
 @click.argument("name")
@@ -29,20 +31,20 @@ def main(
     document = read(params)
     target, arch = block(document, "data.source", str), block(document, "model.arch", str)
     attack, seeds = block(document, "chosen_by", str), block(document, "seeds", tuple[Natural, ...])
-    data = {
-        "test": prepared.load(sets, text, target),
+    data = {  # of the target's own name, so that its noise is that of its evaluation
+        target: prepared.load(sets, text, target),
         "held_out": prepared.held_out(sets, text, target, block(document, "held_out", Count)),
     }
     rows, models = [], {}
     for lr, seed in itertools.product(twins_grid.rates(document), seeds):
         base, tower, folder = starts / f"{seed}.safetensors", towers / lr / f"{seed}.safetensors", records / lr
         if not tower.exists():  # its training diverged
-            rows.append({"method": name, "lr": lr, "seed": seed} | twins_grid.accuracies(dict.fromkeys(data)))
+            rows.append({"method": name, "lr": lr, "seed": seed} | twins_grid.accuracies(dict.fromkeys(PARTS)))
             continue
         model = models[lr, seed] = clip.create(arch, base)
         clip.load_tower(tower, model)
         judge(document, Judged(name, seed, storage.digest(base, tower), model), attack, data, folder / str(seed))
-        found = {part: Record.load(folder / str(seed) / f"{part}.json") for part in data}
+        found = {part: Record.load(folder / str(seed) / f"{of}.json") for part, of in zip(PARTS, data)}
         rows.append({"method": name, "lr": lr, "seed": seed} | twins_grid.accuracies(found))
     best, norm_stats = twins_grid.best_rate(rows), component(document, "methods", name).norm_stats
     for seed in seeds:

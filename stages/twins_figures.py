@@ -18,7 +18,7 @@ def main(params: Path, metrics: Path, out: Path) -> None:
     name, shown = block(document, "name", str), str(block(document, "shown_lr", Positive))
     grid, curves = twins_grid.read_grid(metrics, document), twins_grid.read_curves(metrics, document)
     spread = "mean over seeds; bars: ± sd"
-    figures.learning_rates(out / "rates.png", grid, f"{name}: the target at every learning rate; {spread}")
+    figures.learning_rates(out / "rates.png", grid, f"{name}: the target at every learning rate\n{spread}")
     own = {method: rows for (method, lr), rows in curves.items() if lr == shown}
     figures.effective_rates(out / "effective_rate.png", own, f"{name}: at lr {shown}, mean over convolutions and seeds")
     averages = read_rows(metrics / "averages.csv")
