@@ -229,10 +229,6 @@ def stages(checkout):
         return list(repo.index.stages)
 
 
-def changed(checkout) -> set[str]:
-    return graph.changed(SimpleNamespace(folder=checkout.folder / "twins"))
-
-
 def test_every_file_that_a_stage_imports_is_among_its_deps_and_none_beside(stages):
     groups: dict[str, tuple[set, set]] = {}
     for stage in stages:
@@ -258,7 +254,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def stale(checkout):
-    return changed(checkout)
+    return graph.changed(checkout)
 
 
 def test_the_committed_lock_belongs_to_the_committed_code_and_params(checkout, stale):
@@ -273,7 +269,7 @@ def test_a_change_of_params_touches_exactly_its_stages(checkout, stale, key):
     original = path.read_text()
     try:
         checkout.edit({key: value})
-        found = {stage for stage in changed(checkout) - stale if not (key == "lrs" and "-0.3" in stage)}
+        found = {stage for stage in graph.changed(checkout) - stale if not (key == "lrs" and "-0.3" in stage)}
         assert found == (expected | {"params"}) - stale
     finally:
         path.write_text(original)
