@@ -18,17 +18,12 @@ HASH_ALONE = Expected(sha256=RIGHT.sha256)
 QUICK = Patience(timeout=0.2, tries=3, pause=0)
 
 
-@pytest.fixture(scope="module")
-def server():
-    with mirror() as running:
-        yield running
-
-
 @pytest.fixture
-def web(server):
-    server.files, server.faults, server.sent = {"a": CONTENT, "b": CONTENT}, {}, {}
-    server.seen.clear()
-    return server
+def web():
+    """A server of each test's own: what a client hung up on may be counted after its test is over."""
+    with mirror() as server:
+        server.files = {"a": CONTENT, "b": CONTENT}
+        yield server
 
 
 def get(web, target, names="a", expected=RIGHT, patience=QUICK, **more):

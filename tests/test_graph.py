@@ -228,7 +228,7 @@ def stale(checkout):
     return changed(checkout)
 
 
-EVERY_DAY = ("method.lambda_ar", "train.lr", "data.sets.letters.test")  # each costs many seconds; others are slow
+EVERY_DAY = ("method.lambda_ar", "train.lr")  # each costs many seconds; others are slow
 
 
 @pytest.mark.parametrize("key", [pytest.param(k, marks=[] if k in EVERY_DAY else [pytest.mark.slow]) for k in CHANGES])
@@ -262,6 +262,7 @@ def test_all_that_follows_from_the_method_under_study(repo):
     assert below == evaluations | {"attention", "collect", "eps_sweep", "figures", "tables"}
 
 
+@pytest.mark.slow
 def test_a_comment_reruns_the_check_alone(checkout, stale):
     path = checkout.folder / "params.yaml"
     original = path.read_text()

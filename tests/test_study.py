@@ -87,7 +87,7 @@ def kill_when(checkout: Checkout, target: str, unfinished: str) -> Path:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    checkout = Checkout(tmp_path_factory.mktemp("study"))
+    checkout = Checkout(tmp_path_factory.mktemp("study"), without="ablation")
     (checkout.folder / "dvc.lock").unlink()
     checkout.edit(SMALL)
     checkout.commit("small")
@@ -136,6 +136,7 @@ def test_the_study_runs_to_tables_figures_and_metrics(study):
     study.commit("ran")
 
 
+@pytest.mark.slow
 def test_a_second_clone_takes_what_the_first_has_pushed(study, tmp_path):
     study.dvc("remote", "add", "--default", "--force", "shared", str(tmp_path / "remote"))
     study.commit("remote")
