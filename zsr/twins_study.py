@@ -53,8 +53,16 @@ class TwinsStudy:
         if sorted(trained) != sorted(self.methods) or not self.candidates:
             listed = ", ".join(self.methods)
             raise ValueError(f"methods must be clip, start and candidates ({', '.join(self.candidates)}), got {listed}")
-        if not sets[self.start_set].train or self.held_out >= sets[self.data.source].train:
-            raise ValueError("start_set needs a training split, and held_out must leave some of the source's")
+        if not sets[self.start_set].train:
+            raise ValueError(f"start_set needs a training split: data.sets.{self.start_set}.train is 0")
+        images = sets[self.data.source].train
+        if self.held_out >= images:
+            raise ValueError(
+                f"held_out must be below data.sets.{self.data.source}.train, {images}, got {self.held_out}"
+            )
+        for key, values in {"seeds": self.seeds, "lrs": self.lrs}.items():
+            if not values or len(set(values)) < len(values):
+                raise ValueError(f"{key} must be at least one, none twice, got {list(values)}")
 
 
 def check(path: Path) -> TwinsStudy:
