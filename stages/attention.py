@@ -1,49 +1,43 @@
-"""Attention maps of clean and attacked images under every method: the figure, and what was measured."""
+"""Attention maps of clean and attacked images of one set under every method: the figure, and what was measured."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import click
 import torch
 
-from stages.command import EXISTING, WRITTEN, stage
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
 from zsr import attention_study, figures, storage
 from zsr.attacks._noise import Noise
 from zsr.attacks._sign_attack import SignAttack
 from zsr.attention_study import AttentionStudy
 from zsr.data import prepared
-from zsr.models import clip
-from zsr.models.classifier import Classifier
+from zsr.evaluate import Evaluation
+from zsr.models import heads
 from zsr.models.numerics import Compute
-from zsr.params import Count, Natural, block, component, read
+from zsr.params import Count, block, component
 
 
-@stage
-@click.option("--checkpoints", type=EXISTING, required=True)
-@click.option("--sets", type=EXISTING, required=True)
-@click.option("--text", type=EXISTING, required=True)
-@click.option("--measured", type=WRITTEN, required=True)
-@click.option("--out", type=WRITTEN, required=True)
-def main(params: Path, checkpoints: Path, sets: Path, text: Path, measured: Path, out: Path) -> None:
-    document = read(params)
+@stage("attention", "set_name")
+def main(document: Mapping, code: str, set_name: str) -> None:
     torch.set_num_threads(block(document, "threads", Count))
-    wanted = block(document, "attention", AttentionStudy)
-    attack, seed = component(document, "attacks", wanted.attack), block(document, "evaluate.seed", Natural)
+    shown, evaluation = block(document, f"attention.{set_name}", AttentionStudy), block(document, "evaluate", Evaluation)
+    attack, compute = component(document, "attacks", shown.attack), block(document, "compute", Compute)
     if isinstance(attack, SignAttack):
         attack = replace(attack, success="last")  # maps are of images that are attacked to the end
-    data = prepared.load(sets, text, wanted.set)
-    compute = block(document, "compute", Compute)
-    images, labels, ids = data.split.tensors(range(wanted.images), compute.place())
-    arch, maps, rows = block(document, "model.arch", str), {}, []
-    for method in block(document, "methods", dict[str, Any]):
-        checkpoint = min((checkpoints / method).iterdir(), key=lambda path: int(path.stem))
-        model = Classifier(clip.create(arch, checkpoint), data.text_embeddings, compute)
-        maps[method], facts = attention_study.measure(model, attack, images, labels, Noise(seed, wanted.set, ids))
+    data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name)
+    images, labels, ids = data.split.tensors(range(shown.images), compute.place())
+    model, noise, maps, rows = block(document, "model", heads.Model), Noise(evaluation.seed, set_name, ids), {}, []
+    for method in storage.read_json(CATALOGUE)["methods"]:
+        whole = heads.load(model, heads.first_checkpoint(CHECKPOINTS / method))
+        classifier = heads.classifier(whole, data.text_embeddings, compute)
+        maps[method], facts = attention_study.measure(
+            classifier, attack, images, labels, noise, evaluation.batch_size
+        )
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
-    storage.write_rows(measured, rows)
-    shown = attention_study.panels(images.cpu(), maps, rows, wanted.columns)
-    figures.attention(out, *shown, f"{block(document, 'name', str)}: {figures.ATTENTION_NOTE}")
+    storage.write_rows(METRICS / "attention" / f"{set_name}.csv", rows)
+    panels = attention_study.panels(images.cpu(), maps, rows, shown.columns)
+    title = f"{block(document, 'name', str)}: {figures.ATTENTION_NOTE}"
+    figures.attention(METRICS / "attention" / f"{set_name}.png", *panels, title)
 
 
 if __name__ == "__main__":

@@ -1,40 +1,41 @@
-"""The base model: weights of open_clip, or a tiny CLIP trained from scratch on drawn, captioned pictures."""
+"""The base model: weights of open_clip, or a tiny CLIP trained from scratch on drawn, captioned pictures.
 
-from pathlib import Path
+A study of linear heads has none; its trainings begin with random weights, or with those of `starts`.
+"""
 
-import click
-import open_clip
-import torch
+from collections.abc import Mapping
 
-from stages.command import WRITTEN, progress, scratch, stage
+from stages.command import BASE_MODEL, CURVES, progress, stage
 from zsr import storage
-from zsr.data.captioned import draw_pool
-from zsr.models import clip, pretrained
+from zsr.models.heads import Model
 from zsr.models.pretrained import Pretrained
-from zsr.params import Count, block, read
-from zsr.pretrain import Pool, base_of, pretrain
+from zsr.params import Count, block
+from zsr.pretrain import PretrainingTask, base_of, pretrain_once
 from zsr.train import COLUMNS
 
 
-@stage
-@click.option("--out", type=WRITTEN, required=True)
-@click.option("--curve", type=WRITTEN, required=True)
-def main(params: Path, out: Path, curve: Path) -> None:
-    document = read(params)
-    torch.set_num_threads(block(document, "threads", Count))
-    recipe, arch = base_of(document), block(document, "model.arch", str)
+@stage("base_model")
+def main(document: Mapping, code: str) -> None:
+    model, rows = block(document, "model", Model), []
+    if model.head == "linear":
+        storage.save_tensors(BASE_MODEL, {}, {"arch": model.arch})
+    else:
+        rows = _base_of_clip(document, code, model)
+    storage.write_rows(CURVES / "base_model.csv", rows, COLUMNS)
+
+
+def _base_of_clip(document: Mapping, code: str, model: Model) -> list[dict]:
+    from zsr.models import clip, pretrained
+
+    recipe = base_of(document)
     if isinstance(recipe, Pretrained):
-        clip.save(out, pretrained.load(arch, recipe), arch)
-        storage.write_rows(curve, [], COLUMNS)
-        return
-    image_size = block(document, "data.image_size", Count)
-    unfinished = scratch("base_model", storage.digest(storage.computer_digest(), repr((recipe, arch, image_size))))
-    with storage.claimed(unfinished):
-        pool = Pool.of(*draw_pool(recipe.pool, recipe.seed, image_size), open_clip.get_tokenizer(arch))
-        model, rows = pretrain(lambda: clip.create(arch), pool, recipe, unfinished, progress("pre-training", "step"))
-        clip.save(out, model, arch)
-        storage.write_rows(curve, rows)
-        unfinished.unlink(missing_ok=True)
+        clip.save(BASE_MODEL, pretrained.load(model.arch, recipe), model.arch)
+        return []
+    image_size, threads = block(document, "data.image_size", Count), block(document, "threads", Count)
+    task = PretrainingTask(recipe=recipe, arch=model.arch, image_size=image_size, threads=threads)
+    weights, rows = pretrain_once(task, code, progress("pre-training", "step"))
+    clip.save(BASE_MODEL, clip.create(model.arch, weights), model.arch)
+    return rows
 
 
 if __name__ == "__main__":

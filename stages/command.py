@@ -1,16 +1,38 @@
-"""What all stages share: one-line errors, progress bars, where unfinished work is kept."""
+"""What all stages share: where a study's files lie, one-line errors, progress bars, the digest of the code that runs."""
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 
-from zsr.errors import StudyError
+from stages import launch
+from zsr import code_digest
+from zsr.code_digest import ROOT
+from zsr.errors import ParamError, StudyError
+from zsr.params import block, read
 
 EXISTING = click.Path(exists=True, path_type=Path)
 WRITTEN = click.Path(path_type=Path)
+
+# Files of a study, relative to its folder, in which DVC runs every stage; dvc.yaml names the same.
+CODE = Path("code.yaml")
+CATALOGUE = Path("data/study.json")
+SETS = Path("data/sets")
+BASE_MODEL = Path("data/base_model.safetensors")
+TEXT_EMBEDDINGS = Path("data/text_embeddings")
+STARTS = Path("data/starts")
+CHECKPOINTS = Path("data/checkpoints")
+RECORDS = Path("data/records")
+METRICS = Path("metrics")
+CURVES = METRICS / "curves"
+RESULTS = METRICS / "results"
+PUBLISHED = ROOT / "published"
+
+PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # of the modules of rows
 
 
 class StageCommand(click.Command):
@@ -18,23 +40,109 @@ class StageCommand(click.Command):
 
     def invoke(self, context: click.Context):
         try:
-            return self.run(context)
+            return super().invoke(context)
         except StudyError as error:
             raise click.ClickException(str(error)) from None
 
-    def run(self, context: click.Context):
-        return super().invoke(context)
+
+def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable], click.Command]:
+    """Make a command of `function(document, code, *cell)`.
+
+    Args:
+        name: of the stage, so of its script.
+        cell: names of its arguments, the keys of one cell of the stage in dvc.yaml.
+        parallel: may several processes share its work? Then the launcher of params.yaml starts them.
+
+    The function gets params.yaml as it was read, and the digest of the code that it runs. Raises StudyError where
+    code.yaml has another digest, since DVC would file the result under that one. At its end a stage must have loaded no
+    module of the project that is not in the digest; the check alone may, which looks into every method and attack.
+    """
+
+    def made(function: Callable) -> click.Command:
+        def run(**arguments: str) -> None:
+            document = read(Path("params.yaml"))
+            if parallel and block(document, "launcher", str) == "torchrun" and launch.CHILD not in os.environ:
+                return launch.start(f"stages.{name}", list(arguments.values()))
+            modules = modules_of(document, name, list(arguments.values()))
+            code = code_digest.code_digest(modules)
+            _compare(code, name, list(arguments.values()))
+            with _joined(parallel):
+                function(document, code, **arguments)
+            escaped = name != "check" and code_digest.loaded_files() - code_digest.closure(modules)
+            assert not escaped, f"the digest of {name} knows nothing of {', '.join(map(str, sorted(escaped)))}"
+
+        command = click.command(name, cls=StageCommand, help=sys.modules[function.__module__].__doc__)
+        for argument in reversed(cell):
+            run = click.argument(argument)(run)
+        return command(run)
+
+    return made
 
 
-def stage(function: Callable, cls: type[StageCommand] = StageCommand) -> click.Command:
-    """A command with the option --params, the file every number comes from."""
-    option = click.option("--params", type=EXISTING, default="params.yaml", help="The study's numbers.")
-    return click.command(cls=cls)(option(function))
+def _joined(parallel: bool) -> AbstractContextManager:
+    if not parallel:
+        return nullcontext()
+    from zsr import distributed
+
+    return distributed.joined()
 
 
-def scratch(*parts: str) -> Path:
-    """A file for unfinished work, outside DVC, which deletes a stage's outputs before it runs; ZSR_SCRATCH moves it."""
-    return Path(os.environ.get("ZSR_SCRATCH", ".scratch"), *parts)
+def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
+    """Every stage of dvc.yaml whose code has a digest, and its cell."""
+    for name in ("check", "base_model", "text_embeddings", "start", "collect", "tables", "figures", "plots_page"):
+        yield name, []
+    for name, key in {"data": "data.sets", "train": "methods"}.items():
+        yield from ((name, [cell]) for cell in block(document, key, dict[str, Any]))
+    for name, key in {"evaluate": "attacks", "eps_sweep": "eps_sweep", "attention": "attention"}.items():
+        yield from ((name, [cell]) for cell in block(document, key, dict[str, Any]))
+    if block(document, "likeness", dict[str, Any]):
+        yield "likeness", []
+
+
+def key_of(name: str, cell: list[str]) -> str:
+    """Where code.yaml has the digest of a stage's cell. All methods are evaluated by the code of the attack."""
+    return ".".join([name, *cell[-1:]] if name != "likeness" else [name])
+
+
+def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:
+    """The script of a stage, and the modules that params.yaml names for a cell of it."""
+    own = cell[-1] if cell else ""
+    if name == "start":
+        named = [module for start in document["starts"] for module in _of_row(document, "starts", start)]
+    elif name == "data":
+        named = [f"zsr.data.sets.{own}"]
+    elif name == "train":
+        grid = document["grid"].get("attack")
+        named = _of_row(document, "methods", own) + ([f"zsr.attacks.{grid['module']}"] if grid else [])
+    elif name in ("evaluate", "eps_sweep"):
+        named = _of_row(document, "attacks", own)
+    elif name == "attention":
+        named = _of_row(document, "attacks", document["attention"][own]["attack"])
+    else:
+        named = []
+    return [f"stages.{name}", *dict.fromkeys(named)]
+
+
+def _of_row(document: Mapping, kind: str, name: str) -> list[str]:
+    """The module of a row, and of the method that its numbers have inside."""
+    row = document[kind][name]
+    numbers = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any])
+    inside = [numbers["base"]["module"]] if "base" in numbers else []
+    return [f"{PACKAGES[kind]}.{module}" for module in (row.get("module", name), *inside)]
+
+
+def _compare(code: str, name: str, cell: list[str]) -> None:
+    if not CODE.exists():
+        return
+    try:
+        kept = block(read(CODE), key_of(name, cell), str)
+    except ParamError:
+        kept = "no digest"
+    if kept != code:
+        raise StudyError(
+            f"{CODE}: {key_of(name, cell)} is {kept}, but the code and libraries here are {code}; "
+            "run dvc repro -f -s code first"
+        )
 
 
 def progress(label: str, unit: str) -> Callable[[Iterable, int], Iterable]:

@@ -1,33 +1,28 @@
 """One data set: its test split and, where the study asks for one, its training split."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import click
-
-from stages.command import WRITTEN, stage
+from stages.command import ROOT, SETS, stage
 from zsr.data.sources import Files, absent, make
 from zsr.data.world import PromptSet, Resolution, SetSize
 from zsr.errors import StudyError
-from zsr.params import Count, Natural, block, read
+from zsr.params import Count, Natural, block
 
 
-@stage
-@click.argument("name")
-@click.option("--root", type=WRITTEN, required=True, help="Where `stages.fetch` puts files; DATA_ROOT says otherwise.")
-@click.option("--out", type=WRITTEN, required=True)
-def main(name: str, params: Path, root: Path, out: Path) -> None:
-    document = read(params)
+@stage("data", "name")
+def main(document: Mapping, code: str, name: str) -> None:
     seed, image_size = block(document, "data.seed", Natural), block(document, "data.image_size", Count)
     native = block(document, "data.attack_resolution", Resolution) == "native"
     prompt_set, complete = block(document, "data.prompt_set", PromptSet), block(document, "data.complete", bool)
-    files = Files(Path(os.environ.get("DATA_ROOT", root)), native, prompt_set, complete)
+    files = Files(Path(os.environ.get("DATA_ROOT", ROOT / "downloads")), native, prompt_set, complete)
     size = block(document, f"data.sets.{name}", SetSize)
     try:
         for split, n in {"train": size.train, "test": size.test}.items():
             if n:
-                make(name, split, n, seed, image_size, files).save(out / f"{split}.safetensors")
+                make(name, split, n, seed, image_size, files).save(SETS / name / f"{split}.safetensors")
     except StudyError as error:
         others = [other for other in absent(block(document, "data.sets", dict[str, Any]), files.root) if other != name]
         raise StudyError(f"{error}. Not there either: {', '.join(others)}" if others else str(error)) from None

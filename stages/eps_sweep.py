@@ -1,46 +1,37 @@
-"""Accuracy of every method under a growing attack, on the first images of every set."""
+"""Accuracy of every method under one attack that grows, on the first images of every set; of several seeds the first."""
 
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
-import click
-import torch
-
-from stages.command import EXISTING, WRITTEN, progress, scratch, stage
-from zsr import figures, storage
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, progress, stage
+from zsr import scratch, storage
 from zsr.data import prepared
-from zsr.data.world import SetSize
-from zsr.eps_sweep import EpsSweep, measure, note
-from zsr.models import clip
+from zsr.eps_sweep import EpsSweep, SweepTask, measure
+from zsr.evaluate import Evaluation
+from zsr.models import heads
 from zsr.models.numerics import Compute
-from zsr.params import Count, Natural, block, component, read, under_protocol
+from zsr.params import Count, block, component, under_protocol
 
 
-@stage
-@click.option("--checkpoints", type=EXISTING, required=True, help="The first seed's is used.")
-@click.option("--sets", type=EXISTING, required=True)
-@click.option("--text", type=EXISTING, required=True)
-@click.option("--measured", type=WRITTEN, required=True)
-@click.option("--out", type=WRITTEN, required=True)
-def main(params: Path, checkpoints: Path, sets: Path, text: Path, measured: Path, out: Path) -> None:
-    document = under_protocol(read(params))
-    torch.set_num_threads(block(document, "threads", Count))
-    wanted, seed = block(document, "eps_sweep", EpsSweep), block(document, "evaluate.seed", Natural)
-    attack, arch = component(document, "attacks", wanted.attack), block(document, "model.arch", str)
-    data = {name: prepared.load(sets, text, name) for name in block(document, "data.sets", dict[str, SetSize])}
-    compute = block(document, "compute", Compute)
-    facts = repr((wanted, attack, seed, list(data), compute))
-    inputs = [*(of.inputs for of in data.values()), storage.computer_digest(), facts]
-    rows, methods = [], list(block(document, "methods", dict[str, Any]))
-    for method in progress("eps sweep", "method")(methods, 0):
-        checkpoint, *_ = sorted((checkpoints / method).iterdir(), key=lambda path: int(path.stem))
-        kept = scratch("eps_sweep", storage.digest(checkpoint, *inputs))
-        with storage.claimed(kept):
+@stage("eps_sweep", "attack")
+def main(document: Mapping, code: str, attack: str) -> None:
+    document, rows = under_protocol(document), []
+    sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name) for name in prepared.names(TEXT_EMBEDDINGS)}
+    for method in progress("eps sweep", "method")(list(storage.read_json(CATALOGUE)["methods"]), 0):
+        task = SweepTask(
+            attack=component(document, "attacks", attack),
+            sweep=block(document, f"eps_sweep.{attack}", EpsSweep),
+            evaluation=block(document, "evaluate", Evaluation),
+            model=block(document, "model", heads.Model),
+            compute=block(document, "compute", Compute),
+            threads=block(document, "threads", Count),
+            weights=heads.first_checkpoint(CHECKPOINTS / method),
+            sets=tuple((name, of.images, of.text) for name, of in sets.items()),
+        )
+        with scratch.claimed("eps_sweep", scratch.key(task, code)) as kept:
             if not kept.exists():
-                storage.write_json(kept, measure(clip.create(arch, checkpoint), attack, data, wanted, seed, compute))
+                storage.write_json(kept, measure(task, sets))
             rows += [{"method": method} | row for row in storage.read_json(kept)]
-    storage.write_rows(measured, rows)
-    figures.eps_sweep(out, storage.read_rows(measured), f"{block(document, 'name', str)}: {note(wanted, attack)}")
+    storage.write_rows(METRICS / "eps_sweep" / f"{attack}.csv", rows)
 
 
 if __name__ == "__main__":

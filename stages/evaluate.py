@@ -1,34 +1,49 @@
-"""One method under one attack on every set, once for each seed of its fine-tuning."""
+"""Judge one row of `methods` under one row of `attacks` on every set, once for each seed of its training.
 
+Where the row was trained at several rates and the attack is that of the grid, the models of every rate are judged, too,
+on data.source.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
-import click
-
-from stages.command import EXISTING, WRITTEN
-from stages.launch import parallel_stage
-from stages.verdicts import Judged, judge
-from zsr import storage
+from stages.command import CHECKPOINTS, RECORDS, SETS, TEXT_EMBEDDINGS, progress, stage
 from zsr.data import prepared
-from zsr.data.world import SetSize
-from zsr.models import clip
-from zsr.params import block, read
+from zsr.evaluate import Evaluation, Judging, judge
+from zsr.models.heads import Model
+from zsr.models.numerics import Compute
+from zsr.params import Count, block, component, under_protocol
+from zsr.rates import grid_of
 
 
-@parallel_stage
-@click.argument("method")
-@click.argument("attack")
-@click.option("--checkpoints", type=EXISTING, required=True, help="Folder of one checkpoint per seed.")
-@click.option("--sets", type=EXISTING, required=True)
-@click.option("--text", type=EXISTING, required=True)
-@click.option("--out", type=WRITTEN, required=True, help="Folder of one folder of records per seed.")
-def main(method: str, attack: str, params: Path, checkpoints: Path, sets: Path, text: Path, out: Path) -> None:
-    document = read(params)
-    names = block(document, "data.sets", dict[str, SetSize])
-    data = {name: prepared.load(sets, text, name) for name in names}
-    for checkpoint in sorted(checkpoints.iterdir(), key=lambda path: int(path.stem)):
-        model = clip.create(block(document, "model.arch", str), checkpoint)
-        judged = Judged(method, int(checkpoint.stem), storage.digest(checkpoint), model)
-        judge(document, judged, attack, data, out / checkpoint.stem)
+@stage("evaluate", "method", "attack", parallel=True)
+def main(document: Mapping, code: str, method: str, attack: str) -> None:
+    grid, document = grid_of(document), under_protocol(document)
+    sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name) for name in prepared.names(TEXT_EMBEDDINGS)}
+    folder, out, source = CHECKPOINTS / method, RECORDS / f"{method}-{attack}", block(document, "data.source", str)
+    made = component(document, "attacks", attack)
+
+    def run(weights: Path, judged: Mapping, out: Path, tower: Path | None = None) -> None:
+        seed = int((tower or weights).stem)
+        judging = Judging(
+            method=method,
+            seed=seed,
+            attack_name=attack,
+            attack=made,
+            evaluation=block(document, "evaluate", Evaluation),
+            model=block(document, "model", Model),
+            compute=block(document, "compute", Compute),
+            threads=block(document, "threads", Count),
+            weights=weights,
+            tower=tower,
+        )
+        judge(judging, judged, code, lambda name: progress(f"{method} {attack} {name}", "batch"), out / str(seed))
+
+    for weights in sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem)):
+        run(weights, sets, out)
+    if grid and made == grid.made_attack:
+        for tower in sorted(folder.glob("rates/*/*.safetensors")):
+            run(folder / tower.name, {source: sets[source]}, out / "rates" / tower.parent.name, tower)
 
 
 if __name__ == "__main__":

@@ -5,36 +5,10 @@ torchrun's other variables say it; without them one for each GPU of this host.
 """
 
 import os
-import sys
-from collections.abc import Callable
-from typing import Literal
 
-import click
-
-from stages.command import StageCommand, stage
 from zsr.errors import StudyError
-from zsr.params import block, read
 
-Launcher = Literal["python", "torchrun"]
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
-
-
-class ParallelCommand(StageCommand):
-    """Under the launcher torchrun it starts itself once for each process and waits for all of them."""
-
-    def run(self, context: click.Context):
-        wanted = block(read(context.params["params"]), "launcher", Launcher)
-        if wanted == "torchrun" and CHILD not in os.environ:
-            return start(sys.modules["__main__"].__spec__.name, sys.argv[1:])
-        from zsr import distributed
-
-        with distributed.joined():
-            return super().run(context)
-
-
-def parallel_stage(function: Callable) -> click.Command:
-    """`stage`, for a command whose work the processes of a run share."""
-    return stage(function, cls=ParallelCommand)
 
 
 def start(module: str, arguments: list[str]) -> None:

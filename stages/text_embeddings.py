@@ -1,37 +1,47 @@
-"""The text side of every set, computed once: one unit vector per class prompt. The text tower is not run again."""
+"""The text side of every set, computed once: one unit vector per class prompt. The text tower is not run again.
 
-from pathlib import Path
+A linear head reads no text: its set has a file of the class names alone.
+"""
 
-import click
+from collections.abc import Mapping
+
 import torch
 
-from stages.command import EXISTING, WRITTEN, stage
+from stages.command import BASE_MODEL, CATALOGUE, SETS, TEXT_EMBEDDINGS, stage
 from zsr import storage
-from zsr.data.split import Split, digest
-from zsr.data.world import SetSize
-from zsr.models import clip
-from zsr.params import Count, block, read
+from zsr.data.prepared import INDEX, entry
+from zsr.data.split import Split
+from zsr.models.heads import Model
+from zsr.params import Count, block
 
 
-@stage
-@click.option("--sets", type=EXISTING, required=True)
-@click.option("--base", type=EXISTING, required=True)
-@click.option("--out", type=WRITTEN, required=True)
-def main(params: Path, sets: Path, base: Path, out: Path) -> None:
-    document = read(params)
+@stage("text_embeddings")
+def main(document: Mapping, code: str) -> None:
     torch.set_num_threads(block(document, "threads", Count))
-    arch, template = block(document, "model.arch", str), block(document, "data.template", str)
-    prompt_set = block(document, "data.prompt_set", str)
-    model = clip.create(arch, base)
-    for name in block(document, "data.sets", dict[str, SetSize]):
-        test = sets / name / "test.safetensors"
+    model, index = block(document, "model", Model), {}
+    template, prompt_set = block(document, "data.template", str), block(document, "data.prompt_set", str)
+    embed = _embedder(model)
+    for name in storage.read_json(CATALOGUE)["sets"]:
+        test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / f"{name}.safetensors"
         split = Split.load(test)
         prompts = list(split.own_prompts) or split.prompts(template)
         wording = f"{prompt_set} prompts of the set" if split.own_prompts else f"prompt '{template}'"
-        embeddings = clip.embed_texts(model, arch, prompts)
-        facts = {"wording": wording, "prompts": prompts}
-        storage.save_tensors(out / f"{name}.safetensors", {"text_embeddings": embeddings}, facts)
-        storage.write_json(out / f"{name}.json", {"images": digest(test)})  # new images: evaluations are out of date
+        if model.head == "linear":
+            storage.save_tensors(out, {}, {"wording": "final weights", "prompts": list(split.nouns)})
+        else:
+            storage.save_tensors(out, {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts})
+        index[name] = entry(test, out)  # new images: evaluations are out of date
+    storage.write_json(TEXT_EMBEDDINGS / INDEX, index)
+
+
+def _embedder(model: Model):
+    if model.head == "linear":
+        return None
+    from functools import partial
+
+    from zsr.models import clip
+
+    return partial(clip.embed_texts, clip.create(model.arch, BASE_MODEL), model.arch)
 
 
 if __name__ == "__main__":

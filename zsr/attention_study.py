@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from zsr.attacks._noise import Noise
 from zsr.attention import map_distance, text_guided_attention
 from zsr.models.classifier import Classifier
+from zsr.models.numerics import products
 from zsr.params import Count
 
 BRIGHT = 0.5  # a patch belongs to the object where its brightest channel is above this on average
@@ -16,7 +18,8 @@ BRIGHT = 0.5  # a patch belongs to the object where its brightest channel is abo
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionStudy:
-    set: str  # of data.sets
+    """A block of `attention` in params.yaml, which bears the name of the set."""
+
     attack: str  # of attacks
     images: Count  # measured; the first of the set
     columns: Count  # of them, shown
@@ -31,17 +34,20 @@ class Maps:
     adv: Tensor
 
 
-def measure(model: Classifier, attack, images: Tensor, labels: Tensor, noise: Noise) -> tuple[Maps, dict[str, float]]:
+def measure(
+    model: Classifier, attack: Any, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+) -> tuple[Maps, dict[str, float]]:
     """Maps for the true class of clean and attacked images, and four means over the images.
 
     shift_attack, shift_noise: l2 distance of the map at image size to the clean image's map, under the attack and
     under uniform noise of the same eps. peak_on_object: share of clean maps whose maximum lies on a bright patch.
-    object_share: share of bright patches, which is what a random peak would score.
+    object_share: share of bright patches, which is what a random peak would score. Passes are in fp32, of batch_size
+    images; None: all of them.
     """
     model.requires_grad_(False)
-    adv = attack(model, images, labels, noise)
+    adv = attack(model, images, labels, noise, batch_size and min(batch_size, len(images)))
     noisy = (images + attack.eps * noise.uniform(images.shape[1:], "control").to(images)).clamp(0, 1)
-    clean, attacked, jittered = (_maps(model, x, labels) for x in (images, adv, noisy))
+    clean, attacked, jittered = (_maps(model, x, labels, batch_size) for x in (images, adv, noisy))
     bright = torch.nn.functional.adaptive_avg_pool2d(images.amax(dim=1, keepdim=True), model.grid).flatten(1) > BRIGHT
     facts = {
         "shift_attack": map_distance(attacked, clean, model.grid, model.image_size).mean().item(),
@@ -54,8 +60,12 @@ def measure(model: Classifier, attack, images: Tensor, labels: Tensor, noise: No
 
 
 @torch.no_grad()
-def _maps(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    return text_guided_attention(model.tokens(images), model.text_embeddings[labels])
+def _maps(model: Classifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
+    size = batch_size or len(images)
+    parts = zip(images.split(size), labels.split(size))
+    with products(images.device, "fp32"):
+        maps = [text_guided_attention(model.tokens(x), model.text_embeddings[of]) for x, of in parts]
+    return torch.cat(maps)
 
 
 def panels(images: Tensor, maps: Mapping[str, Maps], rows: Sequence[Mapping], columns: int) -> tuple:

@@ -1,22 +1,29 @@
 """The one evaluation loop: attack, verdict, bits per image, resume."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
+from zsr import distributed, scratch
 from zsr.attacks._noise import Noise
 from zsr.attacks._places import filled
+from zsr.data.prepared import Prepared
 from zsr.data.split import Split
-from zsr.errors import StudyError
+from zsr.errors import ParamError, StudyError
+from zsr.models import heads
 from zsr.models.classifier import Classifier
-from zsr.models.numerics import HALF, Precision, autocast, products
+from zsr.models.heads import Model, Whole
+from zsr.models.numerics import HALF, Compute, Precision, autocast, products
 from zsr.params import Count, Natural
-from zsr.records import TOTALS, Record
+from zsr.records import TOTALS, Record, merged
 from zsr.sentinels import inspect
 from zsr.watch import Watch, unwatched
 
@@ -30,7 +37,7 @@ class Evaluation:
     seed: Natural  # of the attacks' noise
     batch_size: Count  # of the model's passes; changes rounding alone, since noise belongs to the image
     save_every: Count  # batches of images between partial records; among them a place that one leaves is taken again
-    workers: Count = 1  # sets at a time, each with its share of the threads
+    workers: Count = 1  # sets at a time, each with its share of the threads; on a GPU one
     protocol: str = "trusted"  # of protocols: what it says there replaces values of evaluate and of attacks
     precision: Precision = "fp32"  # of every pass, also that of the verdict, where the attack does not say otherwise
     counted: Literal["both", "adv"] = "both"  # images right without and with the attack, or with it whatever before
@@ -103,6 +110,132 @@ def _thumbnails(images: Tensor) -> Tensor:
     return adaptive_avg_pool2d(images, 8).flatten(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTask:
+    """All that one record is computed from, and the key of its kept work: a model under an attack on a set.
+
+    Attributes:
+        attack: with its numbers.
+        attacks_run: the attacks behind it, as the record lists them.
+        set_name: of the set, to which noise belongs.
+        evaluation: seed, batches and precision.
+        model, compute: the architecture, and where it runs.
+        threads: of the CPU, for one set at a time.
+        weights: the model's file. tower: one that stands in the place of the file's own, or None.
+        images: the file of a split. last: how many of its images are used, the last; 0: all.
+        text_embeddings: the file of its prompts; a linear head does not look at them.
+    """
+
+    attack: Any
+    attacks_run: tuple[str, ...]
+    set_name: str
+    evaluation: Evaluation
+    model: Model
+    compute: Compute
+    threads: int
+    weights: Path
+    tower: Path | None
+    images: Path
+    last: int
+    text_embeddings: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """One model under one attack, on any number of sets.
+
+    Attributes:
+        method, seed, attack_name: what records are called by.
+        threads: of the CPU, for all sets that are judged at a time. The rest as in `EvaluationTask`.
+    """
+
+    method: str
+    seed: int
+    attack_name: str
+    attack: Any
+    evaluation: Evaluation
+    model: Model
+    compute: Compute
+    threads: int
+    weights: Path
+    tower: Path | None = None
+
+    @property
+    def threads_each(self) -> int:
+        """Of one set."""
+        return max(self.threads // self.evaluation.workers, 1)
+
+    def task(self, set_name: str, data: Prepared) -> EvaluationTask:
+        """What the record of one set is computed from."""
+        return EvaluationTask(
+            attack=self.attack,
+            attacks_run=attacks_run(self.attack, self.attack_name, len(data.split.classnames)),
+            set_name=set_name,
+            evaluation=self.evaluation,
+            model=self.model,
+            compute=self.compute,
+            threads=self.threads_each,
+            weights=self.weights,
+            tower=self.tower,
+            images=data.images,
+            last=data.last,
+            text_embeddings=data.text,
+        )
+
+
+def judge(
+    judging: Judging, sets: Mapping[str, Prepared], code: str, watch_of: Callable[[str], Watch], out: Path
+) -> None:
+    """Write out/<set>.json for every set, each kept as soon as it is done. code: as in `zsr.scratch.key`.
+
+    Raises ParamError where several sets at a time would share a GPU, whose numeric flags are those of the process.
+    """
+    workers = judging.evaluation.workers
+    if workers > 1 and judging.compute.place().type == "cuda":
+        raise ParamError(f"evaluate.workers must be 1 on a GPU, got {workers}")
+    torch.set_num_threads(judging.threads_each)
+    tasks = {name: judging.task(name, data) for name, data in sets.items()}
+    keys = {name: scratch.key(task, code) for name, task in tasks.items()}
+    whole = heads.load(judging.model, judging.weights, judging.tower)
+
+    def record_of(name: str) -> Record:
+        return _judged(judging, tasks[name], sets[name], whole, keys[name], watch_of(name))
+
+    with ThreadPool(1 if distributed.world_size() > 1 else workers) as pool:
+        for name, record in zip(sets, pool.imap(record_of, sets)):
+            if distributed.rank() == 0:
+                record.save(out / f"{name}.json")
+
+
+def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole, key: str, watch: Watch) -> Record:
+    """The record of one set, which the processes of the run share out among them; the first keeps the whole of it."""
+    model, evaluation, split = heads.classifier(whole, data.text_embeddings, task.compute), task.evaluation, data.split
+    blank = Record(
+        method=judging.method,
+        seed=judging.seed,
+        attack=judging.attack_name,
+        set_name=task.set_name,
+        fingerprint=key,
+        protocol=protocol(model, task.attack, split.images.shape[1], data.wording, evaluation),
+        attacks_run=task.attacks_run,
+        counted=evaluation.counted,
+    )
+    which, of = shard = distributed.rank(), distributed.world_size()
+    run = partial(evaluate, model, task.attack, split, blank, evaluation, device=task.compute.place())
+    if of == 1:
+        with scratch.claimed("evaluate", f"{key}.json") as kept:
+            return run(kept, watch)
+    kept = scratch.folder() / "evaluate" / f"{key}.json"
+    if distributed.of_first(kept.exists() and Record.load(kept).n == len(split.ids)):
+        return distributed.of_first(which == 0 and run(kept, watch))
+    own = kept.with_name(f"{kept.stem}-{which}of{of}.json")
+    record = merged(distributed.gathered(run(own, watch, shard=shard)), split.ids.tolist())
+    if which == 0:
+        record.save(kept)
+    own.unlink(missing_ok=True)  # a process may have no image of a small set
+    return record
+
+
 def protocol(model: Classifier, attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
     """The facts that travel with every number. wording: of the prompts; a linear head has none."""
     passes = (
@@ -129,12 +262,12 @@ def evaluate(
     split: Split,
     blank: Record,
     evaluation: Evaluation,
-    scratch: Path,
+    kept: Path,
     watch: Watch = unwatched,
     shard: tuple[int, int] = (0, 1),
     device: torch.device = CPU,
 ) -> Record:
-    """The record of a split, or of a shard of it, continuing the one in `scratch`, where it is kept while it grows.
+    """The record of a split, or of a shard of it, continuing the one in the file `kept`, where it is kept while it grows.
 
     blank: a record without bits that names the cell. A kept record of another fingerprint, or of other images, is
     refused: the evaluation begins anew. A model is looked at before it is attacked; what is wrong with it goes into
@@ -142,26 +275,27 @@ def evaluate(
     """
     first, of = shard
     own = split.part(slice(first, None, of))
-    record = _kept(scratch, blank, own)
+    record = _resumed(kept, blank, own)
     model.eval().requires_grad_(False)
     with products(device, evaluation.precision):
-        if not record.ids and attack.eps:
+        if not record.n and attack.eps:
             images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))), device)
             record = replace(record, marks=inspect(model, images, labels))
         step = evaluation.batch_size * evaluation.save_every
-        done, n = len(record.ids), len(own.ids)
+        done, n = record.n, len(own.ids)
         for start in watch(range(done, n, step), done):
             rows = own.tensors(range(start, min(start + step, n)), device)
             record = _extended(record, model, attack, *rows, evaluation)
-            record.save(scratch)
+            record.save(kept)
     return record
 
 
-def _kept(scratch: Path, blank: Record, split: Split) -> Record:
-    if scratch.exists():
-        record = Record.load(scratch)
-        if record.fingerprint == blank.fingerprint and record.ids == tuple(split.ids[: len(record.ids)].tolist()):
-            return replace(record, method=blank.method)
+def _resumed(kept: Path, blank: Record, split: Split) -> Record:
+    """The kept record under the names of the blank one; the work of equal models is shared, whatever they are called."""
+    if kept.exists():
+        record = Record.load(kept)
+        if record.fingerprint == blank.fingerprint and np.array_equal(record.ids, split.ids[: record.n]):
+            return replace(record, method=blank.method, seed=blank.seed, attack=blank.attack)
     return blank
 
 
@@ -183,8 +317,8 @@ def _extended(
     bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken | ~whole}
     return replace(
         record,
-        ids=record.ids + tuple(ids),
-        **{name: getattr(record, name) + tuple(of_rows.tolist()) for name, of_rows in bits.items()},
+        ids=np.append(record.ids, ids),
+        **{name: np.append(getattr(record, name), of_rows.cpu().numpy()) for name, of_rows in bits.items()},
         **{name: getattr(record, name) + total for name, total in meter.totals().items()},
     )
 

@@ -2,30 +2,35 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from zsr import scratch, storage
 from zsr.attacks._noise import Drawn, Noise
 from zsr.attacks._steps import Steps
 from zsr.batches import Part
 from zsr.data.split import Split
-from zsr.distributed import joint_rows, world_size
+from zsr.distributed import joint_rows, of_first, rank, world_size
 from zsr.effective_rate import effective_rate
-from zsr.errors import StudyError
+from zsr.errors import Diverged, StudyError
 from zsr.feed import Feed
 from zsr.methods._base import Batch, Method
+from zsr.models import heads
 from zsr.models.classifier import Classifier
-from zsr.models.dual_norm import normalise_by
+from zsr.models.dual_norm import NORMS, normalise_by
+from zsr.models.heads import Model, Origin
 from zsr.models.numerics import ON_CPU, Compute, autocast, products
+from zsr.models.pixels import set_norm_stats
 from zsr.models.plain import PlainClassifier
-from zsr.params import NonNegative
-from zsr.train import Recipe, fit
+from zsr.params import Count, NonNegative, block, component, training_of
+from zsr.train import COLUMNS, Recipe, fit
 from zsr.watch import Watch, unwatched
 
 
@@ -85,6 +90,122 @@ class Texts:
         return Batch(images, labels, anchors, None if self.non_class is None else self.non_class[labels])
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """All that one training is computed from, and the key of its kept work.
+
+    Attributes:
+        method: what is minimised, with its numbers.
+        recipe: how parameters move.
+        seed: of the order of batches, of the noise of the attack and of random weights.
+        model: the architecture and the head.
+        compute: the device, and how the tower runs on it.
+        threads: of the CPU; with another number results agree only up to rounding.
+        images: the training split.
+        held_out: how many images of the split, its last, are left out.
+        text_embeddings: those of the set of `images`; a linear head does not look at them.
+        weights, origin, sha256: what the training begins with, as `zsr.models.heads.first_weights` has it.
+    """
+
+    method: Method
+    recipe: FineTuning
+    seed: int
+    model: Model
+    compute: Compute
+    threads: int
+    images: Path
+    held_out: int = 0
+    text_embeddings: Path
+    weights: Path
+    origin: Origin
+    sha256: str = ""
+
+
+def task_of(document: Mapping, kind: str, name: str, seed: int, **files: Any) -> TrainingTask:
+    """The task of a row of params.yaml with one seed. kind: "methods" or "starts". files: what the row does not say."""
+    return TrainingTask(
+        method=component(document, kind, name),
+        recipe=training_of(document, name, FineTuning, kind),
+        seed=seed,
+        model=block(document, "model", Model),
+        compute=block(document, "compute", Compute),
+        threads=block(document, "threads", Count),
+        **files,
+    )
+
+
+def without_start(document: Mapping) -> Origin:
+    """What a row begins with that names no start: CLIP's base model, or random weights below a linear head."""
+    return "random" if block(document, "model", Model).head == "linear" else "base"
+
+
+def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tuple[nn.Module, list[dict[str, float]]]:
+    """The trained model, on the CPU or where `compute` says, and its curve, one row a step.
+
+    An unfinished run is kept in the file `unfinished` until the caller deletes it. Raises StudyError: the tower has
+    BatchNorm and a batch would be computed in parts. Raises Diverged as `zsr.train.fit`.
+    """
+    torch.set_num_threads(task.threads)
+    split = Split.load(task.images).part(slice(-task.held_out if task.held_out else None))
+    classes, trained = len(split.classnames), task.method.trains and bool(task.recipe.epochs)
+    whole = heads.first_weights(
+        task.model, task.weights, task.origin, classes, task.seed, task.sha256, bool(task.recipe.epochs)
+    )
+    if trained:
+        _refuse_parts(whole, task)
+    of = {"recipe": task.recipe, "seed": task.seed, "unfinished": unfinished, "watch": watch, "compute": task.compute}
+    if task.model.head == "linear":
+        return whole, finetune_plain(task.method, whole, split, **of)
+    from zsr.models.clip import embed_texts
+
+    set_norm_stats(whole, task.method.norm_stats)
+    embeddings = storage.load_tensors(task.text_embeddings)[0]["text_embeddings"]
+    texts = Texts.of(task.method, embeddings, split, partial(embed_texts, whole, task.model.arch))
+    return whole, finetune(task.method, whole, texts, split, **of)
+
+
+def _refuse_parts(whole: nn.Module, task: TrainingTask) -> None:
+    """BatchNorm needs the statistics of the whole batch, of which a part knows nothing."""
+    if not any(isinstance(module, NORMS) for module in whole.visual.modules()):
+        return
+    norm = f"{task.model.arch} has BatchNorm, whose statistics are those of a whole batch"
+    if world_size() > 1:
+        raise StudyError(
+            f"{norm}, but {world_size()} processes would each see a part; "
+            "set launcher: python, or PET_NPROC_PER_NODE=1, for the training"
+        )
+    if task.recipe.accumulate > 1:
+        raise StudyError(f"{norm}; train.accumulate must be 1, got {task.recipe.accumulate}")
+
+
+def train_once(task: TrainingTask, code: str, watch: Watch = unwatched) -> tuple[Path, list[dict[str, str]]]:
+    """The file of what the training has changed, and its curve: from kept work where it is there, else trained now.
+
+    The file is one of `zsr.models.heads.save_tower`. Of several processes the first writes; all get the same file.
+    code: as in `zsr.scratch.key`. Raises as `train`; that a training diverged is kept, too.
+    """
+    name, first = scratch.key(task, code), rank() == 0
+    kept = scratch.folder() / "training" / name
+    tower, curve, diverged, unfinished = (
+        kept / file for file in ("tower.safetensors", "curve.csv", "diverged.txt", "unfinished")
+    )
+    with scratch.claimed("training", name) if first else nullcontext():
+        if of_first(diverged.exists()):
+            raise Diverged(of_first(first and diverged.read_text()))
+        if not of_first(curve.exists()):
+            try:
+                whole, rows = train(task, unfinished, watch)
+            except Diverged as error:
+                if first:
+                    storage.write_atomic(diverged, str(error).encode())
+                raise
+            if first:
+                heads.save_tower(tower, whole, task.model, task.method.norm_stats)
+                storage.write_rows(curve, rows, COLUMNS)
+                unfinished.unlink(missing_ok=True)
+        return tower, storage.read_rows(curve) if first else []
+
+
 def finetune(
     method: Method,
     clip: nn.Module,
@@ -92,13 +213,13 @@ def finetune(
     source: Split,
     recipe: FineTuning,
     seed: int,
-    scratch: Path,
+    unfinished: Path,
     watch: Watch = unwatched,
     compute: Compute = ON_CPU,
 ) -> list[dict[str, float]]:
     """Train clip.visual in place; returns the curve, one row a step. Nothing else of the model moves.
 
-    clip: an open_clip model, which ends on the device of `compute`. See `zsr.train.fit` for scratch, watch and errors.
+    clip: an open_clip model, which ends on the device of `compute`. See `zsr.train.fit` for unfinished, watch and errors.
     """
     if not method.trains:
         return []
@@ -106,7 +227,7 @@ def finetune(
     frozen = _frozen(Classifier(copy.deepcopy(clip), texts.text_embeddings, compute))
     method.prepare(clip.visual)
     model = Classifier(clip, texts.text_embeddings, compute)
-    return _trained(Pupil(method, model, frozen, clip.visual, texts), source, recipe, seed, scratch, watch)
+    return _trained(Pupil(method, model, frozen, clip.visual, texts), source, recipe, seed, unfinished, watch)
 
 
 def finetune_plain(
@@ -115,7 +236,7 @@ def finetune_plain(
     source: Split,
     recipe: FineTuning,
     seed: int,
-    scratch: Path,
+    unfinished: Path,
     watch: Watch = unwatched,
     compute: Compute = ON_CPU,
 ) -> list[dict[str, float]]:
@@ -125,10 +246,12 @@ def finetune_plain(
     """
     if method.needs_text:
         raise StudyError(f"{type(method).__name__} needs class prompts or patch tokens; a linear head has neither")
+    if not method.trains:
+        return []
     model = model.to(compute.place())
     frozen = _frozen(copy.deepcopy(model))
     method.prepare(model.visual)
-    return _trained(Pupil(method, model, frozen, model, Texts()), source, recipe, seed, scratch, watch)
+    return _trained(Pupil(method, model, frozen, model, Texts()), source, recipe, seed, unfinished, watch)
 
 
 @dataclass(frozen=True)
@@ -147,7 +270,7 @@ class Pupil:
 
 
 def _trained(
-    pupil: Pupil, source: Split, recipe: FineTuning, seed: int, scratch: Path, watch: Watch
+    pupil: Pupil, source: Split, recipe: FineTuning, seed: int, unfinished: Path, watch: Watch
 ) -> list[dict[str, float]]:
     method, model, device, attack = pupil.method, pupil.model, pupil.device, recipe.attack
     if attack.gradient_leak and world_size() > 1:
@@ -167,7 +290,7 @@ def _trained(
                 return method.losses(model, pupil.frozen, batch, adv)
 
         n, observe = len(source.ids), lambda _: recipe.observe(model.visual)
-        rows = fit(pupil.trained, losses, n, recipe, seed, scratch, watch, method.fold, observe)
+        rows = fit(pupil.trained, losses, n, recipe, seed, unfinished, watch, method.fold, observe)
     normalise_by(model.visual, "running statistics")
     method.finish(model.visual)
     return rows

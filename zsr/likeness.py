@@ -6,13 +6,18 @@ pre-trained model and shown to others, low and high frequencies; beside them lin
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from zsr.data.split import Split
 from zsr.frequency import bands
 from zsr.losses import cross_entropy
+from zsr.models import heads
+from zsr.models.heads import Model
+from zsr.models.numerics import Compute, products
 from zsr.models.plain import PlainClassifier
 from zsr.params import Count, Positive
 from zsr.similarity import compare, layer_features, linear_cka, mean_cca
@@ -23,7 +28,8 @@ SIMILARITIES = {"cka": linear_cka, "cca": mean_cca}
 
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
-    reference: str  # the start that others are compared with, by name
+    """A block of `likeness` in params.yaml, which bears the name of the start that rows are compared with."""
+
     measures: tuple[Literal["cka", "cca"], ...]
     images: Count  # of the target's test split, the first; CCA needs more than there are features
     radius: Positive  # of the low band, in periods per image
@@ -39,11 +45,42 @@ class Probe:
     train_images: Tensor
     train_labels: Tensor
 
+    @classmethod
+    def of(cls, task: "LikenessTask") -> "Probe":
+        """The images of a task, on its device."""
+        splits = Split.load(task.test).first(task.likeness.images), Split.load(task.train)
+        parts = [split.tensors(range(len(split.ids)), task.compute.place())[:2] for split in splits]
+        return cls(*parts[0], *parts[1])
 
-def measure(
+
+@dataclass(frozen=True, kw_only=True)
+class LikenessTask:
+    """All that one model is likened by, and the key of its kept work. test, train: files of the target's splits."""
+
+    likeness: Likeness
+    seed: int
+    model: Model
+    compute: Compute
+    threads: int
+    weights: Path
+    reference: Path
+    test: Path
+    train: Path
+
+
+def measure(task: LikenessTask) -> list[dict]:
+    """Rows of measure, input, layer and value of one model, in fp32. Accuracies are shares; no layer is ""."""
+    torch.set_num_threads(task.threads)
+    device, probe = task.compute.place(), Probe.of(task)
+    pair = [heads.load(task.model, path).to(device).requires_grad_(False) for path in (task.weights, task.reference)]
+    with products(device, "fp32"):
+        return likened(*pair, probe, task.likeness, task.seed)
+
+
+def likened(
     model: PlainClassifier, reference: PlainClassifier, probe: Probe, wanted: Likeness, seed: int
 ) -> list[dict]:
-    """Rows of measure, input, layer and value of one model. Accuracies are shares; layer is "" where there is none."""
+    """The rows of `measure` of two models at hand."""
     delta = wanted.universal.perturbation(reference, probe.train_images, seed)
     control = random_signs(delta, seed)
     inputs = {"clean": probe.images, "universal": (probe.images + delta).clamp(0, 1)}

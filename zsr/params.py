@@ -166,52 +166,85 @@ def nearest(value: Any, options) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def component(document: Mapping, kind: str, name: str) -> Any:
-    """The method or attack that a name under `methods` or `attacks` stands for, built from its block.
+@dataclass(frozen=True)
+class Row:
+    """A row of methods, starts or attacks: whose code it runs, and where its numbers are.
 
-    kind: "methods" or "attacks". The class is METHOD or ATTACK of the module `zsr.<kind>.<name>`. A method's block
-    says in `section` where its hyper-parameters are: in the block itself, or in `method`; and, where its name is not
-    that of its module, in `module` which one it is.
+    Attributes:
+        module: the module below zsr.methods or zsr.attacks; where the row names none, it has the row's own name.
+        numbers: hyper-parameters, without the keys of ROW_KEYS and without `train`.
+        train: what the row changes in the block `train`.
+        key: of the block that holds the numbers.
+        start, file, sha256: which weights a training begins with.
+    """
+
+    module: ModuleType
+    numbers: dict[str, Any]
+    train: dict[str, Any]
+    key: str
+    start: str = ""
+    file: str = ""
+    sha256: str = ""
+
+
+ROW_KEYS = {  # what a row says besides its numbers
+    "methods": ("section", "module", "start"),
+    "starts": ("section", "module", "file", "sha256"),
+    "attacks": ("module",),
+}
+
+
+def row(document: Mapping, kind: str, name: str) -> Row:
+    """The row of a name. kind: "methods", "starts" or "attacks".
+
+    A method's numbers are in the row itself, or in a block that several rows may share: `method`, or one of `shared`.
+
+    Raises ParamError: a key is missing, unknown or no text; the module or the section is none.
     """
     key = f"{kind}.{name}"
     own = block(document, key, dict[str, Any])
+    said = {k: build(str, own.pop(k), f"{key}.{k}") for k in ROW_KEYS[kind] if k in own}
+    package = "zsr.attacks" if kind == "attacks" else "zsr.methods"
+    module = module_of(package, said.pop("module", name), f"{key}.module" if "module" in document[kind][name] else key)
     if kind == "attacks":
-        return build(module_of(f"zsr.{kind}", name, key).ATTACK, own, key)
-    named = f"{key}.module" if "module" in own else key
-    module = module_of(f"zsr.{kind}", build(str, own.get("module", name), named), named)
-    own, key = _method_block(document, name)
-    return build(module.METHOD, {k: v for k, v in own.items() if k != "train"}, key)
+        return Row(module, own, {}, key)
+    shared = tuple(f"shared.{of}" for of in document.get("shared", {}))
+    section = build(Literal[(key, "method", *shared)], said.pop("section", None), f"{key}.section")
+    if section != key:
+        for stray in own:
+            raise ParamError(f"unknown key '{key}.{stray}': the hyper-parameters of {name} are in '{section}'")
+        own = block(document, section, dict[str, Any])
+    train = build(dict[str, Any], own.pop("train", {}), f"{section}.train")
+    return Row(module, own, train, section, **said)
 
 
-def nested_method(own: Mapping, key: str) -> Any:
-    """A method inside the block of another: its hyper-parameters, and `module`, since it has no name."""
+def component(document: Mapping, kind: str, name: str) -> Any:
+    """The method or attack that a row stands for, built from its numbers; METHOD or ATTACK of the row's module."""
+    found = row(document, kind, name)
+    schema = found.module.ATTACK if kind == "attacks" else found.module.METHOD
+    return build(schema, found.numbers, found.key)
+
+
+def nested_component(own: Mapping, kind: str, key: str) -> Any:
+    """A method or attack inside another block: its numbers, and `module`, since it has no name."""
+    module = nested_module(own, kind, key)
+    schema = module.ATTACK if kind == "attacks" else module.METHOD
+    return build(schema, {k: v for k, v in own.items() if k != "module"}, key)
+
+
+def nested_module(own: Mapping, kind: str, key: str) -> ModuleType:
+    """The module of a method or attack inside another block."""
     if "module" not in own:
         raise ParamError(f"missing key '{key}.module'")
-    module = module_of("zsr.methods", build(str, own["module"], f"{key}.module"), f"{key}.module")
-    return build(module.METHOD, {k: v for k, v in own.items() if k != "module"}, key)
+    return module_of(f"zsr.{kind}", build(str, own["module"], f"{key}.module"), f"{key}.module")
 
 
-def training_of(document: Mapping, name: str, schema: Any) -> Any:
-    """How a method is trained: the block `train`, over which the method's own block may have a `train` of changes."""
+def training_of(document: Mapping, name: str, schema: Any, kind: str = "methods") -> Any:
+    """How a row is trained: the block `train`, with what the row changes in it."""
     common = block(document, "train", dict[str, Any])
     plain = build(schema, common, "train")
-    own, key = _method_block(document, name)
-    if "train" not in own:
-        return plain
-    return build(schema, over(common, build(dict[str, Any], own["train"], f"{key}.train")), f"{key}.train")
-
-
-def _method_block(document: Mapping, name: str) -> tuple[dict, str]:
-    """The block that holds a method's own numbers, without `section` and `module`, and its key."""
-    key = f"methods.{name}"
-    own = block(document, key, dict[str, Any])
-    own.pop("module", None)
-    section = build(Literal[key, "method"], own.pop("section", None), f"{key}.section")
-    if section == key:
-        return own, key
-    for stray in own:
-        raise ParamError(f"unknown key '{key}.{stray}': the hyper-parameters of {name} are in '{section}'")
-    return block(document, section, dict[str, Any]), section
+    own = row(document, kind, name)
+    return build(schema, over(common, own.train), f"{own.key}.train") if own.train else plain
 
 
 def under_protocol(document: Mapping, name: str = "") -> dict:

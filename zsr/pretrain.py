@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsr import scratch, storage
 from zsr.batches import Part, mix
+from zsr.data.captioned import draw_pool
 from zsr.losses import symmetric_contrastive
 from zsr.models.dual_norm import normalise_by
 from zsr.models.pretrained import Pretrained
@@ -79,14 +81,47 @@ def _shifted(images: Tensor) -> Tensor:
     return padded[torch.arange(n)[:, None, None, None], torch.arange(3)[:, None, None], rows, columns]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PretrainingTask:
+    """All that the tiny CLIP is trained from, and the key of its kept work. threads: of the CPU."""
+
+    recipe: Pretraining
+    arch: str
+    image_size: int
+    threads: int
+
+
+def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) -> tuple[Path, list[dict[str, str]]]:
+    """The file of the trained model and its curve: from kept work where it is there, else trained now.
+
+    code: as in `zsr.scratch.key`.
+    """
+    import open_clip
+
+    from zsr.models import clip
+
+    torch.set_num_threads(task.threads)
+    name = scratch.key(task, code)
+    with scratch.claimed("pretraining", name) as kept:
+        weights, curve, unfinished = (kept / file for file in ("model.safetensors", "curve.csv", "unfinished"))
+        if not curve.exists():
+            drawn = draw_pool(task.recipe.pool, task.recipe.seed, task.image_size)
+            pool = Pool.of(*drawn, open_clip.get_tokenizer(task.arch))
+            model, rows = pretrain(lambda: clip.create(task.arch), pool, task.recipe, unfinished, watch)
+            clip.save(weights, model, task.arch)
+            storage.write_rows(curve, rows)
+            unfinished.unlink(missing_ok=True)
+        return weights, storage.read_rows(curve)
+
+
 def pretrain(
     create: Callable[[], nn.Module],
     pool: Pool,
     recipe: Pretraining,
-    scratch: Path,
+    unfinished: Path,
     watch: Watch = unwatched,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """A CLIP model trained from scratch, and its curve. See `zsr.train.fit` for scratch, watch and errors.
+    """A CLIP model trained from scratch, and its curve. See `zsr.train.fit` for unfinished, watch and errors.
 
     create: makes the untrained model. A ViT's positional embeddings start large (sd .5): so small a tower learns
     faster.
@@ -100,5 +135,5 @@ def pretrain(
     def losses(_step: int, part: Part) -> dict[str, Tensor]:
         return contrastive_terms(model, pool, part.samples)
 
-    rows = fit(model, losses, len(pool.images), recipe, recipe.seed, scratch, watch)
+    rows = fit(model, losses, len(pool.images), recipe, recipe.seed, unfinished, watch)
     return model.eval(), rows

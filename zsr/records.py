@@ -1,7 +1,8 @@
 """What is known of one method under one attack on one set, image by image."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ class Mark:
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
-    """One cell, of one seed of fine-tuning.
+    """One cell, of one seed of fine-tuning. ids and bits are NumPy arrays, made of any sequence.
 
     clean_bits, adv_bits: was image i classified right, without and with the attack; i follows `ids`. Where logits are
     not finite the image counts as wrong without the attack, and with it as without: the attack has failed.
@@ -46,41 +47,58 @@ class Record:
     attacks_run: tuple[str, ...] = ()
     counted: str = "both"
     marks: tuple[Mark, ...] = ()
-    ids: tuple[int, ...] = ()
-    clean_bits: tuple[bool, ...] = ()
-    adv_bits: tuple[bool, ...] = ()
-    zero_bits: tuple[bool, ...] = ()
-    broken_bits: tuple[bool, ...] = ()
+    ids: np.ndarray = ()  # (N,) int64
+    clean_bits: np.ndarray = ()  # (N,) bool, as all bits
+    adv_bits: np.ndarray = ()
+    zero_bits: np.ndarray = ()
+    broken_bits: np.ndarray = ()
     forwards: int = 0
     gradients: int = 0
     zero_pixels: int = 0
     pixels: int = 0
 
-    @property
-    def robust_bits(self) -> tuple[bool, ...]:
-        """Right without and with the attack."""
-        return tuple(clean and adv for clean, adv in zip(self.clean_bits, self.adv_bits, strict=True))
+    def __post_init__(self):
+        object.__setattr__(self, "ids", np.asarray(self.ids, np.int64))
+        for name in BITS:
+            object.__setattr__(self, name, np.asarray(getattr(self, name), bool))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
     @property
-    def hits(self) -> tuple[bool, ...]:
+    def n(self) -> int:
+        """How many images it is of."""
+        return len(self.ids)
+
+    @property
+    def robust_bits(self) -> np.ndarray:
+        """Right without and with the attack."""
+        return self.clean_bits & self.adv_bits
+
+    @property
+    def hits(self) -> np.ndarray:
         """The images that make up the accuracy."""
         return self.robust_bits if self.counted == "both" else self.adv_bits
 
-    @property
+    @cached_property
     def ids_digest(self) -> str:
         """Names the chosen subset of images."""
-        return storage.digest(repr(self.ids))[:12]
+        return storage.digest(repr(tuple(self.ids.tolist())))[:12]
 
     def save(self, path: Path) -> None:
         """One JSON file; counts are written beside the packed bits for readers without this class."""
         document = asdict(self) | {
-            "n": len(self.ids),
+            "ids": self.ids.tolist(),
+            "n": self.n,
             "ids_digest": self.ids_digest,
-            "clean_correct": sum(self.clean_bits),
-            "adv_correct": sum(self.adv_bits),
-            "clean_and_adv_correct": sum(self.robust_bits),
-            "zero_gradient_images": sum(self.zero_bits),
-            "non_finite_images": sum(self.broken_bits),
+            "clean_correct": int(self.clean_bits.sum()),
+            "adv_correct": int(self.adv_bits.sum()),
+            "clean_and_adv_correct": int(self.robust_bits.sum()),
+            "zero_gradient_images": int(self.zero_bits.sum()),
+            "non_finite_images": int(self.broken_bits.sum()),
         }
         storage.write_json(path, document | {name: _pack(getattr(self, name)) for name in BITS})
 
@@ -91,7 +109,7 @@ class Record:
         kept = {name: document[name] for name in cls.__dataclass_fields__}
         bits = {name: _unpack(document[name], n) for name in BITS}
         marks = {"marks": tuple(Mark(**mark) for mark in document["marks"])}
-        return cls(**kept | bits | marks | {name: tuple(document[name]) for name in ("ids", "attacks_run")})
+        return cls(**kept | bits | marks | {"attacks_run": tuple(document["attacks_run"])})
 
 
 def merged(shards: Sequence[Record], ids: Sequence[int]) -> Record:
@@ -103,22 +121,24 @@ def merged(shards: Sequence[Record], ids: Sequence[int]) -> Record:
     for shard in shards[1:]:
         if _identity(shard) != _identity(first):
             raise StudyError(f"records {_identity(first)} and {_identity(shard)} are not parts of one")
-    place = {image: (shard, i) for shard in shards for i, image in enumerate(shard.ids)}
-    if sum(len(shard.ids) for shard in shards) != len(ids) or set(place) != set(ids):
+    together = np.concatenate([shard.ids for shard in shards])
+    order, wanted = np.argsort(together, kind="stable"), np.asarray(ids, np.int64)
+    if not np.array_equal(together[order], np.sort(wanted)) or len(np.unique(wanted)) < len(wanted):
         raise StudyError(f"parts of {_identity(first)} do not hold every image once")
-    bits = {name: tuple(getattr(shard, name)[i] for shard, i in map(place.get, ids)) for name in BITS}
+    rows = order[np.searchsorted(together[order], wanted)]
+    bits = {name: np.concatenate([getattr(shard, name) for shard in shards])[rows] for name in BITS}
     totals = {name: sum(getattr(shard, name) for shard in shards) for name in TOTALS}
     marks = tuple(sorted({mark for shard in shards for mark in shard.marks}))
-    return replace(first, ids=tuple(ids), marks=marks, **bits, **totals)
+    return replace(first, ids=wanted, marks=marks, **bits, **totals)
 
 
 def _identity(record: Record) -> str:
     return f"{record.method} {record.seed} {record.attack} {record.set_name} {record.fingerprint}"
 
 
-def _pack(bits: tuple[bool, ...]) -> str:
-    return np.packbits(np.array(bits, bool)).tobytes().hex()
+def _pack(bits: np.ndarray) -> str:
+    return np.packbits(bits).tobytes().hex()
 
 
-def _unpack(text: str, n: int) -> tuple[bool, ...]:
-    return tuple(np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=n).astype(bool).tolist())
+def _unpack(text: str, n: int) -> np.ndarray:
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=n).astype(bool)

@@ -1,6 +1,7 @@
-"""The whole of params.yaml, put together and checked before anything is computed."""
+"""The whole of params.yaml, of every study, put together and checked before anything is computed."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,42 +14,99 @@ from zsr.eps_sweep import EpsSweep
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation, Protocol
 from zsr.finetune import FineTuning
+from zsr.likeness import Likeness
 from zsr.models import pretrained
+from zsr.models.backbones import WIDTHS
+from zsr.models.heads import Model
 from zsr.models.numerics import Compute
 from zsr.models.pretrained import Pretrained
-from zsr.params import Count, Natural, block, build, component, module_of, nearest, read, training_of, under_protocol
+from zsr.params import (
+    Count,
+    Natural,
+    block,
+    build,
+    component,
+    module_of,
+    nearest,
+    read,
+    row,
+    training_of,
+    under_protocol,
+)
 from zsr.pretrain import base_of
+from zsr.rates import Grid, grid_of
+from zsr.results import WORST
 from zsr.storage import read_json
 
+PACKAGE_DATA = ["models/configs"]
 Launcher = Literal["python", "torchrun"]
+Table = Literal[
+    "accuracy", "attacks", "audit", "orderings", "published",  # of a study of CLIP
+    "ablation", "quirks",
+    "rates", "effective_rate", "elsewhere",  # of TWINS
+    "transfer", "differences", "likeness",
+]  # fmt: skip
+Figure = Literal[
+    "trade_off", "trade_off_source", "per_set", "training", "eps_sweep",
+    "rates", "effective_rate",
+    "robustness", "likeness",
+]  # fmt: skip
+IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
-    arch: str  # a model name of open_clip
+class Quirk:
+    """A row of the table of quirks: its ID in docs/quirks.md, and the method that the effect is measured against."""
+
+    id: str
+    against: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Every key of params.yaml. The blocks of methods and attacks are checked by the classes they configure."""
+    """Every key of params.yaml. The blocks of methods and attacks are checked by the classes they configure.
 
-    name: str  # of the study, in titles
-    up: Literal["", "../"]  # from the folder of params.yaml to the repository's root
-    threads: Count  # of the CPU, in every stage that computes
-    launcher: Launcher  # of fine-tuning and evaluation; torchrun: a process for each GPU
+    Attributes:
+        name: of the study, in titles.
+        caution: what its numbers are not, below tables of linear heads.
+        up: from the folder of params.yaml to the repository's root.
+        threads: of the CPU, in every stage that computes.
+        launcher: of training and evaluation; torchrun: a process for each GPU.
+        seeds: of training: order of batches, noise of the training attack, random weights.
+        starts: rows of models that other trainings begin with; methods: the rows of the tables.
+        shared: blocks of numbers that several rows name as their section; method: one of these, of TGA-ZSR.
+        grid: the learning rates that every row is tried at; {}: its own alone.
+        eps_sweep, attention, likeness: what is measured besides, by the name of the attack, of the set, of the start.
+        protocols: values that belong together; evaluate.protocol names those in force.
+        quirks: rows of the table of quirks, by method.
+        tables, figures: those that the study has.
+    """
+
+    name: str
+    caution: str
+    up: str
+    threads: Count
+    launcher: Launcher
     compute: Compute
-    seeds: tuple[Natural, ...]  # of fine-tuning: order of batches, noise of the training attack
+    seeds: tuple[Natural, ...]
     data: Data
     model: Model
     base_model: dict[str, Any]
+    starts: dict[str, dict[str, Any]]
     train: FineTuning
-    method: dict[str, Any]
+    method: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, dict[str, Any]]
     methods: dict[str, dict[str, Any]]
+    grid: dict[str, Any]
     evaluate: Evaluation
+    protocols: dict[str, Protocol]
     attacks: dict[str, dict[str, Any]]
-    attention: AttentionStudy
-    eps_sweep: EpsSweep
-    protocols: dict[str, Protocol] = field(default_factory=dict)  # evaluate.protocol names the one in force
+    eps_sweep: dict[str, EpsSweep]
+    attention: dict[str, AttentionStudy]
+    likeness: dict[str, Likeness]
+    quirks: dict[str, Quirk]
+    tables: tuple[Table, ...]
+    figures: tuple[Figure, ...]
 
     def __post_init__(self):
         if not self.attacks:
@@ -57,56 +115,115 @@ class Study:
             raise ValueError("methods must have at least one, got none")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be at least one, none twice, got {list(self.seeds)}")
-        chosen, listed = self.evaluate.protocol, ", ".join(self.protocols) or "none"
-        if chosen not in self.protocols:
-            close = nearest(chosen, self.protocols)
-            raise ValueError(f"evaluate.protocol is none of protocols ({listed}): {chosen!r}{close}")
-        swept = self.eps_sweep.attack
-        if swept not in self.attacks:
-            raise ValueError(f"eps_sweep.attack is none of attacks ({', '.join(self.attacks)}): '{swept}'")
-        shown = self.attention
-        if shown.set not in self.data.sets:
-            raise ValueError(f"attention.set is none of data.sets ({', '.join(self.data.sets)}): '{shown.set}'")
-        if shown.attack not in self.attacks:
-            raise ValueError(f"attention.attack is none of attacks ({', '.join(self.attacks)}): '{shown.attack}'")
-        if not shown.columns <= shown.images <= self.data.sets[shown.set].test:
-            n = self.data.sets[shown.set].test
-            raise ValueError(f"attention: columns <= images <= {n}, got {shown.columns} and {shown.images}")
+        _among("evaluate.protocol", [self.evaluate.protocol], "protocols", self.protocols)
+        _among("eps_sweep", self.eps_sweep, "attacks", self.attacks)
+        _among("attention", self.attention, "data.sets", self.data.sets)
+        _among("likeness", self.likeness, "starts", self.starts)
+        _among("quirks", self.quirks, "methods", self.methods)
+        _among("quirks.*.against", [quirk.against for quirk in self.quirks.values()], "methods", self.methods)
+        for name, shown in self.attention.items():
+            _among(f"attention.{name}.attack", [shown.attack], "attacks", self.attacks)
+            n = self.data.sets[name].test
+            if not shown.columns <= shown.images <= n:
+                raise ValueError(
+                    f"attention.{name}: columns <= images <= {n}, got {shown.columns} and {shown.images}"
+                )
+
+    @property
+    def judged(self) -> list[str]:
+        """The sets that models are judged on; a linear head knows the classes of one set alone."""
+        return [self.data.source] if self.model.head == "linear" else list(self.data.sets)
+
+
+def catalogue(study: Study) -> dict[str, Any]:
+    """What the study consists of, by name; the stages that go through all of it depend on this."""
+    linear = study.model.head == "linear"
+    facts = ("module", "start", "base", "wings")
+    return {
+        "methods": {name: {key: own[key] for key in facts if key in own} for name, own in study.methods.items()},
+        "attacks": list(study.attacks),
+        "sets": list(study.data.sets),
+        "judged": study.judged,
+        "groups": {"all": study.judged, "source": study.judged} if linear else study.data.groups(),
+    }
 
 
 def check(path: Path) -> Study:
     """The study that a params file describes. Raises ParamError with one line: file, key, value, choices."""
     document = read(path)
     try:
+        _check_names(document)
         study = build(Study, document, "")
-        check_components(document, study.model, study.data)
-        swept = study.eps_sweep.attack
-        if not hasattr(component(document, "attacks", swept), "step_size"):
-            raise ParamError(f"eps_sweep.attack must have a step_size, which grows with eps; '{swept}' has none")
+        for name in study.attacks:
+            component(document, "attacks", name)
+        for kind in ("starts", "methods"):
+            for name in document[kind]:
+                _check_row(document, study, kind, name)
+        for name in study.eps_sweep:
+            if not hasattr(component(document, "attacks", name), "step_size"):
+                raise ParamError(f"eps_sweep.{name}: the attack must have a step_size, which grows with eps")
+        (_check_linear if study.model.head == "linear" else _check_clip)(document, study)
+        _check_grid(document, study)
         _check_protocols(document)
-    except ParamError as error:
-        raise ParamError(f"{path}: {error}") from None
+        for name, size in study.data.sets.items():
+            check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
+    except (ParamError, ValueError) as error:
+        raise ParamError(f"{path}: {str(error).removeprefix(': ')}") from None
     return study
 
 
-def check_components(document: Mapping, model: Model, data: Data) -> None:
-    """Methods, attacks, base model and sets of a document, each by itself and with the tower. Raises ParamError."""
-    for kind in ("methods", "attacks"):
+def _check_names(document: Mapping) -> None:
+    """Names of rows become parts of paths, of keys and of commands."""
+    for key in ("methods", "starts", "attacks", "shared", "data.sets"):
+        rows = document
+        for part in key.split("."):
+            rows = rows.get(part) if isinstance(rows, Mapping) else None
+        for name in rows if isinstance(rows, Mapping) else ():
+            if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
+                raise ParamError(f"{key}: a name is small letters, digits and _ after a first letter, got {name!r}")
+    if isinstance(document.get("attacks"), Mapping) and WORST in document["attacks"]:
+        raise ParamError(f"attacks: '{WORST}' stands for all attacks together; choose another name")
+
+
+def _among(key: str, names: Iterable[str], kind: str, known: Iterable[str]) -> None:
+    for name in names:
+        if name not in known:
+            listed = ", ".join(map(str, known)) or "none"
+            raise ValueError(f"{key} is none of {kind} ({listed}): '{name}'{nearest(name, known)}")
+
+
+def _check_row(document: Mapping, study: Study, kind: str, name: str) -> None:
+    """The method of a row with its tower, and how it is trained."""
+    method, recipe, key = component(document, kind, name), training_of(document, name, FineTuning, kind), f"{kind}.{name}"
+    if method.in_batch and recipe.accumulate > 1:
+        raise ParamError(f"train.accumulate must be 1 for {name}, whose loss compares all images of a batch")
+    own = row(document, kind, name)
+    if own.start:
+        _among(f"{key}.start", [own.start], "starts", study.starts)
+    if own.sha256 and not own.file:
+        raise ParamError(f"{key}.sha256 is of {key}.file, of which there is none")
+
+
+def _check_clip(document: Mapping, study: Study) -> None:
+    """What CLIP needs: towers of open_clip, the base model, a set that training does not see."""
+    arch = study.model.arch
+    vit = isinstance(_checked_tower(arch, study.data.image_size)["layers"], int)
+    for kind in ("starts", "methods"):
         for name in document[kind]:
-            component(document, kind, name)
-    for name in document["methods"]:
-        _check_training(document, name)
-    layers = _checked_tower(model.arch, data.image_size)["layers"]
-    for name in document["methods"]:
-        _check_tower_of(component(document, "methods", name), f"methods.{name}", model.arch, isinstance(layers, int))
+            _check_tower_of(component(document, kind, name), f"{kind}.{name}", arch, vit)
+            accumulate = training_of(document, name, FineTuning, kind).accumulate
+            if not vit and accumulate > 1:
+                raise ParamError(
+                    f"train.accumulate must be 1 for {arch}, whose BatchNorm needs whole batches, got {accumulate}"
+                )
     base = base_of(document)
     if isinstance(base, Pretrained):
-        pretrained.check(model.arch, base)
-    for name, size in data.sets.items():
-        check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
+        pretrained.check(arch, base)
+    if not study.data.groups()["unseen_strict"]:
+        raise ParamError(f"data.sets needs one besides the source and the controls, got {', '.join(study.data.sets)}")
 
 
-def _check_tower_of(method, key: str, arch: str, vit: bool) -> None:
+def _check_tower_of(method: Any, key: str, arch: str, vit: bool) -> None:
     if method.needs_blocks and not vit:
         raise ParamError(f"{key} needs a ViT, which {arch} is not; take it out of methods")
     if method.needs_norm and vit:
@@ -115,16 +232,58 @@ def _check_tower_of(method, key: str, arch: str, vit: bool) -> None:
         )
 
 
-def _check_training(document: Mapping, name: str) -> None:
-    recipe = training_of(document, name, FineTuning)
-    if component(document, "methods", name).in_batch and recipe.accumulate > 1:
-        raise ParamError(f"train.accumulate must be 1 for {name}, whose loss compares all images of a batch")
+def _check_linear(document: Mapping, study: Study) -> None:
+    """What a linear head needs: a tower of ours, methods that read no text."""
+    arches = ("small", *WIDTHS)
+    build(Literal[arches], study.model.arch, "model.arch")
+    for kind in ("starts", "methods"):
+        for name in document[kind]:
+            method, key = component(document, kind, name), f"{kind}.{name}"
+            if method.needs_text or method.needs_blocks:
+                raise ParamError(f"{key} needs class prompts or a ViT; a ResNet with a linear head has neither")
+            if method.norm_stats != "clip":
+                raise ParamError(
+                    f"{key}.norm_stats must be clip, which stands for the tower's own, got '{method.norm_stats}'"
+                )
+            if training_of(document, name, FineTuning, kind).accumulate > 1:
+                raise ParamError("train.accumulate must be 1 for a ResNet, whose BatchNorm needs whole batches")
+            if row(document, kind, name).file and study.model.arch == "small":
+                raise ParamError(f"model.arch must be one of {', '.join(WIDTHS)} where {key} is a file, got 'small'")
+    for name, likeness in study.likeness.items():
+        _check_likeness(study, name, likeness)
+
+
+def _check_likeness(study: Study, name: str, likeness: Likeness) -> None:
+    most, features = study.data.sets[study.data.source].test, study.model.backbone.features
+    if likeness.images > most:
+        key = f"data.sets.{study.data.source}.test"
+        raise ParamError(f"likeness.{name}.images must be at most {most}, {key}, got {likeness.images}")
+    if "cca" in likeness.measures and likeness.images <= features:
+        raise ParamError(
+            f"likeness.{name}.images must be above {features}, features of {study.model.arch}, for cca, "
+            f"got {likeness.images}"
+        )
+
+
+def _check_grid(document: Mapping, study: Study) -> None:
+    grid: Grid | None = grid_of(document)
+    if not grid:
+        return
+    images = study.data.sets[study.data.source].train
+    if grid.held_out >= images:
+        raise ParamError(
+            f"grid.held_out must be below data.sets.{study.data.source}.train, {images}, got {grid.held_out}"
+        )
+    grid.made_attack  # noqa: B018  it raises where it makes no sense
+    for name in study.methods:
+        own = row(document, "methods", name)
+        if "lr" in own.train:
+            raise ParamError(f"{own.key}.train.lr: rates are in grid.lrs, the same for all methods")
 
 
 def _check_protocols(document: dict) -> None:
     """Every protocol must make sense, also those that are not chosen."""
-    under_protocol(document)
-    for name in document.get("protocols", {}):
+    for name in document["protocols"]:
         changed = under_protocol(document, name)
         try:
             block(changed, "evaluate", Evaluation)

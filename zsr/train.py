@@ -89,7 +89,7 @@ def fit(
     n_samples: int,
     recipe: Recipe,
     seed: int,
-    scratch: Path,
+    unfinished: Path,
     watch: Watch = unwatched,
     fold: Callable[[str], Fold] = lambda term: "mean",
     observe: Callable[[nn.Module], dict[str, float]] = lambda model: {},
@@ -98,14 +98,14 @@ def fit(
 
     The model's parameters that require gradients are trained, in place, by all processes of the run together. fold:
     how a term's values of a batch's parts make the batch's. observe: more columns, of a model with its gradient before
-    clipping. An unfinished run is kept in `scratch` until the caller deletes it. `watch` wraps the steps to come.
+    clipping. An unfinished run is kept in the file `unfinished` until the caller deletes it. `watch` wraps the steps to come.
 
     Raises Diverged where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
     to be waited for, before the next checkpoint. The last checkpoint stays.
     """
     n_steps = recipe.n_steps(n_samples)
     optimizers = _optimizers(model, recipe)
-    run = _resume(scratch, model, optimizers)
+    run = _resume(unfinished, model, optimizers)
     objective, on_cpu = _objective(model, losses), next(model.parameters()).device.type == "cpu"
     for step in watch(range(run.step, n_steps), run.step):
         torch.manual_seed(mix(seed, step))
@@ -121,7 +121,7 @@ def fit(
         _move(optimizers, lr)
         run.step = step + 1
         if saves and rank() == 0:
-            _save(scratch, model, optimizers, run)
+            _save(unfinished, model, optimizers, run)
     return run.rows
 
 

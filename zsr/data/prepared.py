@@ -8,15 +8,32 @@ from zsr import storage
 from zsr.data.split import Split, digest
 from zsr.errors import StudyError
 
+INDEX = "sets.json"  # of the folder of text embeddings: what was prepared, by set
+
 
 @dataclass(frozen=True)
 class Prepared:
-    """text_embeddings: (C, D) torch tensor, unit rows. wording: of its prompts. inputs: names images and prompts."""
+    """A set that models are judged on.
+
+    Attributes:
+        split: its images.
+        text_embeddings: (C, D) torch tensor, unit rows; None below a linear head.
+        wording: of its prompts, for the protocol.
+        images, text: the files that these come from.
+        last: how many images of the file are used, its last; 0: all.
+    """
 
     split: Split
     text_embeddings: Any
     wording: str
-    inputs: str
+    images: Path
+    text: Path
+    last: int = 0
+
+
+def names(text: Path) -> list[str]:
+    """The sets in a folder of text embeddings, in the order of the tables. Raises StudyError: the folder has none."""
+    return list(_index(text))
 
 
 def load(sets: Path, text: Path, name: str) -> Prepared:
@@ -24,16 +41,20 @@ def load(sets: Path, text: Path, name: str) -> Prepared:
 
     Raises StudyError: a file is missing; the embeddings were made for other images.
     """
-    test, embedded, made_for = sets / name / "test.safetensors", text / f"{name}.safetensors", text / f"{name}.json"
-    for path in (test, embedded, made_for):
+    test, embedded = sets / name / "test.safetensors", text / f"{name}.safetensors"
+    index = _index(text)
+    for path in (test, embedded):
         if not path.exists():
             raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
-    tensors, facts = storage.load_tensors(embedded)
-    images = digest(test)
-    if storage.read_json(made_for)["images"] != images:
+    if name not in index or index[name] != entry(test, embedded):
         raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
-    inputs = storage.digest(images, embedded)
-    return Prepared(Split.load(test), tensors["text_embeddings"], facts["wording"], inputs)
+    tensors, facts = storage.load_tensors(embedded)
+    return Prepared(Split.load(test), tensors.get("text_embeddings"), facts["wording"], test, embedded)
+
+
+def entry(test: Path, embedded: Path) -> dict[str, str]:
+    """What the index says of a set: which images its embeddings were made for, and which embeddings these are."""
+    return {"images": digest(test), "text_embeddings": storage.sha256(embedded)}
 
 
 def held_out(sets: Path, text: Path, name: str, n: int) -> Prepared:
@@ -41,6 +62,11 @@ def held_out(sets: Path, text: Path, name: str, n: int) -> Prepared:
     whole, train = load(sets, text, name), sets / name / "train.safetensors"
     if not train.exists():
         raise StudyError(f"{train} is not there; run dvc repro data, or dvc checkout")
-    return replace(
-        whole, split=Split.load(train).part(slice(-n, None)), inputs=storage.digest(whole.inputs, digest(train))
-    )
+    return replace(whole, split=Split.load(train).part(slice(-n, None)), images=train, last=n)
+
+
+def _index(text: Path) -> dict[str, dict[str, str]]:
+    path = text / INDEX
+    if not path.exists():
+        raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
+    return storage.read_json(path)

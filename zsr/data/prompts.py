@@ -15,6 +15,7 @@ from zsr.data.registry import entry
 from zsr.errors import ParamError, StudyError
 from zsr.params import nearest
 
+PACKAGE_DATA = ["classnames"]
 FOLDER = Path(__file__).with_name("classnames")
 PROMPT_SETS = ("official", "clean", "openclip")
 GENERIC = "This is a photo of a {}"

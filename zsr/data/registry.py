@@ -12,6 +12,7 @@ from typing import Literal
 from zsr.errors import ParamError
 from zsr.params import Count, Natural, build, nearest, read
 
+PACKAGE_DATA = ["registry.yaml"]
 PATH = Path(__file__).with_name("registry.yaml")
 DIGITS = {"sha256": 64, "md5": 32}  # of a hash written in hexadecimal
 

@@ -26,18 +26,20 @@ class Data:
     prompt_set: PromptSet  # of public sets, which have prompts of their own
     complete: bool  # must every image of a public set be there? false: what is there will do
     source: str  # the one set that methods are fine-tuned on
+    start_source: str  # the one set that the rows of `starts` are trained on
     controls: tuple[str, ...]  # sets too easy to tell anything of robustness; left out of the strict average
     sets: dict[str, SetSize]  # name -> size; the order of the tables
 
     def __post_init__(self):
-        for key, names in {"source": [self.source], "controls": self.controls}.items():
+        named = {"source": [self.source], "start_source": [self.start_source], "controls": self.controls}
+        for key, names in named.items():
             for name in names:
                 if name not in self.sets:
                     raise ValueError(f"{key} must name one of sets ({', '.join(self.sets)}), got '{name}'")
-        if not self.sets[self.source].train:
-            raise ValueError(f"the source '{self.source}' needs a training split: sets.{self.source}.train is 0")
-        if not self.groups()["unseen_strict"]:
-            raise ValueError(f"sets needs one besides the source and the controls, got {', '.join(self.sets)}")
+        for key in ("source", "start_source"):
+            name = getattr(self, key)
+            if not self.sets[name].train:
+                raise ValueError(f"the {key} '{name}' needs a training split: sets.{name}.train is 0")
 
     def groups(self) -> dict[str, list[str]]:
         """The averages that tables show: group -> its sets."""

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from zsr.errors import ParamError
 from zsr.methods._base import Method
 from zsr.models.dual_norm import Affine, export_plain, flying, twinify
-from zsr.params import NonNegative, nested_method
+from zsr.params import NonNegative, nested_component
 
 WINGS = {  # what the first and the second half of a batch are called, and the wing that sees them
     "both": {"frozen": "frozen", "adaptive": "adaptive"},
@@ -40,7 +40,7 @@ class Twins(Method):
 
     def __post_init__(self):
         try:
-            loss = nested_method(self.base, "base")
+            loss = nested_component(self.base, "methods", "base")
         except ParamError as error:
             raise ValueError(error) from None
         if isinstance(loss, Twins) or loss.in_batch or not loss.attacked:

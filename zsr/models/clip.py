@@ -9,6 +9,8 @@ from torch import nn
 from zsr import storage
 from zsr.models.pixels import NormStats, set_norm_stats
 
+PACKAGE_DATA = ["configs"]
+
 open_clip.add_model_config(Path(__file__).parent / "configs")
 
 

@@ -5,6 +5,7 @@ bf16, fp16: torch.autocast, and tf32 for what stays fp32 in it.
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     device: Literal["auto", "cpu", "cuda"]  # auto: a GPU where there is one
-    compile: bool  # the image tower through torch.compile
-    channels_last: bool  # weights and images of convolutions
+    compile: bool = False  # the image tower through torch.compile
+    channels_last: bool = False  # weights and images of convolutions
 
     def place(self) -> torch.device:
         """The device of this process: of several GPUs that with its number. Raises ParamError where there is none."""
@@ -37,10 +38,14 @@ class Compute:
 
 @contextmanager
 def products(device: torch.device, precision: Precision) -> Iterator[None]:
-    """How fp32 numbers are multiplied on a GPU; a backward must be inside as well as its forward."""
+    """How fp32 numbers are multiplied on a GPU; a backward must be inside as well as its forward.
+
+    The flags are those of the whole process, so no thread may set them beside another's passes.
+    """
     if device.type != "cuda":
         yield
         return
+    assert threading.current_thread() is threading.main_thread(), "numeric flags of a GPU belong to the main thread"
     matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, convolution.allow_tf32
     matmul.allow_tf32 = convolution.allow_tf32 = precision != "fp32"

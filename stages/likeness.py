@@ -1,0 +1,40 @@
+"""What every row with a linear head has of one start, the pre-trained model of its seed."""
+
+from collections.abc import Mapping
+
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, progress, stage
+from zsr import scratch, storage
+from zsr.likeness import Likeness, LikenessTask, measure
+from zsr.models.heads import Model
+from zsr.models.numerics import Compute
+from zsr.params import Count, Natural, block
+
+
+@stage("likeness", "start")
+def main(document: Mapping, code: str, start: str) -> None:
+    methods, rows = storage.read_json(CATALOGUE)["methods"], []
+    target, seeds = SETS / block(document, "data.source", str), block(document, "seeds", tuple[Natural, ...])
+    pairs = [(name, seed) for name in methods for seed in seeds]
+    for name, seed in progress("likeness", "model")(pairs, 0):
+        task = LikenessTask(
+            likeness=block(document, f"likeness.{start}", Likeness),
+            seed=seed,
+            model=block(document, "model", Model),
+            compute=block(document, "compute", Compute),
+            threads=block(document, "threads", Count),
+            weights=CHECKPOINTS / name / f"{seed}.safetensors",
+            reference=STARTS / start / f"{seed}.safetensors",
+            test=target / "test.safetensors",
+            train=target / "train.safetensors",
+        )
+        with scratch.claimed("likeness", scratch.key(task, code)) as kept:
+            if not kept.exists():
+                storage.write_json(kept, measure(task))
+            own = methods[name]
+            key = {"run": name, "start": own.get("start", ""), "method": own.get("module", name), "seed": seed}
+            rows += [key | row for row in storage.read_json(kept)]
+    storage.write_rows(METRICS / "likeness" / f"{start}.csv", rows)
+
+
+if __name__ == "__main__":
+    main()

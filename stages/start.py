@@ -1,0 +1,50 @@
+"""The rows of `starts`: models that other trainings begin with, trained on data.start_source once for each seed.
+
+One stage owns them all, so that no row that was taken out leaves a folder behind; kept work spares those that stay.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from stages.command import BASE_MODEL, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
+from zsr import distributed, storage
+from zsr.finetune import mean_curve, task_of, train_once, without_start
+from zsr.models import heads
+from zsr.params import Natural, block, row
+from zsr.train import COLUMNS
+
+
+@stage("start", parallel=True)
+def main(document: Mapping, code: str) -> None:
+    first = distributed.rank() == 0
+    for name in document["starts"]:
+        curves = [_train(document, code, name, seed) for seed in block(document, "seeds", tuple[Natural, ...])]
+        if first:
+            storage.write_rows(STARTS / name / "curve.csv", mean_curve(curves), COLUMNS)
+    if first:
+        storage.write_json(STARTS / "starts.json", list(document["starts"]))
+
+
+def _train(document: Mapping, code: str, name: str, seed: int) -> list[dict[str, str]]:
+    source, start = block(document, "data.start_source", str), row(document, "starts", name)
+    origin = "file" if start.file else without_start(document)
+    task = task_of(
+        document,
+        "starts",
+        name,
+        seed,
+        images=SETS / source / "train.safetensors",
+        text_embeddings=TEXT_EMBEDDINGS / f"{source}.safetensors",
+        weights=Path(start.file) if start.file else BASE_MODEL,
+        origin=origin,
+        sha256=start.sha256,
+    )
+    tower, rows = train_once(task, code, progress(f"training {name}, seed {seed}", "step"))
+    if distributed.rank() == 0:
+        whole = heads.load(task.model, BASE_MODEL, tower)
+        heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, task.method.norm_stats)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

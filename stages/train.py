@@ -1,0 +1,109 @@
+"""Train one row of `methods` on data.source, once for each seed: from the base model, or from the row's start.
+
+A study with a grid trains the row at each of its rates and passes on the models of the rate that held-out images choose.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from stages.command import BASE_MODEL, CHECKPOINTS, CURVES, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
+from zsr import distributed, storage
+from zsr.data import prepared
+from zsr.errors import Diverged
+from zsr.evaluate import Judging, judge
+from zsr.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
+from zsr.models import heads
+from zsr.params import Natural, block, row
+from zsr.rates import Grid, accuracies, best_rate, grid_of
+from zsr.records import Record
+from zsr.train import COLUMNS
+
+Trained = tuple[list[TrainingTask], list[Path | None], list[list[dict[str, str]]]]  # tasks, towers, curves: by seed
+
+
+@stage("train", "name", parallel=True)
+def main(document: Mapping, code: str, name: str) -> None:
+    grid, tasks = grid_of(document), _tasks(document, name)
+    if grid and tasks[0].method.trains:
+        return _train_grid(document, code, name, grid, tasks)
+    tasks, towers, curves = _train(name, tasks, code)
+    if distributed.rank() == 0:
+        _save(name, tasks, towers)
+        storage.write_rows(CURVES / name / "curve.csv", mean_curve(curves), COLUMNS)
+
+
+def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
+    """One task for each seed. A row that is the base model itself has one."""
+    source, start = block(document, "data.source", str), row(document, "methods", name).start
+    images, text = SETS / source / "train.safetensors", TEXT_EMBEDDINGS / f"{source}.safetensors"
+    seeds = block(document, "seeds", tuple[Natural, ...])
+    tasks = []
+    for seed in seeds:
+        weights = STARTS / start / f"{seed}.safetensors" if start else BASE_MODEL
+        origin = "start" if start else without_start(document)
+        files = {"images": images, "text_embeddings": text, "weights": weights, "origin": origin}
+        tasks.append(task_of(document, "methods", name, seed, **files))
+    return tasks if start or tasks[0].method.trains else tasks[:1]
+
+
+def _train(name: str, tasks: list[TrainingTask], code: str) -> Trained:
+    trained = [train_once(task, code, progress(f"fine-tuning {name}, seed {task.seed}", "step")) for task in tasks]
+    return tasks, [tower for tower, _ in trained], [curve for _, curve in trained]
+
+
+def _save(name: str, tasks: list[TrainingTask], towers: list[Path]) -> None:
+    for task, tower in zip(tasks, towers):
+        whole = heads.load(task.model, task.weights, tower)
+        heads.save(CHECKPOINTS / name / f"{task.seed}.safetensors", whole, task.model, heads.norm_stats(whole))
+
+
+def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list[TrainingTask]) -> None:
+    """Beside the models of the chosen rate: a tower of every rate and seed, how each judged, and every curve."""
+    rows, towers = [], {}
+    for lr in map(str, grid.lrs):
+        curves = []
+        for task in tasks:
+            task = replace(task, recipe=replace(task.recipe, lr=float(lr)), held_out=grid.held_out)
+            key = {"method": name, "lr": lr, "seed": task.seed}
+            try:
+                tower, curve = train_once(task, code, progress(f"{name}, rate {lr}, seed {task.seed}", "step"))
+            except Diverged:  # a rate may be too high for a method: that is a result
+                rows.append(key | accuracies("held_out", None))
+                continue
+            curves.append(curve)
+            towers[lr, task.seed] = tower
+            rows.append(key | accuracies("held_out", _judged(document, code, grid, task, tower, key)))
+        if distributed.rank() == 0:
+            storage.write_rows(CURVES / name / f"{lr}.csv", mean_curve(curves) if curves else [], COLUMNS)
+    if distributed.rank() == 0:
+        best = best_rate(rows)
+        _save(name, tasks, [towers[best, task.seed] for task in tasks])
+        for (lr, seed), tower in towers.items():
+            storage.write_atomic(CHECKPOINTS / name / "rates" / lr / f"{seed}.safetensors", tower.read_bytes())
+        chosen = [row | {"chosen": int(row["lr"] == best)} for row in rows]
+        storage.write_rows(CHECKPOINTS / name / "rates.csv", chosen)
+
+
+def _judged(document: Mapping, code: str, grid: Grid, task: TrainingTask, tower: Path, key: Mapping) -> Record:
+    source = block(document, "data.source", str)
+    judging = Judging(
+        method=key["method"],
+        seed=task.seed,
+        attack_name=grid.attack["module"],
+        attack=grid.made_attack,
+        evaluation=grid.evaluation,
+        model=task.model,
+        compute=task.compute,
+        threads=task.threads,
+        weights=task.weights,
+        tower=tower,
+    )
+    data = {"held_out": prepared.held_out(SETS, TEXT_EMBEDDINGS, source, grid.held_out)}
+    out = CHECKPOINTS / key["method"] / "rates" / key["lr"] / str(task.seed)
+    judge(judging, data, code, lambda set_name: progress(f"{key['method']} {key['lr']} {set_name}", "batch"), out)
+    return Record.load(out / "held_out.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The code that a stage runs, as one digest. Comments and docstrings do not count, nor does code of other stages.
+
+A stage runs its script, all modules of the project that the script imports, the modules that params.yaml names (a
+method, an attack, a set), the data files that these modules read, and libraries. A module that reads a file or folder
+beside itself names it in a constant `PACKAGE_DATA`.
+"""
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from zsr.errors import StudyError
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("zsr", "stages")
+INTERFACE = {"click", "tqdm"}  # libraries that read options and draw progress bars: they compute nothing
+
+
+def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:
+    """The digest of all that some modules run: code, data files and versions of libraries.
+
+    Args:
+        modules: dotted names, as "stages.train" and "zsr.methods.tecoa".
+        root: the folder of the packages.
+
+    Raises:
+        StudyError: there is no such module.
+    """
+    files = closure(modules, root)
+    parts = [f"{path.relative_to(root).as_posix()} {_file_digest(path)}" for path in sorted(files)]
+    parts += [f"{name} {release}" for name, release in libraries(files).items()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def closure(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
+    """Files of the project that some modules import, directly or not, and the data files that these read."""
+    found: set[Path] = set()
+    queue = [_required(root, name) for name in modules]
+    while queue:
+        path = queue.pop()
+        if path in found:
+            continue
+        found.add(path)
+        imported, data_files, _ = _read(path)
+        queue += [file for name in imported for file in _module_files(root, name)]
+        found |= {file for name in data_files for file in _data_files(path.parent / name)}
+    return found
+
+
+def libraries(files: Iterable[Path]) -> dict[str, str]:
+    """The libraries that Python files import, by the name of their package, with their versions."""
+    imported = {name for path in files if path.suffix == ".py" for name in _read(path)[2]}
+    packages = {package for name in imported for package in _packages().get(name, ())}
+    return {package: version(package) for package in sorted(packages, key=str.lower) if package not in INTERFACE}
+
+
+def loaded_files(root: Path = ROOT) -> set[Path]:
+    """The files of the project's modules that this process has loaded; empty ones carry nothing."""
+    files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+    ours = {path for path in files if any(path.is_relative_to(root / package) for package in PACKAGES)}
+    return {path for path in ours if path.stat().st_size}
+
+
+_packages = cache(packages_distributions)
+
+
+def _required(root: Path, name: str) -> Path:
+    path = root / (name.replace(".", "/") + ".py")
+    if not path.is_file():
+        raise StudyError(f"{name} is no module of the project: {path} is not there")
+    return path
+
+
+def _module_files(root: Path, name: str) -> list[Path]:
+    """The file of a module and those of the packages around it; none where a name is that of a member."""
+    parts = name.split(".")
+    packages = [root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    files = [*packages, root.joinpath(*parts[:-1], f"{parts[-1]}.py")]
+    return [path for path in files if path.is_file() and path.stat().st_size]
+
+
+def _data_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise StudyError(f"{path} is named by PACKAGE_DATA, and is not there")
+    inside = path.rglob("*") if path.is_dir() else [path]
+    return [file for file in inside if file.is_file() and file.suffix not in (".py", ".pyc")]
+
+
+@cache
+def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Of a Python file: modules of the project it may import, names of its data files, other packages it imports."""
+    if path.suffix != ".py":
+        return (), (), ()
+    names, data_files = [], []
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise StudyError(f"{path}: line {node.lineno} imports relatively; name the whole module")
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGE_DATA":
+            data_files += ast.literal_eval(node.value)
+    ours = tuple(name for name in names if name.split(".")[0] in PACKAGES)
+    top = {name.split(".")[0] for name in names} - set(PACKAGES) - set(sys.stdlib_module_names)
+    return ours, tuple(data_files), tuple(sorted(top))
+
+
+@cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def _file_digest(path: Path) -> str:
+    total = hashlib.sha256()
+    if path.suffix == ".py":
+        for part in _structure(_tree(path)):
+            total.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    else:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def _structure(node: Any) -> Iterator[str]:
+    """What a syntax tree says, without docstrings, positions and comments, the same for every version of Python."""
+    if isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _structure(item)
+        yield "]"
+    elif isinstance(node, ast.AST):
+        yield type(node).__name__
+        for name, value in ast.iter_fields(node):
+            if name == "body" and _has_docstring(node):
+                value = value[1:]
+            if value is not None and value != []:  # what newer versions add is empty in older code
+                yield name
+                yield from _structure(value)
+    else:
+        yield repr(node)
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) or not node.body:
+        return False
+    first = node.body[0]
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)

@@ -1,0 +1,58 @@
+"""Kept work: what a stage has computed, or is about to, outside DVC, which deletes a stage's outputs before it runs.
+
+One rule makes the key: the task, a frozen dataclass that holds all that is computed from. A field that is a path counts
+by what the file holds. To it come the digest of the stage's code and libraries, and the kind of device.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from zsr import storage
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def folder() -> Path:
+    """Where kept work lies: ZSR_SCRATCH, or .scratch in the root of this checkout, which all its studies share."""
+    return Path(os.environ.get("ZSR_SCRATCH", ROOT / ".scratch"))
+
+
+def key(task: Any, code: str) -> str:
+    """The name of a task's kept work, 32 hexadecimal digits.
+
+    Args:
+        task: a frozen dataclass. Its `compute`, where it has one, says on which device it is computed.
+        code: the digest of what computes it, of `zsr.code_digest.code_digest`.
+    """
+    device = task.compute.place().type if hasattr(task, "compute") else ""
+    return storage.digest(code, device, described(task))
+
+
+def described(value: Any) -> str:
+    """A text that is equal for equal tasks alone: fields by name, numbers as Python writes them, files by content."""
+    if isinstance(value, Path):
+        return f"file {storage.identity(value)}"
+    if is_dataclass(value):
+        named = ", ".join(f"{field.name}={described(getattr(value, field.name))}" for field in fields(value))
+        return f"{type(value).__module__}.{type(value).__qualname__}({named})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name!r}: {described(value[name])}" for name in value) + "}"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(described, value)) + "]"
+    assert value is None or isinstance(value, (bool, int, float, str)), f"a task cannot hold {type(value).__name__}"
+    return repr(value)
+
+
+@contextmanager
+def claimed(kind: str, name: str) -> Iterator[Path]:
+    """The path of one piece of kept work, held alone: another process that wants the same waits.
+
+    A process left over from a killed run is so waited for, and two never write one result.
+    """
+    path = folder() / kind / name
+    with storage.claimed(path):
+        yield path
