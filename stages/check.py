@@ -14,7 +14,7 @@ from zsr import storage, study
 def main(document: Mapping, code: str) -> None:
     checked = study.check(Path("params.yaml"))
     storage.write_atomic(CATALOGUE.with_name("params.ok"), b"params.yaml is valid\n")
-    storage.write_json(CATALOGUE, study.catalogue(checked))
+    storage.write_json(CATALOGUE, study.catalogue(checked, document))
 
 
 if __name__ == "__main__":

@@ -1,31 +1,25 @@
 """Fold the records of all evaluations into metrics: averages per method, every cell, paired differences, the audit."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import click
-
-from stages.command import EXISTING, WRITTEN, stage
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, stage
 from zsr import audit, results, storage
-from zsr.data.world import Data
-from zsr.params import block, read
+from zsr.data.prepared import classes
+from zsr.rates import rate_rows
 from zsr.records import Record
 
 
-@stage
-@click.option("--records", type=EXISTING, required=True)
-@click.option("--out", type=WRITTEN, required=True)
-def main(params: Path, records: Path, out: Path) -> None:
-    document = read(params)
-    data = block(document, "data", Data)
-    methods, attacks = (block(document, kind, dict[str, Any]) for kind in ("methods", "attacks"))
+@stage("collect")
+def main(document: Mapping, code: str) -> None:
+    study = storage.read_json(CATALOGUE)
     loaded = {
-        (method, attack, name): [Record.load(seed / f"{name}.json") for seed in _seeds(records / f"{method}-{attack}")]
-        for method in methods
-        for attack in attacks
-        for name in data.sets
+        (method, attack, name): [Record.load(seed / f"{name}.json") for seed in _seeds(RECORDS / f"{method}-{attack}")]
+        for method in study["methods"]
+        for attack in study["attacks"]
+        for name in study["judged"]
     }
-    cells, groups = results.with_worst_case(results.with_clean(loaded)), data.groups()
+    cells, groups = results.with_worst_case(results.with_clean(loaded)), study["groups"]
     marks = audit.marks(cells)
     rows = {
         "accuracy": results.cell_rows(cells),
@@ -35,14 +29,16 @@ def main(params: Path, records: Path, out: Path) -> None:
     }
     for table, plain in rows.items():
         rows[table] = audit.annotated(plain, marks, groups)
-        storage.write_rows(out / f"{table}.csv", rows[table], header=["attack"])
-    results.write_summaries(out, rows["averages"])
-    storage.write_rows(out / "marks.csv", audit.mark_rows(marks), header=audit.HEADER)
-    storage.write_rows(out / "checks.csv", audit.check_rows(cells, marks))
+        storage.write_rows(RESULTS / f"{table}.csv", rows[table], header=["attack"])
+    results.write_summaries(METRICS / "summary", rows["averages"])
+    storage.write_rows(RESULTS / "marks.csv", audit.mark_rows(marks), header=audit.HEADER)
+    storage.write_rows(RESULTS / "checks.csv", audit.check_rows(cells, marks))
+    storage.write_rows(RESULTS / "rates.csv", rate_rows(CHECKPOINTS, RECORDS, study), header=["method"])
+    storage.write_json(RESULTS / "study.json", study | {"classes": classes(TEXT_EMBEDDINGS)})
 
 
 def _seeds(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir(), key=lambda path: int(path.name))
+    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,80 @@
-"""Figures, from metrics alone."""
+"""Figures, from files in git alone."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-import click
+from stages.command import CURVES, METRICS, RESULTS, stage
+from zsr import figures, storage, transfer_figures
+from zsr.params import block
+from zsr.rates import grid_of
+from zsr.rates_tables import with_rates
+from zsr.transfer_tables import rows_of_cells
 
-from stages.command import EXISTING, WRITTEN, stage
-from zsr import figures
-from zsr.params import block, read
-from zsr.storage import read_rows
-
-BARS = "bars: 95 % over the choice of images, or ± sd over several seeds"
+OUT = Path("figures")
+BARS = "bars: ± sd over seeds; of one seed 95 % over the choice of images"
+SPREAD = "mean over seeds; bars: ± sd"
 
 
-@stage
-@click.option("--metrics", type=EXISTING, required=True)
-@click.option("--curves", type=EXISTING, required=True)
-@click.option("--out", type=WRITTEN, required=True)
-def main(params: Path, metrics: Path, curves: Path, out: Path) -> None:
-    document = read(params)
-    name = block(document, "name", str)
-    cells, averages = read_rows(metrics / "accuracy.csv"), read_rows(metrics / "averages.csv")
-    figures.trade_off(out / "trade_off.png", averages, "all", f"{name}\nmean over all sets; {BARS}")
-    figures.per_set(out / "per_set.png", cells, f"{name}: accuracy per set; {BARS}")
-    rows = {method: read_rows(curves / f"{method}.csv") for method in block(document, "methods", dict[str, Any])}
-    figures.training(out / "training.png", rows, f"{name}: loss terms of fine-tuning, as weighted in the sum")
+def _rows(name: str) -> list[dict[str, str]]:
+    return storage.read_rows(RESULTS / f"{name}.csv")
+
+
+def _training(title: str, document: Mapping) -> None:
+    methods = storage.read_json(RESULTS / "study.json")["methods"]
+    curves = {method: storage.read_rows(CURVES / method / "curve.csv") for method in methods}
+    figures.training(OUT / "training.png", curves, f"{title}: loss terms of training, as weighted in the sum")
+
+
+def _eps_sweep(title: str, document: Mapping) -> None:
+    for path in sorted((METRICS / "eps_sweep").glob("*.csv")):
+        note = f"{title}: {path.stem}, the first images of each set, one seed"
+        figures.eps_sweep(OUT / f"eps_sweep_{path.stem}.png", storage.read_rows(path), note)
+
+
+def _effective_rate(title: str, document: Mapping) -> None:
+    shown = str(grid_of(document).shown_lr)
+    curves = {method: rows for (method, lr), rows in with_rates(CURVES, _rows("rates")).items() if lr == shown}
+    note = f"{title}: at lr {shown}, mean over convolutions and seeds"
+    figures.effective_rates(OUT / "effective_rate.png", curves, note)
+
+
+def _robustness(title: str, document: Mapping) -> None:
+    study = storage.read_json(RESULTS / "study.json")
+    rows = rows_of_cells(_rows("accuracy"), study)
+    transfer_figures.robustness(OUT / "robustness.png", rows, list(study["attacks"].values()), f"{title}; {SPREAD}")
+
+
+def _likeness(title: str, document: Mapping) -> None:
+    for path in sorted((METRICS / "likeness").glob("*.csv")):
+        note = f"likeness with {path.stem}; {title}; {SPREAD}"
+        transfer_figures.likeness(OUT / f"likeness_{path.stem}.png", storage.read_rows(path), note)
+
+
+FIGURES: dict[str, Callable[[str, Mapping], None]] = {
+    "trade_off": lambda title, _: figures.trade_off(
+        OUT / "trade_off.png", _rows("averages"), "all", f"{title}\nmean over all sets; {BARS}"
+    ),
+    "trade_off_source": lambda title, _: figures.trade_off(
+        OUT / "trade_off.png", _rows("averages"), "source", f"{title}\nthe set that was trained on; {BARS}"
+    ),
+    "per_set": lambda title, _: figures.per_set(
+        OUT / "per_set.png", _rows("accuracy"), f"{title}: accuracy per set; {BARS}"
+    ),
+    "training": _training,
+    "eps_sweep": _eps_sweep,
+    "rates": lambda title, _: figures.learning_rates(
+        OUT / "rates.png", _rows("rates"), f"{title}: the set that was trained on, at every learning rate\n{SPREAD}"
+    ),
+    "effective_rate": _effective_rate,
+    "robustness": _robustness,
+    "likeness": _likeness,
+}
+
+
+@stage("figures")
+def main(document: Mapping, code: str) -> None:
+    for name in document["figures"]:
+        FIGURES[name](block(document, "name", str), document)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ def main(document: Mapping, code: str) -> None:
     torch.set_num_threads(block(document, "threads", Count))
     model, index = block(document, "model", Model), {}
     template, prompt_set = block(document, "data.template", str), block(document, "data.prompt_set", str)
-    embed = _embedder(model)
-    for name in storage.read_json(CATALOGUE)["sets"]:
+    embed, catalogue = _embedder(model), storage.read_json(CATALOGUE)
+    for name in catalogue["sets"]:
         test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / f"{name}.safetensors"
         split = Split.load(test)
         prompts = list(split.own_prompts) or split.prompts(template)
@@ -30,7 +30,8 @@ def main(document: Mapping, code: str) -> None:
             storage.save_tensors(out, {}, {"wording": "final weights", "prompts": list(split.nouns)})
         else:
             storage.save_tensors(out, {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts})
-        index[name] = entry(test, out)  # new images: evaluations are out of date
+        if name in catalogue["judged"]:
+            index[name] = entry(test, out)  # new images: evaluations are out of date
     storage.write_json(TEXT_EMBEDDINGS / INDEX, index)
 
 

@@ -5,7 +5,10 @@ A mark belongs to a cell (method, attack, set). A check that needs an attack is 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from statistics import fmean
+
+import numpy as np
 
 from zsr.records import Mark
 from zsr.results import CLEAN, WORST, Cell, Records
@@ -101,7 +104,7 @@ def _beside(attacks: Sequence[str], other: str) -> Callable[[Cell, Records], boo
 
 
 def _zero_gradient(cell: Cell, records: Records) -> str | None:
-    left = sum(zero and hit for record in records[cell] for zero, hit in zip(record.zero_bits, record.hits))
+    left = sum(int((record.zero_bits & record.hits).sum()) for record in records[cell])
     return (
         f"{left} of {_images(cell, records)} images count as right that had no gradient at any pixel" if left else None
     )
@@ -113,18 +116,18 @@ def _underflow(cell: Cell, records: Records) -> str | None:
 
 
 def _not_finite(cell: Cell, records: Records) -> str | None:
-    n = sum(sum(record.broken_bits) for record in records[cell])
+    n = sum(int(record.broken_bits.sum()) for record in records[cell])
     return f"{n} of {_images(cell, records)} images had logits or gradients that are not finite" if n else None
 
 
 def _above_clean(cell: Cell, records: Records) -> str | None:
-    robust, clean = _percent(cell, records), 100 * fmean(fmean(record.clean_bits) for record in records[cell])
+    robust, clean = _percent(cell, records), 100 * fmean(float(record.clean_bits.mean()) for record in records[cell])
     return f"{robust:.1f} % under the attack, {clean:.1f} % without" if robust > clean else None
 
 
 def _clean_differs(cell: Cell, records: Records) -> str | None:
     pairs = zip(records[cell], records[cell[0], CLEAN, cell[2]])
-    n = sum(a != b for record, other in pairs for a, b in zip(record.clean_bits, other.clean_bits, strict=True))
+    n = sum(int((record.clean_bits != other.clean_bits).sum()) for record, other in pairs)
     return f"{n} of {_images(cell, records)} verdicts without the attack are not those of {CLEAN}" if n else None
 
 
@@ -141,9 +144,9 @@ def _above(other: str, margin: float) -> Callable[[Cell, Records], str | None]:
 def _square_beats_white_box(cell: Cell, records: Records) -> str | None:
     method, _, name = cell
     white = [records[method, attack, name] for attack in WHITE_BOX if (method, attack, name) in records]
-    left = [[all(bits) for bits in zip(*(record.hits for record in same))] for same in zip(*white)]
+    left = [reduce(np.logical_and, (record.hits for record in same)) for same in zip(*white)]
     square = records[method, "square", name]
-    n, images = sum(a and not b for x, y in zip(left, square) for a, b in zip(x, y.hits)), _images(cell, records)
+    n, images = sum(int((x & ~y.hits).sum()) for x, y in zip(left, square)), _images(cell, records)
     return f"Square fools {n} of {images} images that no gradient did" if 100 * n > BLACK_BOX * images else None
 
 
@@ -153,11 +156,11 @@ def _undefended(cell: Cell, records: Records) -> str | None:
 
 
 def _percent(cell: Cell, records: Records) -> float:
-    return 100 * fmean(fmean(record.hits) for record in records[cell])
+    return 100 * fmean(float(record.hits.mean()) for record in records[cell])
 
 
 def _images(cell: Cell, records: Records) -> int:
-    return sum(len(record.ids) for record in records[cell])
+    return sum(record.n for record in records[cell])
 
 
 ALL_MARKED = "all_marked"

@@ -129,7 +129,7 @@ def rows(cells: Sequence[Row], averages: Sequence[Row], published: Sequence[Row]
     What is missing on a side is blank. Our average is blank unless our sets are exactly the paper's.
 
     cells, averages: rows of `zsr.results` with marks. published: rows of published/*.csv; where several tables hold a
-    number, the first counts. low, high: 95 % over the choice of test images, of several seeds the mean.
+    number, the first counts. low, high: 95 % as in `zsr.results`; of a cell with several seeds the mean of theirs.
     """
     paper, sets = _papers(published), _shared(cells, published)
     if not sets:
@@ -195,8 +195,8 @@ def _our_averages(averages: Sequence[Row], ours: Mapping[Cell, dict]) -> dict[Ce
     result = {}
     for row in averages:
         if row["group"] == GROUP:
-            method, attack, mean, half = row["method"], row["attack"], float(row["mean"]), float(row["half_width"])
-            limits = {"ours": mean, "low": round(max(mean - half, 0), 2), "high": round(min(mean + half, 100), 2)}
+            method, attack = row["method"], row["attack"]
+            limits = {"ours": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"])}
             n = sum(own["n"] for (m, a, _), own in ours.items() if (m, a) == (method, attack))
             result[method, attack, AVERAGE] = limits | {"marks": row.get("marks", ""), "n": n}
     return result

@@ -47,7 +47,7 @@ def _write(figure, path: Path) -> None:
 def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, note: str) -> None:
     """Robust against clean accuracy, mean over a group of sets, one panel per attack.
 
-    Bars: ± standard deviation over seeds; of one seed, the 95 % half-width.
+    Bars: ± standard deviation over seeds; of one seed, the 95 % interval.
     """
     rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
     methods = distinct(averages, "method")
@@ -56,7 +56,7 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
     for axis, attack in zip(axes, attacks):
         for method, colour in _colours(methods).items():
             x, y = rows[method, CLEAN], rows[method, attack]
-            spans = {bar: float(row["sd"] or row["half_width"]) for bar, row in (("xerr", x), ("yerr", y))}
+            spans = {bar: _spans(row) for bar, row in (("xerr", x), ("yerr", y))}
             fill = "none" if x.get("marks") or y.get("marks") else colour
             point = float(x["mean"]), float(y["mean"])
             axis.errorbar(*point, **spans, fmt="o", color=colour, mfc=fill, capsize=2, label=method)
@@ -66,6 +66,14 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
     hollow = any(row.get("marks") for row in rows.values())
     figure.suptitle(f"{note}\nhollow: {MARKED}" if hollow else note, fontsize=9)
     _write(figure, path)
+
+
+def _spans(row: Mapping[str, str]) -> list[list[float]]:
+    """How far a bar reaches below and above its mean, as matplotlib wants it."""
+    if row["sd"] != "":
+        return [[float(row["sd"])], [float(row["sd"])]]
+    mean, low, high = (float(row[key]) for key in ("mean", "low", "high"))
+    return [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
 
 
 def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:

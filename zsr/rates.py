@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -9,7 +10,7 @@ from zsr.errors import StudyError
 from zsr.evaluate import Evaluation
 from zsr.params import Count, Positive, build, nested_component
 from zsr.records import Record
-from zsr.storage import distinct
+from zsr.storage import distinct, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,24 @@ def best_rate(rows: Sequence[Mapping]) -> str:
         tried = ", ".join(distinct(rows, "lr"))
         raise StudyError(f"{rows[0]['method']} diverges at every rate of grid.lrs ({tried}); add smaller ones")
     return max(sorted(values_of, key=float), key=lambda lr: fmean(values_of[lr]))
+
+
+def rate_rows(checkpoints: Path, records: Path, study: Mapping) -> list[dict]:
+    """One row per method, rate and seed, of the methods that were tried at several rates.
+
+    Args:
+        checkpoints: folder of what `stages.train` wrote: how each rate did on held-out images, and which was chosen.
+        records: folder of what `stages.evaluate` wrote: how each rate did on test images, which chose nothing.
+        study: the catalogue of the study.
+    """
+    rows, (source,) = [], study["groups"]["source"]
+    for method in study["methods"]:
+        tried = checkpoints / method / "rates.csv"
+        for row in read_rows(tried) if tried.exists() else []:
+            key = {name: row.pop(name) for name in ("method", "lr", "seed")}
+            found = list(records.glob(f"{method}-*/rates/{key['lr']}/{key['seed']}/{source}.json"))
+            rows.append(key | accuracies("test", Record.load(found[0]) if found else None) | row)
+    return rows
 
 
 def chosen(rates: Sequence[Mapping[str, str]]) -> dict[str, str]:

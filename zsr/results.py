@@ -1,14 +1,30 @@
 """Records to numbers: every cell with its interval, averages over groups of sets, paired differences. No torch.
 
-A cell's records are those of its seeds of fine-tuning. Two kinds of uncertainty are kept apart: the choice of test
-images (`low`, `high`, `half_width`) and the seed (`sd`, over n - 1; empty where there is one seed).
+A cell's records are those of its seeds of training. Every interval is 95 %, by one of three rules:
+
+- A cell of one seed: Wilson's interval of the share of its n test images that count.
+- A mean over sets, each weighing the same: Wilson's limits of every set, put together as Zou and Donner (Statistics in
+  Medicine, 2008) do: each limit is as far from the mean as the root of the sum of squared distances. So a set of which
+  all images count still has room below. Of several seeds an image has the share of seeds under which it counts, and
+  n is scaled by the design effect: by how much less that share varies than a single verdict.
+- A difference, paired image by image: the normal law, with a variance to which each set adds half an image of each of
+  the four outcomes (Agresti and Min, Statistics in Medicine, 2005).
+
+With several seeds the last two also cover the choice of seeds, by Student's law. The spread between seeds holds the noise
+of the images once more, as far as seeds disagree about single images; that part is taken out of it, so nothing counts
+twice (the two-way layout of images and seeds). `sd` is the plain standard deviation over seeds, over n - 1; empty where
+there is one.
 """
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from statistics import fmean, pvariance, stdev
+from statistics import fmean, stdev
+
+import numpy as np
 
 from zsr import storage
 from zsr.records import BITS, Record
@@ -21,15 +37,51 @@ Cell = tuple[str, str, str]  # method, attack, set
 Records = Mapping[Cell, Sequence[Record]]
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What is known of numbers (seeds, images) in [-1, 1], of one set.
+
+    Attributes:
+        n: images.
+        mean, square: of an image's mean over seeds, the mean over images and the mean of its square.
+        per_seed: (seeds,) the mean over images.
+        residual: variance of what is due neither to the image nor to the seed; 0 of one seed.
+    """
+
+    n: int
+    mean: float
+    square: float
+    per_seed: np.ndarray
+    residual: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Sample":
+        """values: (seeds, images)."""
+        seeds, n = values.shape
+        averaged, per_seed = values.mean(axis=0), values.mean(axis=1)
+        mean, square = float(averaged.mean()), float((averaged**2).mean())
+        residual = 0.0
+        if seeds > 1 and n > 1:
+            total = np.square(values, dtype=float).sum()
+            left = total - n * (seeds * square + (per_seed**2).sum() - seeds * mean**2)
+            residual = max(left, 0.0) / ((seeds - 1) * (n - 1))
+        return cls(n, mean, square, per_seed, residual)
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % limits of a share of n trials; n need not be whole."""
+    centre, spread = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    low, high = ((centre + sign * spread) / (1 + Z**2 / n) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
+
+
 def cell_rows(records: Records) -> list[dict]:
     """One row per cell and seed: counts, accuracy in percent with its Wilson 95 % interval, and the protocol."""
-    from scipy.stats import binomtest
-
     rows = []
     for (method, attack, set_name), seeds in records.items():
         for record in seeds:
-            n, correct = len(record.ids), sum(record.hits)
-            low, high = binomtest(correct, n).proportion_ci(method="wilson")
+            n, correct = record.n, int(record.hits.sum())
+            low, high = wilson(correct / n, n)
             rows.append(
                 {
                     "method": method,
@@ -38,8 +90,8 @@ def cell_rows(records: Records) -> list[dict]:
                     "seed": record.seed,
                     "n": n,
                     "ids": record.ids_digest,
-                    "clean_correct": sum(record.clean_bits),
-                    "adv_correct": sum(record.adv_bits),
+                    "clean_correct": int(record.clean_bits.sum()),
+                    "adv_correct": int(record.adv_bits.sum()),
                     "correct": correct,
                     "accuracy": _percent(correct / n),
                     "low": _percent(low),
@@ -47,8 +99,8 @@ def cell_rows(records: Records) -> list[dict]:
                     "protocol": record.protocol,
                     "attacks_run": "; ".join(record.attacks_run),
                     "counted": record.counted,
-                    "zero_gradient_images": sum(record.zero_bits),
-                    "non_finite_images": sum(record.broken_bits),
+                    "zero_gradient_images": int(record.zero_bits.sum()),
+                    "non_finite_images": int(record.broken_bits.sum()),
                     "forwards": record.forwards,
                     "gradients": record.gradients,
                 }
@@ -70,7 +122,7 @@ def with_clean(records: Records) -> dict[Cell, list[Record]]:
 
 
 def _unattacked(record: Record) -> Record:
-    none = (False,) * len(record.ids)
+    none = np.zeros(record.n, bool)
     return Record(
         method=record.method,
         seed=record.seed,
@@ -82,7 +134,7 @@ def _unattacked(record: Record) -> Record:
         counted=record.counted,
         ids=record.ids,
         **dict.fromkeys(BITS, none) | {"clean_bits": record.clean_bits, "adv_bits": record.clean_bits},
-        forwards=len(record.ids),
+        forwards=record.n,
     )
 
 
@@ -102,7 +154,7 @@ def with_worst_case(records: Records) -> dict[Cell, list[Record]]:
 
 def _folded(records: Sequence[Record], attacks: Sequence[str]) -> Record:
     first = records[0]
-    assert all(record.ids == first.ids for record in records), f"{first.method}: attacks saw other images"
+    assert all(_same(record, first) for record in records), f"{first.method}: attacks saw other images"
     return Record(
         method=first.method,
         seed=first.seed,
@@ -113,14 +165,14 @@ def _folded(records: Sequence[Record], attacks: Sequence[str]) -> Record:
         attacks_run=tuple(attacks),
         counted=first.counted,
         ids=first.ids,
-        **{name: _every(getattr(record, name) for record in records) for name in BITS},
+        **{name: reduce(np.logical_and, (getattr(record, name) for record in records)) for name in BITS},
         forwards=sum(record.forwards for record in records),
         gradients=sum(record.gradients for record in records),
     )
 
 
-def _every(bits: Iterable[Sequence[bool]]) -> tuple[bool, ...]:
-    return tuple(map(all, zip(*bits, strict=True)))
+def _same(record: Record, other: Record) -> bool:
+    return np.array_equal(record.ids, other.ids)
 
 
 def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
@@ -134,122 +186,108 @@ def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
 
 
 def average_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """One row per (group, method, attack): the mean over the group's sets, each weighing the same, and over seeds.
-
-    half_width: 95 %, of choosing the test images; base models are not in it, nor is the seed.
-    """
+    """One row per (group, method, attack): the mean over the group's sets, each weighing the same, and over seeds."""
+    samples = {cell: Sample.of(_shares(seeds)) for cell, seeds in records.items()}
     rows = []
     for group, sets in groups.items():
         for method, attack in _methods_and_attacks(records):
-            cells = [records[method, attack, s] for s in sets]
-            mean, half = _mean_of_means([_hits(cell) for cell in cells])
             key = {"group": group, "method": method, "attack": attack, "sets": len(sets)}
-            rows.append(key | _interval(mean, half) | _seeds(_by_seed(cells)))
+            rows.append(key | average([samples[method, attack, s] for s in sets]))
     return rows
 
 
-def pair_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """One row per (group, attack, two methods): first minus second in points, on the same images and seeds.
+def average(samples: Sequence[Sample]) -> dict[str, float | str]:
+    """The mean of shares over sets, in percent, with its interval; seeds and sd."""
+    limits = [_limits(sample) for sample in samples]
+    below, above = (
+        math.sqrt(sum((of[side] - sample.mean) ** 2 for of, sample in zip(limits, samples))) / len(samples)
+        for side in (0, 1)
+    )
+    return _summary(samples, below, above, within=(0.0, 1.0))
 
-    half_width: 95 %, of the choice of test images and, where there are several, of the seeds.
-    """
+
+def _limits(sample: Sample) -> tuple[float, float]:
+    single, shared = sample.mean * (1 - sample.mean), sample.square - sample.mean**2
+    return wilson(sample.mean, sample.n * (single / shared if shared > 1e-12 else 1.0))
+
+
+def pair_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
+    """One row per (group, attack, two methods): first minus second in points, on the same images and seeds."""
     rows = []
     methods = list(dict.fromkeys(method for method, _ in _methods_and_attacks(records)))
     attacks = list(dict.fromkeys(attack for _, attack in _methods_and_attacks(records)))
     for (method, attack, name), seeds in records.items():
-        same = records[methods[0], attack, name][0].ids
-        assert all(record.ids == same for record in seeds), f"{method} and {methods[0]} saw other images of {name}"
+        first = records[methods[0], attack, name][0]
+        assert all(_same(record, first) for record in seeds), f"{method} and {methods[0]} saw other images of {name}"
+    samples = _paired(records, lambda cell: [(other, *cell[1:]) for other in methods[methods.index(cell[0]) + 1 :]])
     for group, attack in itertools.product(groups, attacks):
         for first, second in itertools.combinations(methods, 2):
-            pair = [[records[method, attack, s] for s in groups[group]] for method in (first, second)]
             key = {"group": group, "attack": attack, "first": first, "second": second}
-            rows.append(key | difference(*pair))
+            rows.append(key | difference([samples[(first, attack, s), (second, attack, s)] for s in groups[group]]))
     return rows
 
 
 def attack_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
     """One row per (group, method, attack): accuracy under it minus that under AutoAttack, on the same images.
 
-    None where the study has no AutoAttack. half_width as in `pair_rows`.
+    None where the study has no AutoAttack.
     """
+    others = [pair for pair in _methods_and_attacks(records) if pair[1] not in (CLEAN, WORST, STRONGEST)]
+    compared = [(method, attack) for method, attack in others if (method, STRONGEST) in _methods_and_attacks(records)]
+    samples = _paired(records, lambda cell: [(cell[0], STRONGEST, cell[2])] if cell[:2] in compared else [])
     rows = []
-    cells = _methods_and_attacks(records)
-    for group, (method, attack) in itertools.product(groups, cells):
-        if attack not in (CLEAN, WORST, STRONGEST) and (method, STRONGEST) in cells:
-            pair = [[records[method, a, s] for s in groups[group]] for a in (attack, STRONGEST)]
-            key = {"group": group, "method": method, "attack": attack, "against": STRONGEST}
-            rows.append(key | difference(*pair))
+    for group, (method, attack) in itertools.product(groups, compared):
+        pairs = [((method, attack, s), (method, STRONGEST, s)) for s in groups[group]]
+        key = {"group": group, "method": method, "attack": attack, "against": STRONGEST}
+        rows.append(key | difference([samples[pair] for pair in pairs]))
     return rows
 
 
-def difference(first: Sequence[Sequence[Record]], second: Sequence[Sequence[Record]]) -> dict[str, float]:
-    """first minus second, each one cell per set: mean, half_width, seeds and sd of `pair_rows`."""
-    images = [[a - b for a, b in zip(_hits(x), _hits(y), strict=True)] for x, y in zip(first, second, strict=True)]
-    mean, half = _mean_of_means(images)
-    one, other = _by_seed(first), _by_seed(second)
-    n = max(len(one), len(other))  # a method that does not train has one seed, which stands for all
-    per_seed = [one[i % len(one)] - other[i % len(other)] for i in range(n)]
-    return _interval(mean, math.hypot(half, _half_width_of_seeds(per_seed))) | _seeds(per_seed)
+def _paired(records: Records, partners: Callable[[Cell], Iterable[Cell]]) -> dict[tuple[Cell, Cell], Sample]:
+    """Of every cell and each of its partners, what is known of their differences."""
+    shares = {cell: _shares(seeds) for cell, seeds in records.items()}
+    return {
+        (cell, other): Sample.of(shares[cell] - shares[other]) for cell in records for other in partners(cell)
+    }  # a row that does not train has one seed, which stands for all
 
 
-def variant_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """One row per method: averages over groups of sets under every attack, mean and sd over seeds side by side."""
-    rows: dict[str, dict] = {}
-    for average in average_rows(records, groups):
-        row = rows.setdefault(average["method"], {"variant": average["method"]})
-        column = f"{average['attack']} {average['group']}"
-        row |= {column: average["mean"], f"{column} sd": average["sd"]}
-    return list(rows.values())
-
-
-def effect_rows(records: Records, quirks: Mapping[str, tuple[str, str]], sets: Sequence[str]) -> list[dict]:
-    """One row per variant and attack: its accuracy minus that of another, as in `pair_rows`.
-
-    quirks: variant -> (the quirk's ID, the variant it is compared with).
-    """
-    rows = []
-    for variant, (quirk, against) in quirks.items():
-        for attack in dict.fromkeys(attack for _, attack in _methods_and_attacks(records)):
-            pair = [[records[name, attack, s] for s in sets] for name in (variant, against)]
-            key = {"quirk": quirk, "variant": variant, "against": against, "attack": attack}
-            rows.append(key | difference(*pair))
-    return rows
+def difference(samples: Sequence[Sample]) -> dict[str, float | str]:
+    """The mean of differences over sets, in points, with its interval; seeds and sd."""
+    variance = 0.0
+    for sample in samples:
+        n, total, squares = sample.n + 2, sample.n * sample.mean, sample.n * sample.square + 1
+        variance += (squares / n - (total / n) ** 2) / n
+    half = Z * math.sqrt(variance) / len(samples)
+    return _summary(samples, half, half, within=(-1.0, 1.0))
 
 
 def _methods_and_attacks(records: Records) -> list[tuple[str, str]]:
     return list(dict.fromkeys((method, attack) for method, attack, _ in records))
 
 
-def _hits(seeds: Sequence[Record]) -> list[float]:
-    """Of every image, the share of seeds under which it counts."""
-    return [fmean(bits) for bits in zip(*(record.hits for record in seeds), strict=True)]
+def _shares(seeds: Sequence[Record]) -> np.ndarray:
+    """(seeds, images): does the image count? In numbers that can be taken from each other."""
+    return np.stack([record.hits for record in seeds]).astype(np.int8)
 
 
-def _by_seed(cells: Sequence[Sequence[Record]]) -> list[float]:
-    """Of every seed, the mean over sets."""
-    return [fmean(fmean(record.hits) for record in sets) for sets in zip(*cells, strict=True)]
+def _summary(samples: Sequence[Sample], below: float, above: float, within: tuple[float, float]) -> dict:
+    """A mean over sets whose limits lie as far away as its images and, where there are several, its seeds say."""
+    per_seed = np.mean([sample.per_seed for sample in samples], axis=0)
+    mean, seeds = fmean(sample.mean for sample in samples), _half_width_of_seeds(samples, per_seed)
+    low, high = max(mean - math.hypot(below, seeds), within[0]), min(mean + math.hypot(above, seeds), within[1])
+    interval = {"mean": _percent(mean), "low": _percent(low), "high": _percent(high)}
+    return interval | {"seeds": len(per_seed), "sd": _spread((100 * per_seed).tolist())}
 
 
-def _mean_of_means(samples: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Mean over sets of each set's mean, and its 95 % half-width by the normal law."""
-    spread = sum(pvariance(s) / len(s) for s in samples)
-    return fmean(fmean(s) for s in samples), Z * math.sqrt(spread) / len(samples)
-
-
-def _half_width_of_seeds(values: Sequence[float]) -> float:
-    """95 % half-width of a mean over seeds by Student's law; 0 where there is one."""
+def _half_width_of_seeds(samples: Sequence[Sample], per_seed: np.ndarray) -> float:
+    """95 % half-width of a mean over seeds by Student's law, without what images add to it; 0 where there is one."""
     from scipy.stats import t
 
-    n = len(values)
-    return t.ppf(0.975, n - 1) * stdev(values) / math.sqrt(n) if n > 1 else 0.0
-
-
-def _interval(mean: float, half: float) -> dict[str, float]:
-    return {"mean": _percent(mean), "half_width": _percent(half)}
-
-
-def _seeds(values: Sequence[float]) -> dict[str, float | str]:
-    return {"seeds": len(values), "sd": _spread([100 * value for value in values])}
+    k = len(per_seed)
+    if k < 2:
+        return 0.0
+    of_images = sum(sample.residual / sample.n for sample in samples) / len(samples) ** 2
+    return t.ppf(0.975, k - 1) * math.sqrt(max(per_seed.var(ddof=1) - of_images, 0.0) / k)
 
 
 def _spread(values: Sequence[float]) -> float | str:
@@ -257,7 +295,7 @@ def _spread(values: Sequence[float]) -> float | str:
 
 
 def _percent(share: float) -> float:
-    return round(100 * share, 2)
+    return round(100 * float(share), 2)
 
 
 def write_summaries(folder: Path, averages: Sequence[dict]) -> None:

@@ -135,16 +135,18 @@ class Study:
         return [self.data.source] if self.model.head == "linear" else list(self.data.sets)
 
 
-def catalogue(study: Study) -> dict[str, Any]:
+def catalogue(study: Study, document: Mapping) -> dict[str, Any]:
     """What the study consists of, by name; the stages that go through all of it depend on this."""
-    linear = study.model.head == "linear"
-    facts = ("module", "start", "base", "wings")
+    facts = ("section", "module", "start", "base", "wings")
+    attacks = {name: component(document, "attacks", name) for name in study.attacks}
+    groups = {"all": study.judged, "source": [study.data.source]}
     return {
+        "arch": study.model.arch,
         "methods": {name: {key: own[key] for key in facts if key in own} for name, own in study.methods.items()},
-        "attacks": list(study.attacks),
+        "attacks": {name: f"{255 * attack.eps:g}/255" for name, attack in attacks.items()},  # with their eps
         "sets": list(study.data.sets),
         "judged": study.judged,
-        "groups": {"all": study.judged, "source": study.judged} if linear else study.data.groups(),
+        "groups": groups if study.model.head == "linear" else study.data.groups(),
     }
 
 

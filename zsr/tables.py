@@ -1,6 +1,6 @@
 """Tables for people: Markdown, LaTeX and CSV from the rows of `zsr.results`, protocol facts below each.
 
-A number that the audit has marked bears a dagger and the number of the mark, whose reasons stand below the table.
+In every table ± is a standard deviation over seeds, and [low, high] a 95 % interval; the notes say over what. A number that the audit has marked bears a dagger and the number of the mark, whose reasons stand below the table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -64,7 +64,7 @@ def reasons(marks: Sequence[Row], shown: Sequence[Row] | None = None) -> list[st
 def accuracy(
     folder: Path, cells: Sequence[Row], averages: Sequence[Row], title: str, marks: Sequence[Row] = ()
 ) -> None:
-    """Accuracy of every method, attack and set, averages first; over several seeds mean ± standard deviation.
+    """Accuracy of every method, attack and set, averages first.
 
     marks: rows of `zsr.audit.mark_rows`.
     """
@@ -76,8 +76,8 @@ def accuracy(
     for attack in distinct(cells, "attack"):
         body = [
             [method]
-            + [marked(with_spread, by_group[method, attack, group], marks) for group in groups]
-            + [marked(_with_interval, by_cell[method, attack, s], marks) for s in sets]
+            + [marked(shown, by_group[method, attack, group], marks) for group in groups]
+            + [marked(shown, by_cell[method, attack, s], marks) for s in sets]
             for method in distinct(cells, "method")
         ]
         parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
@@ -85,9 +85,9 @@ def accuracy(
     storage.write_rows(folder / "accuracy.csv", cells)
 
 
-def marked(shown: Callable[[Row], str], row: Row, marks: Sequence[Row]) -> str:
-    """A number as `shown` writes it, with the daggers of the row's marks."""
-    return shown(row) + daggers_of(row.get("marks", ""), marks)
+def marked(text_of: Callable[[Row], str], row: Row, marks: Sequence[Row]) -> str:
+    """A number as `text_of` writes it, with the daggers of the row's marks."""
+    return text_of(row) + daggers_of(row.get("marks", ""), marks)
 
 
 def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
@@ -95,11 +95,11 @@ def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
     protocols = [f"{attack}: {text}." for attack, text in dict.fromkeys((r["attack"], r["protocol"]) for r in cells)]
     seeds = distinct(cells, "seed")
     spread = (
-        "[low, high]: Wilson 95 % interval of a cell. ±: 95 % half-width of a mean of cells, every set weighing the "
-        "same. Both come from the choice of test images alone: one base model, one fine-tuning seed."
+        "[low, high]: 95 % interval over the choice of test images: Wilson's of a cell; of a mean of cells, every set "
+        "weighing the same, Wilson's put together. One base model, one training seed."
         if len(seeds) == 1
-        else f"±: standard deviation over {len(seeds)} fine-tuning seeds ({', '.join(seeds)}) on one base model. A "
-        "method that does not train has one; its ± is then the 95 % half-width of choosing the test images."
+        else f"±: standard deviation over {len(seeds)} training seeds ({', '.join(seeds)}) on one base model. A row that "
+        "does not train has one seed and a 95 % interval [low, high] over the choice of test images."
     )
     return [
         COUNTED[cells[0].get("counted", "both")],
@@ -122,22 +122,40 @@ def attacks(
     names, compared = distinct(averages, "attack"), distinct(own, "attack")
     body = [
         [method]
-        + [marked(with_spread, by_cell[method, attack], marks) for attack in names]
-        + [marked(_signed, minus[method, attack], marks) for attack in compared]
+        + [marked(shown, by_cell[method, attack], marks) for attack in names]
+        + [marked(signed, minus[method, attack], marks) for attack in compared]
         for method in distinct(averages, "method")
     ]
     header = ["method", *names, *(f"{attack} - {STRONGEST}" for attack in compared)]
     notes = [
-        "Differences in points between attacks on the same models and images; ±: 95 % half-width over the choice of "
-        "images. Above zero the other attack leaves images that AutoAttack fools.",
+        f"Differences in points between attacks on the same models and images; [low, high]: {_covers(own)}. Above zero "
+        "the other attack leaves images that AutoAttack fools.",
+        _averages_note(averages),
         *reasons(marks),
     ]
     write(folder, "attacks", title, {f"mean over {group} sets, accuracy in %": (header, body)}, notes)
     storage.write_rows(folder / "attacks.csv", own, header=["attack"])
 
 
-def _signed(row: Row) -> str:
-    return f"{float(row['mean']):+.1f} ± {float(row['half_width']):.1f}"
+def signed(row: Row, sign: int = 1) -> str:
+    """A difference with its interval, "+3.2 [+2.1, +4.3]"; sign -1: of the second minus the first."""
+    low, high = sorted(sign * float(row[side]) for side in ("low", "high"))
+    return f"{sign * float(row['mean']):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def _covers(rows: Sequence[Row]) -> str:
+    """What the intervals of differences or averages are over."""
+    several = any(int(row["seeds"]) > 1 for row in rows)
+    return f"95 % over the choice of images{' and of seeds' if several else ''}"
+
+
+def _averages_note(averages: Sequence[Row]) -> str:
+    several = any(int(row["seeds"]) > 1 for row in averages)
+    return (
+        "Averages: mean ± standard deviation over seeds; of one seed the 95 % interval over the choice of images."
+        if several
+        else "Averages: with their 95 % interval over the choice of images."
+    )
 
 
 def orderings(
@@ -168,15 +186,13 @@ def orderings(
 
 
 def _ordering_notes(rows: Sequence[Row], pairs: Sequence[Row], group: str, marks: Sequence[Row]) -> list[str]:
-    several = any(int(pair["seeds"]) > 1 for pair in pairs)
     counts = ", ".join(f"{sum(r['here'] == verdict for r in rows)} {verdict}" for verdict in distinct(rows, "here"))
     shown = {name for pair in pairs if pair["group"] == group for name in pair.get("marks", "").split()}
     return [
         "paper: difference of the averages over 16 sets, ViT-B/32, eps 1/255 (published/*.csv; Comp-TGA from the "
         "README of its repository).",
-        f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images, "
-        f"± its 95 % half-width over the choice of images{' and of seeds' if several else ''}. Only the signs compare "
-        "between the two, not the sizes.",
+        f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images; "
+        f"[low, high]: {_covers(pairs)}. Only the signs compare between the two, not the sizes.",
         "appears: the same sign, and our interval leaves out zero; reversed: the other sign, likewise; "
         "undecided: our interval holds zero.",
         f"In all: {counts}.",
@@ -190,27 +206,24 @@ def _ordering_notes(rows: Sequence[Row], pairs: Sequence[Row], group: str, marks
 
 
 def _ordering(pair: Row, paper: float, marks: Sequence[Row]) -> dict[str, str]:
-    mean, half = float(pair["mean"]), float(pair["half_width"])
-    verdict = "undecided" if abs(mean) <= half else "appears" if mean * paper > 0 else "reversed"
+    mean, low, high = (float(pair[key]) for key in ("mean", "low", "high"))
+    verdict = "undecided" if low <= 0 <= high else "appears" if mean * paper > 0 else "reversed"
     return {
         "attack": pair["attack"],
         "first": pair["first"],
         "second": pair["second"],
         "paper": f"{paper:+.2f}",
-        "ours": f"{mean:+.1f} ± {half:.1f}" + daggers_of(pair.get("marks", ""), marks),
+        "ours": marked(signed, pair, marks),
         "here": verdict,
     }
 
 
-def with_spread(row: Row) -> str:
-    """mean ± standard deviation over seeds, or, of one seed, ± half-width."""
-    return f"{float(row['mean']):.1f} ± {float(row['sd'] or row['half_width']):.1f}"
-
-
-def _with_interval(row: Row) -> str:
+def shown(row: Row) -> str:
+    """A mean or a cell: "82.3 ± 1.2" over seeds, or of one seed "82.3 [80.1, 84.2]"."""
+    value = float(row["mean"] if "mean" in row else row["accuracy"])
     if row["sd"] != "":
-        return f"{row['accuracy']:.1f} ± {row['sd']:.1f}"
-    return f"{row['accuracy']:.1f} [{float(row['low']):.0f}, {float(row['high']):.0f}]"
+        return f"{value:.1f} ± {float(row['sd']):.1f}"
+    return f"{value:.1f} [{float(row['low']):.1f}, {float(row['high']):.1f}]"
 
 
 def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str) -> None:
@@ -229,35 +242,36 @@ def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str)
     storage.write_rows(folder / "audit.csv", marks, header=header)
 
 
-def ablation(folder: Path, rows: Sequence[Mapping], facts: str, marks: Sequence[Row] = ()) -> None:
-    """Rows of `zsr.results.variant_rows`: mean ± standard deviation over seeds. marks: of the audit of all variants."""
-    columns = [key for key in rows[0] if f"{key} sd" in rows[0]]
-    shown = {r["variant"]: [m for m in marks if m["method"] == r["variant"]] for r in rows}
-    own = [mark for of_variant in shown.values() for mark in of_variant]
-    daggers = {v: daggers_of(" ".join(distinct(of_variant, "mark")), own) for v, of_variant in shown.items()}
+def ablation(folder: Path, averages: Sequence[Row], title: str, marks: Sequence[Row] = ()) -> None:
+    """Every row of the study under every attack, averages over all sets and over those neither seen nor easy."""
+    by_cell = {(r["method"], r["attack"], r["group"]): r for r in averages}
+    columns = [(a, g) for g in ("all", "unseen_strict") for a in distinct(averages, "attack")]
     body = [
-        [r["variant"] + daggers[r["variant"]], *(f"{r[c]:.1f} ± {r[f'{c} sd']:.1f}" for c in columns)] for r in rows
+        [method, *(marked(shown, by_cell[method, *column], marks) for column in columns)]
+        for method in distinct(averages, "method")
     ]
-    notes = [f"Accuracy in %, mean over sets, ± standard deviation over seeds: {facts}.", *reasons(own)]
-    write(folder, "ablation", "Ablation of TGA-ZSR", {"accuracy in %": (["variant", *columns], body)}, notes)
-    storage.write_rows(folder / "ablation.csv", rows)
+    notes = ["Accuracy in %, mean over sets.", _averages_note(averages), *reasons(marks)]
+    header = ["row", *(f"{attack} {group}" for attack, group in columns)]
+    write(folder, "ablation", title, {"accuracy in %": (header, body)}, notes)
 
 
-def quirks(folder: Path, rows: Sequence[Mapping], facts: str, marks: Sequence[Row] = ()) -> None:
-    """Rows of `zsr.results.effect_rows`: what a switch changes, one column per attack."""
-    attacks = distinct(rows, "attack")
-    effects = {}
-    for r in rows:
-        behind = [m for m in marks if m["method"] in (r["variant"], r["against"]) and m["attack"] == r["attack"]]
-        daggers = daggers_of(" ".join(distinct(behind, "mark")), marks)
-        effects[r["variant"], r["attack"]] = f"{r['mean']:+.1f} ± {r['half_width']:.1f}" + daggers
-    names = {r["variant"]: (r["quirk"], r["variant"], r["against"]) for r in rows}
-    body = [[*names[v], *(effects[v, attack] for attack in attacks)] for v in names]
+def quirks(
+    folder: Path, pairs: Sequence[Row], named: Mapping[str, Mapping], title: str, marks: Sequence[Row] = ()
+) -> None:
+    """What a switch changes, one column per attack. named: row -> {id, against}, the block `quirks` of params.yaml."""
+    by_pair = {(r["attack"], r["first"], r["second"]): r for r in pairs if r["group"] == "all"}
+    attacks = distinct(pairs, "attack")
+    body = []
+    for name, quirk in named.items():
+        effects = []
+        for attack in attacks:
+            swapped = (attack, name, quirk["against"]) not in by_pair
+            pair = by_pair[(attack, quirk["against"], name) if swapped else (attack, name, quirk["against"])]
+            effects.append(signed(pair, -1 if swapped else 1) + daggers_of(pair.get("marks", ""), marks))
+        body.append([quirk["id"], name, quirk["against"], *effects])
     notes = [
-        "variant minus the one it is compared with, in points, mean over all sets, paired by image and seed; "
-        f"±: 95 % half-width over the choice of images and of seeds: {facts}.",
+        "row minus the one it is compared with, in points, mean over all sets, paired by image and seed; "
+        f"[low, high]: {_covers(pairs)}.",
         *reasons(marks),
     ]
-    header = ["quirk", "variant", "against", *attacks]
-    write(folder, "quirks", "Effects of quirks", {"difference in points": (header, body)}, notes)
-    storage.write_rows(folder / "quirks.csv", rows)
+    write(folder, "quirks", title, {"difference in points": (["quirk", "row", "against", *attacks], body)}, notes)

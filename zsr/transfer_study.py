@@ -11,7 +11,6 @@ from statistics import fmean
 from typing import Literal
 
 from zsr.errors import StudyError
-from zsr.records import Record
 
 SATURATED = 2  # times chance, below which robust accuracies tell nothing
 COLLAPSED = 0.9  # of ln C, above which a cross-entropy is that of guessing
@@ -56,20 +55,6 @@ def row(run: Run, clean: float, robust: Mapping[str, float], n: int) -> dict:
     for eps, accuracy in robust.items():
         found |= {f"robust@{eps}": accuracy, f"DR@{eps}": drop_rate(clean, accuracy) if clean else math.nan}
     return asdict(run) | found
-
-
-def row_of_records(run: Run, records: Mapping[str, Record]) -> dict:
-    """The row of one model on one set, of its records by the eps of their attack.
-
-    Raises StudyError where they are of different images.
-    """
-    first = next(iter(records.values()))
-    for record in records.values():
-        if (record.ids, record.clean_bits) != (first.ids, first.clean_bits):
-            raise StudyError(f"records {first.attack} and {record.attack} of {first.method} are of different images")
-    n = len(first.ids)
-    robust = {eps: sum(record.robust_bits) / n for eps, record in records.items()}
-    return row(run, sum(first.clean_bits) / n, robust, n)
 
 
 def difference(fine_tuned: Sequence[Mapping], standard: Sequence[Mapping], eps: str, classes: int) -> dict:

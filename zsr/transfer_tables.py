@@ -1,6 +1,6 @@
 """The transfer study's tables and metrics, from the rows of its runs. No torch.
 
-rows: of `zsr.transfer_study.row`, one per run and seed. alike: of metrics/likeness.csv, with run, start, method, seed,
+rows: of `zsr.transfer_study.row`, one per run and seed. alike: of metrics/likeness, with run, start, method, seed,
 measure, input, layer and value.
 """
 
@@ -11,11 +11,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from zsr import storage
-from zsr.records import Record
+from zsr.results import CLEAN, WORST
 from zsr.storage import distinct
 from zsr.tables import COUNTED, write
-from zsr.transfer_params import PLAIN, STANDARD
-from zsr.transfer_study import collapsed, difference
+from zsr.transfer_study import Run, collapsed, difference, row
+
+STANDARD = "scratch"  # the start that owes nothing to pre-training
+PLAIN = "ft"  # the method that others are compared with
 
 Row = Mapping[str, str]
 
@@ -30,19 +32,42 @@ class Facts:
     classes: int
 
 
-def notes(caution: str, records: Sequence[Record]) -> tuple[str, ...]:
+def rows_of_cells(cells: Sequence[Row], study: Mapping) -> list[dict]:
+    """One row per row of the study and seed, of the rows of metrics/results/accuracy.csv. study: its catalogue."""
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for cell in cells:
+        if cell["attack"] in study["attacks"]:
+            found.setdefault((cell["method"], cell["seed"]), {})[study["attacks"][cell["attack"]]] = cell
+    rows = []
+    for (method, seed), by_eps in found.items():
+        first, n = next(iter(by_eps.values())), int(next(iter(by_eps.values()))["n"])
+        own = study["methods"][method]
+        described = Run(
+            init=own.get("start", STANDARD),
+            method=own["section"].rpartition(".")[2],
+            backbone=study["arch"],
+            dataset=first["set"],
+            seed=int(seed),
+        )
+        robust = {eps: int(cell["correct"]) / n for eps, cell in by_eps.items()}
+        rows.append(row(described, int(first["clean_correct"]) / n, robust, n))
+    return rows
+
+
+def notes(caution: str, cells: Sequence[Row], marks: Sequence[Row]) -> tuple[str, ...]:
     """What stands below every table: what the numbers are not, seeds, images, protocols, marks of models."""
-    first, seeds = records[0], list(dict.fromkeys(record.seed for record in records))
-    marks = [f"{r.method} seed {r.seed}, {mark.name}: {mark.reason}" for r in records for mark in r.marks]
+    attacked = [cell for cell in cells if cell["attack"] not in (CLEAN, WORST)]
+    first, seeds = attacked[0], distinct(attacked, "seed")
+    said = [f"{mark['method']} {mark['attack']}, {mark['mark']}: {mark['reason']}" for mark in marks]
     return (
         caution,
-        f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(map(str, seeds))}), each of random weights, "
+        f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(seeds)}), each of random weights, "
         "heads, order of batches and noise, on one draw of the data. checkpoint final: nothing is chosen by the test "
         "images.",
-        COUNTED[first.counted],
-        f"n, test images of {first.set_name} (digest of their ids): {len(first.ids)} ({first.ids_digest}).",
-        *(f"{text}." for text in dict.fromkeys(record.protocol for record in records)),
-        *(f"marked: {text}." for text in dict.fromkeys(marks)),
+        COUNTED[first["counted"]],
+        f"n, test images of {first['set']} (digest of their ids): {first['n']} ({first['ids']}).",
+        *(f"{text}." for text in distinct(attacked, "protocol")),
+        *(f"marked: {text}." for text in dict.fromkeys(said)),
     )
 
 
@@ -190,21 +215,3 @@ def flags(alike: Sequence[Row], classes: int) -> dict[str, str]:
             own = [values[start, method, seed, name] for name in ("variance", "cross_entropy")]
             found.setdefault(f"{start} {method}", []).append(collapsed(own[0], reference, own[1], classes))
     return {run: f"collapsed {sum(bits)} of {len(bits)}" for run, bits in found.items() if any(bits)}
-
-
-def write_metrics(folder: Path, rows: Sequence[Mapping], alike: Sequence[Row], facts: Facts) -> None:
-    """folder/<start>_<method>.json: means over seeds in percent, which `dvc metrics show` prints as a table."""
-    for run, of_run in _runs(rows):
-        columns = ["clean", *(f"{name}@{eps}" for name in ("robust", "DR") for eps in facts.eps)]
-        summary = {column: _percent(r[column] for r in of_run) for column in columns}
-        own = [r for r in alike if (r["start"], r["method"]) == (run["init"], run["method"])]
-        wanted = {("cka", "clean", "features"): "CKA", ("accuracy", "universal", ""): "universal"}
-        wanted |= {("accuracy", "random_signs", ""): "random_signs"}
-        for key, name in wanted.items():
-            values = [float(r["value"]) for r in own if (r["measure"], r["input"], r["layer"]) == key]
-            summary |= {name: _percent(values)} if values else {}
-        storage.write_json(folder / f"{run['init']}_{run['method']}.json", summary)
-
-
-def _percent(shares: Iterable[float]) -> float:
-    return round(100 * fmean(shares), 2)

@@ -52,9 +52,15 @@ def load(sets: Path, text: Path, name: str) -> Prepared:
     return Prepared(Split.load(test), tensors.get("text_embeddings"), facts["wording"], test, embedded)
 
 
-def entry(test: Path, embedded: Path) -> dict[str, str]:
-    """What the index says of a set: which images its embeddings were made for, and which embeddings these are."""
-    return {"images": digest(test), "text_embeddings": storage.sha256(embedded)}
+def entry(test: Path, embedded: Path) -> dict[str, Any]:
+    """What the index says of a set: which images its embeddings were made for, which they are, how many classes."""
+    classes = len(storage.load_facts(test)["classnames"])
+    return {"images": digest(test), "text_embeddings": storage.sha256(embedded), "classes": classes}
+
+
+def classes(text: Path) -> dict[str, int]:
+    """How many classes each set has."""
+    return {name: of["classes"] for name, of in _index(text).items()}
 
 
 def held_out(sets: Path, text: Path, name: str, n: int) -> Prepared:
@@ -65,7 +71,7 @@ def held_out(sets: Path, text: Path, name: str, n: int) -> Prepared:
     return replace(whole, split=Split.load(train).part(slice(-n, None)), images=train, last=n)
 
 
-def _index(text: Path) -> dict[str, dict[str, str]]:
+def _index(text: Path) -> dict[str, dict[str, Any]]:
     path = text / INDEX
     if not path.exists():
         raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")

@@ -1,12 +1,12 @@
-"""Tables of the study of TWINS: methods at their own rates, TWINS minus its controls, the whole grid."""
+"""Tables of a study with a grid of rates: methods at their own rates, TWINS minus its controls, the whole grid."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
-from zsr.storage import distinct
-from zsr.tables import Row, daggers_of, marked, reasons, with_spread, write
-from zsr.twins_grid import chosen
+from zsr.storage import distinct, read_rows
+from zsr.rates import chosen
+from zsr.tables import Row, daggers_of, marked, reasons, shown, signed, write
 
 GROUPS = {"source": "target", "unseen": "unseen"}  # averages that are shown, and what they are of
 PARTS = ("test_clean", "test_robust", "held_out_robust")  # of the grid
@@ -20,31 +20,49 @@ def study(
     averages: Sequence[Row],
     pairs: Sequence[Row],
     compared: Sequence[tuple[str, str]],
-    grid: Sequence[Row],
+    rates: Sequence[Row],
     marks: Sequence[Row],
-    facts: str,
+    held_out: int,
     title: str,
 ) -> None:
-    """folder/twins.*: accuracies, differences on the same images and seeds, and every rate of the grid.
+    """folder/rates.*: accuracies, differences on the same images and seeds, and every rate of the grid.
 
-    compared: pairs of methods, of which the second is taken from the first. grid: rows of metrics/grid. facts: of the
-    held-out images.
+    compared: pairs of methods, of which the second is taken from the first. rates: of metrics/results/rates.csv.
+    held_out: how many images chose the rate.
     """
     parts = {
-        "accuracy in %, each method at its own rate": _own_rates(averages, grid, marks),
+        "accuracy in %, each method at its own rate": _own_rates(averages, rates, marks),
         "TWINS minus its controls, points": _differences(pairs, compared, marks),
-        "accuracy in % at every rate": _grid(grid),
+        "accuracy in % at every rate": _grid(rates),
     }
-    seeds = len(distinct(grid, "seed"))
+    seeds = len(distinct(rates, "seed"))
     notes = [
-        f"The rate of a method is the one of the grid with the highest accuracy under attack on {facts}, mean over "
-        f"{seeds} seeds; {CHOSEN} marks it in the grid. Test images chose nothing.",
+        f"The rate of a method is the one of the grid with the highest accuracy under attack on the {held_out} images "
+        f"held out of training, mean over {seeds} seeds; {CHOSEN} marks it in the grid. Test images chose nothing.",
         f"target: the test split of the set that methods were trained on. unseen: the mean over the other sets, which "
-        f"they saw no more. ±: standard deviation over {seeds} seeds, each with a start of its own.",
-        "Differences: on the same images and seeds, ± their 95 % half-width over the choice of images and of seeds.",
+        f"they saw no more. ±: standard deviation over {seeds} seeds, each with a start of its own; of a row with one "
+        "seed [low, high]: 95 % over the choice of images.",
+        "Differences: on the same images and seeds; [low, high]: 95 % over the choice of images and of seeds.",
         *reasons(marks),
     ]
-    write(folder, "twins", title, parts, notes)
+    write(folder, "rates", title, parts, notes)
+
+
+def twins_and_controls(methods: Mapping[str, Mapping]) -> list[tuple[str, str]]:
+    """(a method with both wings, one without that minimises the same loss), every such pair.
+
+    methods: of the catalogue of the study.
+    """
+    trained = {name: own for name, own in methods.items() if own.get("module") != "clip" and name != "clip"}
+    loss = {name: own.get("base", own).get("module", name) for name, own in trained.items()}
+    twins = [name for name, own in trained.items() if "base" in own and own.get("wings", "both") == "both"]
+    return [(one, other) for one in twins for other in trained if other not in twins and loss[other] == loss[one]]
+
+
+def with_rates(curves: Path, rates: Sequence[Row]) -> Curves:
+    """(method, rate) -> the curve of its trainings, mean over seeds. curves: the folder metrics/curves."""
+    pairs = dict.fromkeys((row["method"], row["lr"]) for row in rates)
+    return {(method, lr): read_rows(curves / method / f"{lr}.csv") for method, lr in pairs}
 
 
 def _own_rates(averages: Sequence[Row], grid: Sequence[Row], marks: Sequence[Row]) -> tuple[list, list]:
@@ -53,7 +71,7 @@ def _own_rates(averages: Sequence[Row], grid: Sequence[Row], marks: Sequence[Row
     columns = [(group, attack) for group in GROUPS for attack in distinct(averages, "attack")]
     body = [
         [method, rates.get(method, "")]
-        + [marked(with_spread, by_cell[group, method, a], marks) for group, a in columns]
+        + [marked(shown, by_cell[group, method, a], marks) for group, a in columns]
         for method in distinct(averages, "method")
     ]
     return ["method", "lr", *(f"{GROUPS[group]} {attack}" for group, attack in columns)], body
@@ -63,14 +81,13 @@ def _differences(pairs: Sequence[Row], compared: Sequence[tuple[str, str]], mark
     by_pair = {(r["group"], r["attack"], r["first"], r["second"]): r for r in pairs}
     columns = [(group, attack) for group in GROUPS for attack in distinct(pairs, "attack")]
 
-    def shown(group: str, attack: str, one: str, other: str) -> str:
+    def cell(group: str, attack: str, one: str, other: str) -> str:
         row, sign = by_pair.get((group, attack, one, other)), 1
         if row is None:
             row, sign = by_pair[group, attack, other, one], -1
-        text = f"{sign * float(row['mean']):+.1f} ± {float(row['half_width']):.1f}"
-        return text + daggers_of(row.get("marks", ""), marks)
+        return signed(row, sign) + daggers_of(row.get("marks", ""), marks)
 
-    body = [[f"{one} - {other}", *(shown(*column, one, other) for column in columns)] for one, other in compared]
+    body = [[f"{one} - {other}", *(cell(*column, one, other) for column in columns)] for one, other in compared]
     return ["", *(f"{GROUPS[group]} {attack}" for group, attack in columns)], body
 
 
