@@ -9,6 +9,7 @@ import ast
 import hashlib
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -40,7 +41,7 @@ def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:
 def closure(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
     """Files of the project that some modules import, directly or not, and the data files that these read."""
     found: set[Path] = set()
-    queue = [_required(root, name) for name in modules]
+    queue = [file for name in modules for file in (_required(root, name), *_module_files(root, name))]
     while queue:
         path = queue.pop()
         if path in found:
@@ -60,10 +61,9 @@ def libraries(files: Iterable[Path]) -> dict[str, str]:
 
 
 def loaded_files(root: Path = ROOT) -> set[Path]:
-    """The files of the project's modules that this process has loaded; empty ones carry nothing."""
+    """The files of the project's modules that this process has loaded."""
     files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
-    ours = {path for path in files if any(path.is_relative_to(root / package) for package in PACKAGES)}
-    return {path for path in ours if path.stat().st_size}
+    return {path for path in files if any(path.is_relative_to(root / package) for package in PACKAGES)}
 
 
 _packages = cache(packages_distributions)
@@ -76,12 +76,13 @@ def _required(root: Path, name: str) -> Path:
     return path
 
 
+@cache
 def _module_files(root: Path, name: str) -> list[Path]:
     """The file of a module and those of the packages around it; none where a name is that of a member."""
     parts = name.split(".")
     packages = [root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     files = [*packages, root.joinpath(*parts[:-1], f"{parts[-1]}.py")]
-    return [path for path in files if path.is_file() and path.stat().st_size]
+    return [path for path in files if path.is_file()]
 
 
 def _data_files(path: Path) -> list[Path]:
@@ -91,13 +92,35 @@ def _data_files(path: Path) -> list[Path]:
     return [file for file in inside if file.is_file() and file.suffix not in (".py", ".pyc")]
 
 
-@cache
 def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Of a Python file: modules of the project it may import, names of its data files, other packages it imports."""
-    if path.suffix != ".py":
-        return (), (), ()
+    return _parsed(path, path.stat().st_mtime_ns).imports if path.suffix == ".py" else ((), (), ())
+
+
+def _file_digest(path: Path) -> str:
+    if path.suffix == ".py":
+        return _parsed(path, path.stat().st_mtime_ns).digest
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    digest: str
+    imports: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
+@cache
+def _parsed(path: Path, changed: int) -> _Parsed:
+    """A Python file as it was when it was last changed."""
+    tree, total = ast.parse(path.read_text(encoding="utf-8")), hashlib.sha256()
+    for part in _structure(tree):
+        total.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return _Parsed(total.hexdigest(), _imports(path, tree))
+
+
+def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     names, data_files = [], []
-    for node in ast.walk(_tree(path)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -109,22 +132,6 @@ def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]
     ours = tuple(name for name in names if name.split(".")[0] in PACKAGES)
     top = {name.split(".")[0] for name in names} - set(PACKAGES) - set(sys.stdlib_module_names)
     return ours, tuple(data_files), tuple(sorted(top))
-
-
-@cache
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
-
-
-@cache
-def _file_digest(path: Path) -> str:
-    total = hashlib.sha256()
-    if path.suffix == ".py":
-        for part in _structure(_tree(path)):
-            total.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    else:
-        total.update(path.read_bytes())
-    return total.hexdigest()
 
 
 def _structure(node: Any) -> Iterator[str]:

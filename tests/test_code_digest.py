@@ -1,0 +1,130 @@
+"""What changes the digest of a stage's code, and what does not."""
+
+from importlib.metadata import version
+
+import pytest
+
+from stages.command import cells, modules_of
+from tests.conftest import ROOT
+from zsr import code_digest
+from zsr.code_digest import closure
+from zsr.errors import StudyError
+from zsr.params import read
+
+STUDIES = ["", *sorted(f"studies/{path.name}" for path in (ROOT / "studies").iterdir())]
+FILES = {
+    "stages/a.py": '"""A stage."""\nfrom zsr import used\n\nX = 1\n',
+    "zsr/used.py": 'import numpy\n\nPACKAGE_DATA = ["table.txt"]\n\n\ndef f():\n    "says"\n    from zsr import deep\n    return 2\n',
+    "zsr/deep.py": "Y = 3\n",
+    "zsr/unused.py": "Z = 4\n",
+    "zsr/table.txt": "5\n",
+    "zsr/__init__.py": "",
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def digest(root):
+    return code_digest.code_digest(["stages.a"], root)
+
+
+def edit(root, name, text):
+    """Write a file so that its time has certainly changed."""
+    import os
+
+    path = root / name
+    before = path.stat().st_mtime_ns
+    path.write_text(text)
+    os.utime(path, ns=(before + 1_000_000, before + 1_000_000))
+
+
+SAME = {
+    "a comment": ("stages/a.py", '"""A stage."""\nfrom zsr import used  # why\n\n# more\nX = 1\n'),
+    "a docstring": ("stages/a.py", '"""Another text."""\nfrom zsr import used\n\nX = 1\n'),
+    "the docstring of a function": ("zsr/used.py", FILES["zsr/used.py"].replace("says", "says more")),
+    "layout": ("stages/a.py", '"""A stage."""\nfrom zsr import used\nX = (\n    1\n)\n'),
+    "code that nothing imports": ("zsr/unused.py", "Z = 5\n"),
+}
+OTHER = {
+    "a constant": ("stages/a.py", '"""A stage."""\nfrom zsr import used\n\nX = 2\n'),
+    "1 and 1.0": ("stages/a.py", '"""A stage."""\nfrom zsr import used\n\nX = 1.0\n'),
+    "a text that is no docstring": ("zsr/deep.py", 'Y = 3\n"""text"""\n'),
+    "a module imported inside a function": ("zsr/deep.py", "Y = 4\n"),
+    "a data file": ("zsr/table.txt", "6\n"),
+    "a package": ("zsr/__init__.py", "A = 1\n"),
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_what_computes_nothing_leaves_the_digest(root, name):
+    before = digest(root)
+    edit(root, *SAME[name])
+    assert digest(root) == before
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_may_compute_changes_the_digest(root, name):
+    before = digest(root)
+    edit(root, *OTHER[name])
+    assert digest(root) != before
+
+
+def test_another_version_of_a_library_changes_the_digest(root, monkeypatch):
+    before = digest(root)
+    monkeypatch.setattr(code_digest, "version", lambda name: "0.0")
+    assert digest(root) != before
+    assert code_digest.libraries(closure(["stages.a"], root)) == {"numpy": "0.0"}
+
+
+def test_what_is_not_there_is_named(root):
+    with pytest.raises(StudyError, match="stages.b is no module of the project"):
+        code_digest.code_digest(["stages.b"], root)
+    edit(root, "zsr/deep.py", "from . import used\n")
+    with pytest.raises(StudyError, match="zsr/deep.py: line 1 imports relatively"):
+        digest(root)
+
+
+@pytest.mark.parametrize("name, cell", [("train", ["tecoa"]), ("evaluate", ["tecoa", "autoattack"])])
+def test_every_file_and_library_of_a_stage_is_in_its_digest(name, cell, monkeypatch):
+    modules = modules_of(read(ROOT / "params.yaml"), name, cell)
+    real, of_file, versions = code_digest.code_digest, code_digest._file_digest, code_digest.version
+    files, before, edited = closure(modules), real(modules), ""
+    monkeypatch.setattr(code_digest, "_file_digest", lambda path: "edited" if path == edited else of_file(path))
+    monkeypatch.setattr(code_digest, "version", lambda name: "edited" if name == edited else versions(name))
+    for edited in [*files, *code_digest.libraries(files)]:  # noqa: B007  the patches read it
+        assert real(modules) != before, f"{name} {cell}: {edited}"
+
+
+def test_the_closure_has_what_rows_name_and_data_that_modules_read():
+    document = read(ROOT / "studies/twins/params.yaml")
+    files = {path.relative_to(ROOT).as_posix() for path in closure(modules_of(document, "train", ["twins_at"]))}
+    assert {"zsr/methods/twins.py", "zsr/methods/tecoa.py", "zsr/attacks/pgd.py"} <= files
+    assert "zsr/models/configs/zsr-tiny.json" in files and "zsr/methods/fare.py" not in files
+    data = closure(modules_of(read(ROOT / "studies/paper/params.yaml"), "data", ["cifar10"]))
+    assert {"registry.yaml", "cifar10.tsv", "cifar10.py"} <= {path.name for path in data}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_code_yaml_belongs_to_the_code(study, monkeypatch):
+    """With the libraries that it names: another machine may have others, and then reruns what they may change."""
+    from stages import code
+
+    written = read(ROOT / study / "code.yaml")
+    known = written["libraries"]
+    monkeypatch.setattr(code_digest, "version", lambda name: known.get(name, version(name)))
+    document, digests = read(ROOT / study / "params.yaml"), {}
+    for name, cell in cells(document):
+        digests[code.key_of(name, cell)] = code_digest.code_digest(modules_of(document, name, cell))
+    flat = {
+        f"{stage}.{cell}" if cell else stage: digest
+        for stage, of in written.items()
+        if stage != "libraries"
+        for cell, digest in (of.items() if isinstance(of, dict) else [("", of)])
+    }
+    assert flat == digests

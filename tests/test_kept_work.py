@@ -1,0 +1,228 @@
+"""The key of kept work: whatever a stage of dvc.yaml depends on changes it, and a stage reads nothing else.
+
+Stages are run up to the moment at which they ask for their kept work.
+"""
+
+import json
+from importlib import import_module
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tests.conftest import ROOT
+from zsr import scratch, storage, study
+from zsr.data.prepared import INDEX, entry
+from zsr.data.sources import make
+from zsr.errors import ParamError, StudyError
+from zsr.params import read
+from zsr.results import CLEAN
+
+SMALL = {"threads": 2, "data.sets": {"shapes": {"train": 24, "test": 12}, "letters": {"train": 0, "test": 12}}}
+VALUES = [  # what a text may become; the first that the check accepts is taken
+    "sgd", "bf16", "tf32", "mean", "last", "adv", "features", "auto", "zsr-tiny-rn", "other", "letters", "any",
+    "resize_minmax", "rms",
+]  # fmt: skip
+POINTERS = ("section", "module", "start")  # texts that say where numbers are
+STAGES = {  # stage, its arguments -> the blocks of params.yaml that dvc.yaml lists for it
+    ("base_model",): ["base_model", "data.image_size", "model", "threads"],
+    ("train", "tecoa"): ["compute", "grid", "methods.tecoa", "model", "seeds", "threads", "train"],
+    ("train", "tga_zsr"): ["method"],
+    ("evaluate", "tecoa", "pgd"): ["attacks.pgd", "compute", "evaluate", "model", "protocols.trusted", "threads"],
+    ("eps_sweep", "pgd"): ["attacks.pgd", "compute", "eps_sweep.pgd", "evaluate", "model", "threads"],
+}
+
+
+class Tracked(dict):
+    """params.yaml, which notes the keys that are read of it."""
+
+    def __init__(self, content: dict, seen: set, at: str = ""):
+        super().__init__({k: Tracked(v, seen, f"{at}{k}.") if isinstance(v, dict) else v for k, v in content.items()})
+        self.seen, self.at = seen, at
+
+    def __getitem__(self, key):
+        self.seen.add(f"{self.at}{key}")
+        return super().__getitem__(key)
+
+    def items(self):
+        self.seen |= {f"{self.at}{key}" for key in self}
+        return super().items()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, clip_model):
+    """A folder of a small study whose data are there, and the stages' scratch folder."""
+    from zsr.models import clip
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    for name, size in SMALL["data.sets"].items():
+        for split, n in size.items():
+            if n:
+                make(name, split, n, 0, 24).save(tmp_path / f"data/sets/{name}/{split}.safetensors")
+        text = tmp_path / f"data/text_embeddings/{name}.safetensors"
+        rows = len(make(name, "test", 1, 0, 24).classnames)
+        storage.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"})
+    made = {name: entry(tmp_path / f"data/sets/{name}/test.safetensors", tmp_path / f"data/text_embeddings/{name}.safetensors")
+            for name in SMALL["data.sets"]}  # fmt: skip
+    storage.write_json(tmp_path / "data/text_embeddings" / INDEX, made)
+    clip.save(tmp_path / "data/base_model.safetensors", clip_model, "zsr-tiny")
+    for method in ("tecoa", "tga_zsr"):
+        clip.save(tmp_path / f"data/checkpoints/{method}/0.safetensors", clip_model, "zsr-tiny")
+    storage.write_json(tmp_path / "data/study.json", {"methods": {"tecoa": {}}})
+    return tmp_path
+
+
+@pytest.fixture
+def document() -> dict:
+    """A small study of two sets and two methods, one attack."""
+    changed = read(ROOT / "params.yaml")
+    changed["data"] |= {"sets": SMALL["data.sets"], "controls": []}
+    changed["methods"] = {name: changed["methods"][name] for name in ("clip", "tecoa", "tga_zsr")}
+    changed["attacks"] = {"pgd": changed["attacks"]["pgd"] | {"success": "last"}}  # which goes with every other number
+    changed["protocols"] = {"trusted": {}, "other": {}}
+    changed["attention"], changed["evaluate"]["workers"] = {}, 1
+    return changed
+
+
+def asked(stage: tuple[str, ...], document: dict, monkeypatch, seen: set | None = None) -> str:
+    """The key of the first kept work that a stage asks for."""
+    found = []
+
+    def stop(task, code):
+        found.append(real(task, code))
+        raise StudyError("enough")
+
+    real = scratch.key
+    with monkeypatch.context() as patch:
+        patch.setattr(scratch, "key", stop)
+        patch.setattr("stages.command.read", lambda path: Tracked(document, set() if seen is None else seen))
+        result = CliRunner().invoke(import_module(f"stages.{stage[0]}").main, list(stage[1:]))
+    assert found, result.output
+    return found[0]
+
+
+def leaves(block, at: str) -> list[str]:
+    if not isinstance(block, dict):
+        return [at]
+    return [leaf for key, value in block.items() for leaf in leaves(value, f"{at}.{key}")]
+
+
+def get(document: dict, key: str):
+    for part in key.split("."):
+        document = document[part]
+    return document
+
+
+def with_value(document: dict, key: str, value) -> dict:
+    changed = json.loads(json.dumps(document))
+    *parents, last = key.split(".")
+    get(changed, ".".join(parents))[last] = value if parents else value
+    return changed
+
+
+def others(value) -> list:
+    """Values that a key may take instead."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, (int, float)):
+        return [value + 1, value / 2, 1 - value]
+    if isinstance(value, list):
+        return [[*value[:-1], other] for other in others(value[-1])] + [[*value, 7]]
+    if "/" in value:
+        return ["1/255", "2/255", "30/255"]
+    return [other for other in VALUES if other != value]
+
+
+def changed(document: dict, key: str, tmp_path) -> dict:
+    """The document with another value at the key, one that the check accepts where there is any."""
+    for value in others(get(document, key)):
+        candidate = with_value({"": document}, f".{key}", value)[""]
+        (tmp_path / "candidate.yaml").write_text(json.dumps(candidate))
+        try:
+            study.check(tmp_path / "candidate.yaml")
+        except ParamError:
+            continue
+        return candidate
+    return with_value({"": document}, f".{key}", others(get(document, key))[0])[""]  # none fits the other numbers
+
+
+@pytest.mark.parametrize("stage", STAGES, ids="-".join)
+def test_every_number_that_a_stage_depends_on_changes_its_key(stage, folder, document, monkeypatch):
+    before = asked(stage, document, monkeypatch)
+    assert asked(stage, document, monkeypatch) == before
+    keys = [leaf for block in STAGES[stage] for leaf in leaves(get(document, block), block)]
+    for key in (key for key in keys if key.rpartition(".")[2] not in POINTERS):
+        if key == "model.arch" or key.startswith("model.") and stage[0] != "base_model":
+            continue  # weights are of one arch; test_another_model_is_another_key
+        assert asked(stage, changed(document, key, folder), monkeypatch) != before, key
+
+
+@pytest.mark.parametrize("stage", STAGES, ids="-".join)
+def test_a_stage_reads_no_number_that_dvc_yaml_does_not_list(stage, folder, document, monkeypatch):
+    from ruamel.yaml import YAML
+
+    seen: set[str] = set()
+    asked(stage, document, monkeypatch, seen)
+    found = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][stage[0]]
+    listed = [key for key in found.get("do", found)["params"] if isinstance(key, str)]
+    own = {"${key}": stage[-1], "${item.attack}": stage[-1], "${item.section}": "method", "${evaluate.protocol}": "trusted"}
+    for slot, name in own.items():
+        listed = [key.replace(slot, name) for key in listed]
+    listed += ["launcher", "shared", "data.source"]  # how processes start; names of sections; a part of paths in deps
+    listed += ["protocols.other"]  # read for its name alone
+    for key in seen:
+        assert any(key == one or key.startswith(f"{one}.") or one.startswith(f"{key}.") for one in listed), key
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage[0] != "base_model"], ids="-".join)
+def test_the_contents_of_every_input_change_the_key(stage, folder, document, monkeypatch):
+    before = asked(stage, document, monkeypatch)
+    make("shapes", "train", 24, 1, 24).save(folder / "data/sets/shapes/train.safetensors")
+    weights = {"train": "base_model", "evaluate": "checkpoints/tecoa/0", "eps_sweep": "checkpoints/tecoa/0"}
+    if stage[0] == "train":
+        assert asked(stage, document, monkeypatch) != before
+        before = asked(stage, document, monkeypatch)
+    path = folder / f"data/{weights[stage[0]]}.safetensors"
+    tensors, facts = storage.load_tensors(path)
+    storage.save_tensors(path, tensors | {"logit_scale": torch.tensor(1.0)}, facts)
+    assert asked(stage, document, monkeypatch) != before
+
+
+@pytest.mark.parametrize("stage", STAGES, ids="-".join)
+def test_other_code_another_library_and_another_device_are_other_keys(stage, folder, document, monkeypatch):
+    from zsr import code_digest
+
+    before = asked(stage, document, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(code_digest, "version", lambda name: "0.0")
+        assert asked(stage, document, monkeypatch) != before
+    with monkeypatch.context() as patch:
+        patch.setattr(code_digest, "_file_digest", lambda path: "edited" if path.parent.name == "stages" else "same")
+        other = asked(stage, document, monkeypatch)
+        patch.setattr(code_digest, "_file_digest", lambda path: "same")
+        assert asked(stage, document, monkeypatch) != other
+
+
+def test_the_device_that_auto_finds_is_in_the_key(monkeypatch):
+    from dataclasses import dataclass
+
+    from zsr.models.numerics import Compute
+
+    @dataclass(frozen=True)
+    class Task:
+        compute: Compute
+
+    task = Task(Compute(device="auto"))
+    on_cpu = scratch.key(task, "code")
+    monkeypatch.setattr(Compute, "place", lambda self: torch.device("cuda"))
+    assert scratch.key(task, "code") != on_cpu
+
+
+def test_a_stage_refuses_code_that_code_yaml_does_not_know(folder, document, monkeypatch):
+    (folder / "code.yaml").write_text("train:\n  tecoa: '0123'\n")
+    storage.write_json(folder / "params.yaml", document)
+    result = CliRunner().invoke(import_module("stages.train").main, ["tecoa"])
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "code.yaml: train.tecoa is 0123, but the code and libraries here are" in result.output
+    assert CLEAN not in result.output and not (folder / "scratch").exists()
