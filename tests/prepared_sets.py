@@ -1,0 +1,25 @@
+"""Small sets as the pipeline prepares them, in a folder of a test."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from zsr import storage
+from zsr.data import prepared
+from zsr.data.prepared import INDEX, Prepared, entry
+from zsr.data.sources import make
+
+
+def prepared_sets(folder: Path, images: Mapping[str, int], text: torch.Tensor) -> dict[str, Prepared]:
+    """Sets of so many test images each. text: embeddings of at least as many classes as a set has."""
+    sets, embedded, index = folder / "data/sets", folder / "data/text_embeddings", {}
+    for name, n in images.items():
+        test, own = sets / name / "test.safetensors", embedded / f"{name}.safetensors"
+        split = make(name, "test", n, 0, 24)
+        split.save(test)
+        rows = text[torch.arange(len(split.classnames)) % len(text)]
+        storage.save_tensors(own, {"text_embeddings": rows}, {"wording": "prompt 'a {}'"})
+        index[name] = entry(test, own)
+    storage.write_json(embedded / INDEX, index)
+    return {name: prepared.load(sets, embedded, name) for name in images}

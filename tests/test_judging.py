@@ -1,0 +1,97 @@
+"""One model on every set: sets side by side, and records of equal weights shared."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.prepared_sets import prepared_sets
+from zsr.errors import ParamError
+from zsr.evaluate import Evaluation, Judging, judge
+from zsr.models import clip
+from zsr.models.heads import Model
+from zsr.models.numerics import ON_CPU, Compute
+from zsr.params import component
+from zsr.records import BITS, Record
+from zsr.watch import unwatched
+
+SETS = {"shapes": 24, "letters": 24, "combos": 24}
+
+
+@pytest.fixture
+def sets(tmp_path, trained):
+    return prepared_sets(tmp_path, SETS, trained.text_embeddings)
+
+
+@pytest.fixture
+def judged(clip_model, sets, tmp_path, document, monkeypatch):
+    """Judges a model on the three sets, and returns the records by name."""
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    clip_model.logit_scale.data += 5.7  # as the fixture's classifier has it
+    attack = replace(component(document, "attacks", "pgd"), eps=0.4 / 255, step_size=0.1 / 255)
+
+    def run(workers: int, method: str = "m", bias: float = 0.0, compute: Compute = ON_CPU) -> dict[str, Record]:
+        clip_model.visual.ln_post.bias.data += bias
+        weights = tmp_path / f"{bias}.safetensors"
+        clip.save(weights, clip_model, "zsr-tiny")
+        judging = Judging(
+            method=method,
+            seed=0,
+            attack_name="pgd",
+            attack=attack,
+            evaluation=Evaluation(seed=0, batch_size=7, save_every=2, workers=workers),
+            model=Model(arch="zsr-tiny"),
+            compute=compute,
+            threads=3,
+            weights=weights,
+        )
+        out = tmp_path / f"{method}-{bias}-{workers}"
+        judge(judging, sets, "code", lambda name: unwatched, out)
+        return {name: Record.load(out / f"{name}.json") for name in sets}
+
+    return run
+
+
+def test_sets_side_by_side_give_the_bits_of_one_after_another(judged):
+    one, several = judged(1), judged(3)
+    for name in SETS:
+        assert all(np.array_equal(getattr(one[name], bits), getattr(several[name], bits)) for bits in BITS)
+        assert one[name].set_name == name
+    assert 0 < one["shapes"].robust_bits.sum() < one["shapes"].clean_bits.sum()
+
+
+def test_equal_weights_are_judged_once_and_other_weights_again(judged, tmp_path):
+    def kept():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "scratch").rglob("*.json")}
+
+    first, before = judged(1), kept()
+    again = judged(1, method="other")
+    for name in SETS:
+        assert again[name].method == "other" and np.array_equal(again[name].adv_bits, first[name].adv_bits)
+    assert len(before) == len(SETS) and kept() == before
+    judged(1, bias=0.1)
+    assert len(kept()) == 2 * len(SETS)
+
+
+def test_several_sets_at_a_time_are_refused_on_a_gpu_whose_flags_are_the_process_own(judged, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(Compute, "place", lambda self: torch.device("cuda"))
+    with pytest.raises(ParamError, match="evaluate.workers must be 1 on a GPU, got 2"):
+        judged(2)
+
+
+def test_numeric_flags_of_a_gpu_are_never_set_from_a_thread():
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    from zsr.models.numerics import products
+
+    def enter():
+        with products(torch.device("cuda"), "fp32"):
+            pass
+
+    enter()
+    with ThreadPoolExecutor(1) as pool, pytest.raises(AssertionError, match="belong to the main thread"):
+        pool.submit(enter).result()
