@@ -14,16 +14,21 @@ import pytest
 import torch
 
 from stages.launch import CHILD
-from stages.verdicts import Judged, judge
 from tests.conftest import ROOT
+from tests.prepared_sets import prepared_sets
 from zsr import distributed, storage
-from zsr.data import prepared
 from zsr.data.sources import make
-from zsr.data.split import digest
-from zsr.finetune import FineTuning, Texts, finetune
+from zsr.errors import StudyError
+from zsr.evaluate import Evaluation, Judging, judge
+from zsr.finetune import FineTuning, Texts, TrainingTask, finetune, train
+from zsr.methods.tecoa import TeCoA
+from zsr.methods.twins import Twins
 from zsr.models import clip
-from zsr.params import component, over, read, training_of
+from zsr.models.heads import Model
+from zsr.models.numerics import ON_CPU
+from zsr.params import block, component, over, read, training_of
 from zsr.records import BITS, Record
+from zsr.watch import unwatched
 
 METHODS = ["ft_adv", "tecoa", "pmg_aft", "comp_tga", "fare"]
 
@@ -79,35 +84,72 @@ def test_two_processes_train_with_the_losses_of_one(document, name, clip_model, 
     assert (weights["proj"] - pair[0][1]["proj"]).norm() < 1e-4 * weights["proj"].norm()
 
 
+@pytest.mark.parametrize("method", [TeCoA(), Twins(base={"module": "tecoa"}, lambda_frozen=1.0)], ids=["at", "twins"])
+def test_a_tower_with_batchnorm_is_refused_before_a_step(document, method, tmp_path):
+    """The statistics of a part are not those of the batch: two processes would learn something else than one."""
+    make("shapes", "train", 16, 0, 24).save(tmp_path / "train.safetensors")
+    clip.save(tmp_path / "base.safetensors", clip.create("zsr-tiny-rn"), "zsr-tiny-rn")
+    task = TrainingTask(
+        method=method,
+        recipe=replace(block(document, "train", FineTuning), batch_size=8),
+        seed=0,
+        model=Model(arch="zsr-tiny-rn"),
+        compute=ON_CPU,
+        threads=1,
+        images=tmp_path / "train.safetensors",
+        text_embeddings=tmp_path / "not read",
+        weights=tmp_path / "base.safetensors",
+        origin="base",
+    )
+
+    def work(process):
+        try:
+            train(task, tmp_path / "unfinished")
+        except StudyError as error:
+            return str(error)
+
+    said = in_processes(2, work, tmp_path)
+    assert said[0] == said[1] and "\n" not in said[0] and not (tmp_path / "unfinished").exists()
+    assert said[0].startswith("zsr-tiny-rn has BatchNorm, whose statistics are those of a whole batch, but 2 processes")
+    assert "set launcher: python, or PET_NPROC_PER_NODE=1" in said[0]
+    with pytest.raises(StudyError, match="zsr-tiny-rn has BatchNorm.*train.accumulate must be 1, got 2"):
+        train(replace(task, recipe=replace(task.recipe, accumulate=2)), tmp_path / "unfinished")
+
+
 @pytest.fixture
-def sets(tmp_path, clip_model):
-    """Three small sets as the pipeline prepares them; one has fewer images than there are processes."""
-    for name, n in {"shapes": 25, "letters": 8, "combos": 1}.items():
-        test = tmp_path / f"sets/{name}/test.safetensors"
-        make(name, "test", n, 0, 24).save(test)
-        text = torch.nn.functional.normalize(torch.randn(24, 48), dim=1)
-        embedded = tmp_path / f"text/{name}.safetensors"
-        storage.save_tensors(embedded, {"text_embeddings": text}, {"wording": "prompt 'a {}'"})
-        storage.write_json(embedded.with_suffix(".json"), {"images": digest(test)})
-    return {name: prepared.load(tmp_path / "sets", tmp_path / "text", name) for name in ("shapes", "letters", "combos")}
+def sets(tmp_path):
+    """Three small sets; one has fewer images than there are processes."""
+    text = torch.nn.functional.normalize(torch.randn(24, 48), dim=1)
+    return prepared_sets(tmp_path, {"shapes": 25, "letters": 8, "combos": 1}, text)
 
 
 @pytest.mark.parametrize("attack", ["pgd", "autoattack"])
 def test_two_processes_give_the_bits_of_one(document, attack, clip_model, sets, tmp_path, monkeypatch):
-    changes = {"evaluate": {"batch_size": 4, "save_every": 2}, "attacks": {"autoattack": {"n_iter": 3}}}
-    small, judged = over(document, changes), Judged("tecoa", 0, "weights", clip_model)
+    small = over(document, {"attacks": {"autoattack": {"n_iter": 3}}})
+    clip.save(tmp_path / "weights.safetensors", clip_model, "zsr-tiny")
+    judging = Judging(
+        method="tecoa",
+        seed=0,
+        attack_name=attack,
+        attack=component(small, "attacks", attack),
+        evaluation=Evaluation(seed=0, batch_size=4, save_every=2),
+        model=Model(arch="zsr-tiny"),
+        compute=ON_CPU,
+        threads=1,
+        weights=tmp_path / "weights.safetensors",
+    )
 
     def work(process):
         monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / f"kept{process}"))
-        judge(small, judged, attack, sets, tmp_path / f"out{process}")
+        judge(judging, sets, "code", lambda name: unwatched, tmp_path / f"out{process}")
 
     in_processes(2, work, tmp_path)
-    torch.set_num_threads(1)
     work("alone")
     for name in sets:
         pair, alone = (Record.load(tmp_path / f"out{process}/{name}.json") for process in (0, "alone"))
-        for bits in ("ids", *BITS, "marks", "protocol"):
-            assert getattr(pair, bits) == getattr(alone, bits), bits
+        for found in ("ids", *BITS):
+            assert getattr(pair, found).tolist() == getattr(alone, found).tolist(), found
+        assert (pair.marks, pair.protocol) == (alone.marks, alone.protocol)
         assert not (tmp_path / f"out1/{name}.json").exists()
     assert not list((tmp_path / "kept1").rglob("*.json"))  # the first process keeps the whole
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept0").rglob("*.json")}
@@ -117,23 +159,23 @@ def test_two_processes_give_the_bits_of_one(document, attack, clip_model, sets, 
 
 @pytest.fixture
 def fine_tuning(tmp_path, clip_model):
-    """A folder in which `python -m stages.finetune` runs: `(launcher, **params) -> the command`."""
-    make("shapes", "train", 200, 0, 24).save(tmp_path / "train.safetensors")
+    """A folder in which `python -m stages.train` runs: `(launcher, **params) -> the command`."""
+    make("shapes", "train", 200, 0, 24).save(tmp_path / "data/sets/shapes/train.safetensors")
     text = torch.nn.functional.normalize(torch.randn(12, 48), dim=1)
-    storage.save_tensors(tmp_path / "text.safetensors", {"text_embeddings": text}, {})
-    clip.save(tmp_path / "base.safetensors", clip_model, "zsr-tiny")
+    storage.save_tensors(tmp_path / "data/text_embeddings/shapes.safetensors", {"text_embeddings": text}, {})
+    clip.save(tmp_path / "data/base_model.safetensors", clip_model, "zsr-tiny")
 
     def command(launcher, **changes):
         changed = over(read(ROOT / "params.yaml"), {"launcher": launcher, "threads": 1, "train": changes})
         (tmp_path / "params.yaml").write_text(json.dumps(changed))
-        arguments = "tecoa --source train.safetensors --text text.safetensors --base base.safetensors"
-        return [sys.executable, "-m", "stages.finetune", *arguments.split(), "--out", "out", "--curve", "curve.csv"]
+        return [sys.executable, "-m", "stages.train", "tecoa"]
 
     return command
 
 
 def start(command, folder, processes):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PET_NPROC_PER_NODE": str(processes), "OMP_NUM_THREADS": "1"}
+    environment["ZSR_SCRATCH"] = str(folder / ".scratch")
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
 
@@ -142,22 +184,22 @@ def start(command, folder, processes):
 def test_a_killed_process_ends_the_run_in_one_line_and_the_next_goes_on(fine_tuning, tmp_path):
     command = fine_tuning("torchrun", batch_size=8, epochs=12, warmup_steps=1, save_every=5, optimizer="sgd")
     run = start(command, tmp_path, 2)
-    while not list(tmp_path.glob(".scratch/finetune/*/*/unfinished")):
+    while not list(tmp_path.glob(".scratch/training/*/unfinished")):
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.05)
     [second] = [p for p in psutil.Process(run.pid).children() if p.environ().get("RANK") == "1"]
     second.kill()
     said, _ = run.communicate(timeout=60)
     assert run.returncode == 1 and "Traceback" not in said
-    assert "stages.finetune: process 1 of the run was killed by signal 9; the others were ended." in said
+    assert "stages.train: process 1 of the run was killed by signal 9; the others were ended." in said
     assert not psutil.Process().children(recursive=True)
-    [kept] = tmp_path.glob(".scratch/finetune/*/*/unfinished")
+    [kept] = tmp_path.glob(".scratch/training/*/unfinished")
     done = torch.load(kept, weights_only=True)
     assert 0 < done["step"] < 300 and done["step"] % 5 == 0
     again = start(command, tmp_path, 2)
     said, _ = again.communicate(timeout=120)
     assert again.returncode == 0, said
-    rows = storage.read_rows(tmp_path / "curve.csv")
+    rows = storage.read_rows(tmp_path / "metrics/curves/tecoa/curve.csv")
     assert len(rows) == 300 and [float(r["loss"]) for r in rows[: done["step"]]] == [r["loss"] for r in done["rows"]]
 
 
