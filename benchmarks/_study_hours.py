@@ -8,7 +8,7 @@ from zsr.attention_study import AttentionStudy
 from zsr.data.world import Data
 from zsr.eps_sweep import EpsSweep
 from zsr.finetune import FineTuning
-from zsr.params import Natural, block, component, training_of
+from zsr.params import Natural, block, component, row, training_of
 
 # What is not measured takes the speed of what makes the same passes, or more: ft_clean has no attack, TeCoA has.
 STANDS_FOR = {
@@ -36,14 +36,14 @@ def work_of(document: Mapping) -> list[Work]:
     """Every training, evaluation and sweep of a params document.
 
     A training's images are its steps times its batch. An evaluation has the images of all sets, once for each
-    checkpoint; a method that does not train has one, the others one for each seed.
+    checkpoint; a method that neither trains nor has a start has one, the others one for each seed.
     """
     data = block(document, "data", Data)
     seeds = len(block(document, "seeds", tuple[Natural, ...]))
     works, checkpoints = [], 0
     for name in block(document, "methods", dict[str, Any]):
         trains = component(document, "methods", name).trains
-        checkpoints += seeds if trains else 1
+        checkpoints += seeds if trains or row(document, "methods", name).start else 1
         if trains:
             recipe = training_of(document, name, FineTuning)
             steps = seeds * recipe.n_steps(data.sets[data.source].train)
@@ -51,18 +51,18 @@ def work_of(document: Mapping) -> list[Work]:
     size = block(document, "evaluate.batch_size", int)
     images = checkpoints * sum(of.test for of in data.sets.values())
     attacks = block(document, "attacks", dict[str, Any])
-    return works + [Work("evaluation", name, images, size) for name in attacks] + _studies(document, data)
+    return works + [Work("evaluation", name, images, size) for name in attacks] + _studies(document, data, size)
 
 
-def _studies(document: Mapping, data: Data) -> list[Work]:
-    """The eps sweep and the attention study, which take the first checkpoint of every method."""
-    swept, shown = block(document, "eps_sweep", EpsSweep), block(document, "attention", AttentionStudy)
-    methods = len(block(document, "methods", dict[str, Any]))
-    images = methods * len(swept.eps) * sum(min(swept.images, of.test) for of in data.sets.values())
-    return [
-        Work("eps sweep", swept.attack, images, swept.images),
-        Work("attention", shown.attack, methods * shown.images, shown.images),
-    ]
+def _studies(document: Mapping, data: Data, size: int) -> list[Work]:
+    """The eps sweeps and the attention studies, which take the first checkpoint of every method."""
+    methods, works = len(block(document, "methods", dict[str, Any])), []
+    for name, swept in block(document, "eps_sweep", dict[str, EpsSweep]).items():
+        images = methods * len(swept.eps) * sum(min(swept.images, of.test) for of in data.sets.values())
+        works.append(Work("eps sweep", name, images, min(size, swept.images)))
+    for shown in block(document, "attention", dict[str, AttentionStudy]).values():
+        works.append(Work("attention", shown.attack, methods * shown.images, min(size, shown.images)))
+    return works
 
 
 def hours(work: Work, rates: Rates) -> tuple[float | None, str]:

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from zsr.data import prepared
 from zsr.evaluate import Evaluation, evaluate
-from zsr.models import clip
+from zsr.models import heads
 from zsr.models.classifier import Classifier
 from zsr.params import Count, block, component, read
 from zsr.records import Record
@@ -28,7 +28,7 @@ def main(methods: tuple[str, ...], images: int) -> None:
     attack, evaluation = component(document, "attacks", "pgd"), block(document, "evaluate", Evaluation)
     rows = []
     for method in methods or document["methods"]:
-        model = clip.create(document["model"]["arch"], sorted(Path("data/checkpoints", method).iterdir())[0])
+        model = heads.load(block(document, "model", heads.Model), heads.first_checkpoint(Path("data/checkpoints", method)))
         for name in document["data"]["sets"]:
             data = prepared.load(Path("data/sets"), Path("data/text_embeddings"), name)
             split, classifier = data.split.first(images), Classifier(model, data.text_embeddings)

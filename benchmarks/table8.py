@@ -4,7 +4,7 @@ python -m benchmarks.table8
 python -m benchmarks.table8 --methods all --json cost.json
 python -m benchmarks.table8 --device cpu --batch-size 4 --steps 2
 
-By the project's own loops on pictures of noise, 200 classes, as paper/params.yaml says. The weights are random, which
+By the project's own loops on pictures of noise, 200 classes, as studies/paper/params.yaml says. The weights are random, which
 changes no time. See benchmarks/_speeds.py for how it is measured and benchmarks/_study_hours.py for what is counted.
 """
 
@@ -29,7 +29,7 @@ from zsr.finetune import FineTuning
 from zsr.models.numerics import Compute
 from zsr.params import Count, block, component, read, training_of, under_protocol
 
-STUDIES = ("paper", "paper-1k")
+STUDIES = ("studies/paper", "studies/paper-1k")
 METHODS = ("clip", "tecoa", "fare", "pmg_aft", "tga_zsr")
 BATCH_SIZES = (128, 256)
 FEW = (2, 6)  # iterations of an attack on a CPU, of which those of the study are extrapolated
@@ -51,7 +51,7 @@ Of evaluations an upper bound (see above). One process; without downloads, decod
 
 
 @click.command(cls=StageCommand)
-@click.option("--arch", help="Of open_clip, with random weights; without it model.arch of paper/params.yaml.")
+@click.option("--arch", help="Of open_clip, with random weights; without it model.arch of studies/paper/params.yaml.")
 @click.option("--batch-size", "sizes", type=click.IntRange(1), multiple=True, help="Without it 128 and 256.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--precision", type=click.Choice(["tf32", "bf16", "fp32"]), help="Of losses; without it train.precision.")
@@ -77,7 +77,7 @@ def main(
 ) -> None:
     from benchmarks._tower import Tower  # takes seconds
 
-    document = under_protocol(read(Path("paper/params.yaml")))
+    document = under_protocol(read(Path(STUDIES[0], "params.yaml")))
     names, sizes = list(document["methods"]) if "all" in methods else methods, sizes or BATCH_SIZES
     changed = {} if precision is None else {"precision": precision}
     recipes = {name: replace(training_of(document, name, FineTuning), **changed) for name in names}

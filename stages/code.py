@@ -3,6 +3,8 @@
 The other stages depend on their digest alone. This one depends on all code, and takes a second.
 """
 
+import json
+import re
 from pathlib import Path
 
 import click
@@ -11,6 +13,8 @@ from stages.command import CODE, StageCommand, cells, key_of, modules_of
 from zsr import code_digest, storage
 from zsr.errors import StudyError
 from zsr.params import read
+
+PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][a-z0-9_]*")  # what YAML reads as the text that it is
 
 
 @click.command(cls=StageCommand, help=__doc__)
@@ -27,14 +31,18 @@ def main() -> None:
 
 
 def text(digests: dict[str, str], libraries: dict[str, str]) -> str:
-    """code.yaml. Versions of libraries are in the digests; they stand here for people."""
+    """code.yaml, valid for any name, of which the check then says what is wrong with it.
+
+    Versions of libraries are in the digests; they stand here for people.
+    """
     lines, group = ["# Written by the stage `code`. What a stage runs: code without comments, data files, libraries."], ""
     for key, digest in digests.items():
         stage, _, cell = key.partition(".")
-        if cell and stage != group:
+        if "." in key and stage != group:
             lines.append(f"{stage}:")
         group = stage
-        lines.append(f"  {cell}: '{digest}'" if cell else f"{stage}: '{digest}'")
+        name = cell if PLAIN.fullmatch(cell) else json.dumps(cell)
+        lines.append(f"  {name}: '{digest}'" if "." in key else f"{stage}: '{digest}'")
     return "\n".join([*lines, "libraries:", *(f"  {name}: '{of}'" for name, of in libraries.items()), ""])
 
 

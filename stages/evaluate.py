@@ -10,10 +10,10 @@ from pathlib import Path
 from stages.command import CHECKPOINTS, RECORDS, SETS, TEXT_EMBEDDINGS, progress, stage
 from zsr.data import prepared
 from zsr.evaluate import Evaluation, Judging, judge
+from zsr.grid import grid_of
 from zsr.models.heads import Model
 from zsr.models.numerics import Compute
 from zsr.params import Count, block, component, under_protocol
-from zsr.rates import grid_of
 
 
 @stage("evaluate", "method", "attack", parallel=True)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from stages.command import CURVES, METRICS, RESULTS, stage
 from zsr import figures, storage, transfer_figures
-from zsr.params import block
-from zsr.rates import grid_of
+from zsr.params import Positive, block
 from zsr.rates_tables import with_rates
 from zsr.transfer_tables import rows_of_cells
 
@@ -32,7 +31,7 @@ def _eps_sweep(title: str, document: Mapping) -> None:
 
 
 def _effective_rate(title: str, document: Mapping) -> None:
-    shown = str(grid_of(document).shown_lr)
+    shown = str(block(document, "grid.shown_lr", Positive))
     curves = {method: rows for (method, lr), rows in with_rates(CURVES, _rows("rates")).items() if lr == shown}
     note = f"{title}: at lr {shown}, mean over convolutions and seeds"
     figures.effective_rates(OUT / "effective_rate.png", curves, note)

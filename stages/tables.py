@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
 from zsr import comparison, rates_tables, storage, tables, transfer_tables
-from zsr.params import block
-from zsr.rates import chosen, grid_of
+from zsr.params import Count, Positive, block
+from zsr.rates import chosen
 from zsr.rates_tables import twins_and_controls, with_rates
 from zsr.transfer_tables import Facts
 
@@ -54,12 +54,12 @@ class Measured:
 
 
 def _rates(of: Measured) -> None:
-    grid, pairs = grid_of(of.document), twins_and_controls(of.study["methods"])
-    rates_tables.study(OUT, of.averages, of.pairs, pairs, of.rates, of.marks, grid.held_out, of.title)
+    held_out, pairs = block(of.document, "grid.held_out", Count), twins_and_controls(of.study["methods"])
+    rates_tables.study(OUT, of.averages, of.pairs, pairs, of.rates, of.marks, held_out, of.title)
 
 
 def _effective_rate(of: Measured) -> None:
-    shown = str(grid_of(of.document).shown_lr)
+    shown = str(block(of.document, "grid.shown_lr", Positive))
     curves = with_rates(CURVES, of.rates)
     rates_tables.effective_rates(OUT, curves, chosen(of.rates), shown, f"Effective rates, {of.title}")
 

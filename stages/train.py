@@ -13,9 +13,10 @@ from zsr.data import prepared
 from zsr.errors import Diverged
 from zsr.evaluate import Judging, judge
 from zsr.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
+from zsr.grid import Grid, grid_of
 from zsr.models import heads
 from zsr.params import Natural, block, row
-from zsr.rates import Grid, accuracies, best_rate, grid_of
+from zsr.rates import accuracies, best_rate
 from zsr.records import Record
 from zsr.train import COLUMNS
 

@@ -19,12 +19,11 @@ class Checkout:
 
     Of the tracked and new files as they lie, or, `committed`, of the last commit: what its README says is about the
     results beside it, and results made here later may differ in rounding on another processor. scale: the folder of
-    the study that is meant, "" or "paper". without: a folder that is left out, since DVC reads every dvc.yaml.
-    variables: of the environment of its commands.
+    the study that is meant, "" or "studies/paper". variables: of the environment of its commands.
     """
 
-    def __init__(self, folder: Path, committed: bool = False, scale: str = "", without: str = "", **variables: str):
-        self.folder, self.scale, self.without, self.variables = folder, scale, without, variables
+    def __init__(self, folder: Path, committed: bool = False, scale: str = "", **variables: str):
+        self.folder, self.scale, self.variables = folder, scale, variables
         if committed:
             archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
             subprocess.run(["tar", "xf", "-"], cwd=folder, input=archive, check=True)
@@ -35,7 +34,7 @@ class Checkout:
     def _copy_files(self) -> None:
         listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
         for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
-            if (ROOT / name).is_file() and not (self.without and name.startswith(f"{self.without}/")):
+            if (ROOT / name).is_file():
                 (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, self.folder / name)
 

@@ -23,6 +23,18 @@ def test_an_attack_moves_maps_as_far_as_the_images_it_made(model, batch):
     torch.testing.assert_close(again.clean, maps.attacked)
 
 
+@pytest.mark.parametrize("size", [1, 4, 6, 50])
+def test_maps_do_not_depend_on_the_batch_size(model, batch, size):
+    attack = PGD(eps=1 / 255, step_size=1 / 255, n_iter=2, random_start=True, precision="fp32", reduction="sum")
+    whole, expected = measure(model, attack, batch.images, batch.labels, NOISE)
+    seen = []
+    model.visual.conv1.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    maps, facts = measure(model, attack, batch.images, batch.labels, NOISE, size)
+    assert facts == pytest.approx(expected, rel=1e-3, abs=1e-5) and max(seen) <= size
+    torch.testing.assert_close(maps.adv, whole.adv, rtol=0, atol=1e-6)
+    torch.testing.assert_close(maps.clean, whole.clean, rtol=1e-4, atol=1e-4)
+
+
 def test_the_object_is_where_the_picture_is_bright(model, batch):
     images = torch.zeros(6, 3, 24, 24)
     images[:, 1, :12, :12] = 1  # a quarter of the patches

@@ -124,19 +124,60 @@ def test_the_pool_is_the_same_every_time():
     assert not np.array_equal(first[0], draw_pool(50, 1, 24)[0]) and len(second[1]) == 60
 
 
-def test_a_prepared_set_belongs_to_its_embeddings(tmp_path):
-    sets, text, embedded = tmp_path / "sets", tmp_path / "text", tmp_path / "text/shapes.safetensors"
-    test = sets / "shapes/test.safetensors"
-    make("shapes", "test", 24, 0, 24).save(test)
-    with pytest.raises(StudyError, match="text/shapes.safetensors is not there; run dvc repro text_embeddings"):
-        prepared.load(sets, text, "shapes")
+@pytest.fixture
+def folders(tmp_path):
+    """Folders of sets and of text embeddings, as the pipeline leaves them, of one set."""
+    sets, text = tmp_path / "sets", tmp_path / "text"
+    for split in ("test", "train"):
+        make("shapes", split, 24, 0, 24).save(sets / f"shapes/{split}.safetensors")
+    embedded = text / "shapes.safetensors"
     storage.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "prompt 'a photo of {}'"})
-    storage.write_json(embedded.with_suffix(".json"), {"images": digest(test)})
+    storage.write_json(text / prepared.INDEX, {"shapes": prepared.entry(sets / "shapes/test.safetensors", embedded)})
+    return sets, text
+
+
+def test_a_prepared_set_has_its_images_its_embeddings_and_its_files(folders):
+    sets, text = folders
     loaded = prepared.load(sets, text, "shapes")
     assert len(loaded.split.ids) == 24 and torch.equal(loaded.text_embeddings, torch.eye(12))
-    make("shapes", "test", 24, 1, 24).save(test)
-    with pytest.raises(StudyError, match="was made for other images than .*test.safetensors; run dvc repro"):
+    assert loaded.wording == "prompt 'a photo of {}'" and loaded.last == 0
+    assert (loaded.images, loaded.text) == (sets / "shapes/test.safetensors", text / "shapes.safetensors")
+    assert prepared.names(text) == ["shapes"] and prepared.classes(text) == {"shapes": 12}
+
+
+def test_a_prepared_set_belongs_to_its_embeddings(folders):
+    sets, text = folders
+    amiss = "shapes.safetensors was made for other images than .*test.safetensors; run dvc repro text_embeddings"
+    storage.save_tensors(text / "shapes.safetensors", {"text_embeddings": 2 * torch.eye(12)}, {"wording": "w"})
+    with pytest.raises(StudyError, match=amiss):
         prepared.load(sets, text, "shapes")
+    make("shapes", "test", 24, 1, 24).save(sets / "shapes/test.safetensors")
+    embedded_anew = prepared.entry(sets / "shapes/test.safetensors", text / "shapes.safetensors")
+    storage.write_json(text / prepared.INDEX, {"shapes": embedded_anew})
+    assert len(prepared.load(sets, text, "shapes").split.ids) == 24
+    make("shapes", "test", 24, 2, 24).save(sets / "shapes/test.safetensors")
+    with pytest.raises(StudyError, match=amiss):
+        prepared.load(sets, text, "shapes")
+    storage.write_json(text / prepared.INDEX, {})
+    with pytest.raises(StudyError, match=amiss):
+        prepared.load(sets, text, "shapes")
+
+
+@pytest.mark.parametrize("missing", ["text/sets.json", "text/shapes.safetensors", "sets/shapes/test.safetensors"])
+def test_a_file_that_is_not_there_is_named(folders, tmp_path, missing):
+    (tmp_path / missing).unlink()
+    with pytest.raises(StudyError, match=f"{missing} is not there; run dvc repro text_embeddings, or dvc checkout"):
+        prepared.load(*folders, "shapes")
+
+
+def test_held_out_images_are_the_last_of_the_training_split(folders):
+    sets, text = folders
+    held_out = prepared.held_out(sets, text, "shapes", 5)
+    assert np.array_equal(held_out.split.images, make("shapes", "train", 24, 0, 24).images[-5:])
+    assert (held_out.images, held_out.last) == (sets / "shapes/train.safetensors", 5)
+    held_out.images.unlink()
+    with pytest.raises(StudyError, match="train.safetensors is not there; run dvc repro data, or dvc checkout"):
+        prepared.held_out(sets, text, "shapes", 5)
 
 
 def test_the_digest_of_a_split_is_of_its_images_labels_and_ids(tmp_path):

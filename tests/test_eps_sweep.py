@@ -1,12 +1,17 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
 
 from zsr.attacks._noise import Noise
 from zsr.attacks.pgd import PGD
-from zsr.eps_sweep import EpsSweep, sweep
+from zsr.data.prepared import Prepared
+from zsr.eps_sweep import EpsSweep, SweepTask, measure, note, sweep
 from zsr.errors import ParamError
+from zsr.evaluate import Evaluation
+from zsr.models import heads
+from zsr.models.numerics import ON_CPU
 from zsr.params import build
 
 ATTACK = PGD(eps=4 / 255, step_size=1 / 255, n_iter=8, random_start=True, precision="fp32", reduction="sum")
@@ -53,5 +58,60 @@ def test_the_step_keeps_its_proportion_and_the_noise_its_image(model, batch):
 
 def test_eps_must_grow():
     with pytest.raises(ParamError, match="eps_sweep: eps must be at least one number, each larger"):
-        build(EpsSweep, {"attack": "pgd", "eps": ["2/255", "1/255"], "images": 3}, "eps_sweep")
-    assert dataclasses.asdict(build(EpsSweep, {"attack": "pgd", "eps": ["1/255"], "images": 3}, "k"))["images"] == 3
+        build(EpsSweep, {"eps": ["2/255", "1/255"], "images": 3}, "eps_sweep")
+    assert build(EpsSweep, {"eps": ["1/255", "2/255"], "images": 3}, "k") == EpsSweep(eps=(1 / 255, 2 / 255), images=3)
+
+
+@pytest.mark.parametrize("size", [5, 16, 64])
+def test_counts_do_not_depend_on_the_batch_size(trained, split, size):
+    images, labels, ids = split.tensors(range(12))
+    given = trained, dataclasses.replace(ATTACK, n_iter=3), images, labels, Noise(0, "s", ids), [0.4 / 255, 0.8 / 255]
+    whole, seen = sweep(*given), []
+    trained.visual.conv1.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    assert sweep(*given, batch_size=size) == whole and max(seen) <= size
+    assert whole[0.0] > whole[0.4 / 255] > whole[0.8 / 255] > 0
+
+
+@pytest.fixture
+def task(tmp_path, split):
+    """A sweep over two sets of a network that is right on seven of the ten images, and the sets."""
+    model = heads.Model(arch="small", head="linear", width=4)
+    whole = model.backbone.random(12, seed=0)
+    heads.save(tmp_path / "w.safetensors", whole, model)
+    few = split.first(10)
+    labels = whole(few.tensors(range(10))[0]).argmax(dim=1).numpy()
+    labels[[1, 5, 9]] = (labels[[1, 5, 9]] + 1) % 12
+    known = Prepared(dataclasses.replace(few, labels=labels), None, "", Path("images"), Path("text"))
+    given = SweepTask(
+        attack=dataclasses.replace(ATTACK, n_iter=2),
+        sweep=EpsSweep(eps=(1 / 255, 8 / 255), images=8),
+        evaluation=Evaluation(seed=3, batch_size=3, save_every=1),
+        model=model,
+        compute=ON_CPU,
+        threads=torch.get_num_threads(),
+        weights=tmp_path / "w.safetensors",
+        sets=(("a", Path("images"), Path("text")), ("b", Path("images"), Path("text"))),
+    )
+    return given, {"a": known, "b": known}, whole
+
+
+def test_every_set_has_a_row_for_every_eps_of_its_first_images(task):
+    given, sets, whole = task
+    rows = measure(given, sets)
+    assert [(r["set"], r["eps"], r["n"]) for r in rows] == [(s, f"{e}/255", 8) for s in "ab" for e in (0, 1, 8)]
+    images, labels, ids = sets["a"].split.tensors(range(8))
+    for name in "ab":
+        counts = sweep(whole, given.attack, images, labels, Noise(3, name, ids), given.sweep.eps, 3)
+        assert [r["correct"] for r in rows if r["set"] == name] == list(counts.values())
+        assert counts[0] == 6 > counts[8 / 255]
+
+
+def test_more_images_than_a_set_has_are_all_it_has(task):
+    given, sets, _ = task
+    many = dataclasses.replace(given, sweep=EpsSweep(eps=(1 / 255,), images=99))
+    assert [(r["eps"], r["n"]) for r in measure(many, sets)] == [("0/255", 10), ("1/255", 10)] * 2
+
+
+def test_the_note_names_the_attack_and_its_step(task):
+    text = note("pgd", task[0].sweep, ATTACK)
+    assert text == "pgd, 8 iterations, steps 0.25 eps, first 8 images of each set, one seed"

@@ -5,7 +5,7 @@ from zsr import figures
 
 
 def averages(*attacks):
-    head = {"group": "all", "mean": "50.0", "half_width": "2.0", "sd": ""}
+    head = {"group": "all", "mean": "50.0", "low": "47.5", "high": "52.0", "sd": ""}
     return [head | {"method": method, "attack": attack} for method in ("clip", "tecoa") for attack in attacks]
 
 
@@ -65,3 +65,18 @@ def test_a_marked_number_looks_different(tmp_path, monkeypatch, draw, rows):
         texts = [text.get_text() for text in [figure._suptitle, *(axis.title for axis in figure.axes)] if text]
         counts.append((hatched + hollow, sum("marked by the audit" in text for text in texts)))
     assert counts[0] == (0, 0) and counts[1] == (1, 1)
+
+
+@pytest.mark.parametrize("sd, bounds", [("", (47.5, 52.0)), ("4.0", (46.0, 54.0))])
+def test_a_bar_is_the_interval_of_one_seed_or_the_deviation_over_several(tmp_path, monkeypatch, sd, bounds):
+    drawn = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    figures.trade_off(tmp_path, [row | {"sd": sd} for row in averages("clean", "pgd")], "all", "note")
+    cell = {"method": "m", "attack": "pgd", "set": "a", "accuracy": "50.0", "low": "47.5", "high": "52.0"}
+    seeds = [cell] if sd == "" else [cell | {"accuracy": str(value)} for value in (46, 50, 54)]
+    figures.per_set(tmp_path, seeds, "note")
+    bars = [line for figure in drawn for line in figure.axes[0].collections]
+    segments = [segment.tolist() for line in bars for segment in line.get_segments()]
+    across = [[[bounds[0], 50], [bounds[1], 50]], [[50, bounds[0]], [50, bounds[1]]]]
+    assert segments[:4] == across * 2  # clean and robust accuracy of both methods
+    assert [[y for _, y in segment] for segment in segments[4:]] == [list(bounds)]

@@ -5,12 +5,16 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from zsr import finetune as trainings
+from zsr import storage
 from zsr.attacks._noise import Noise
 from zsr.data.sources import make
+from zsr.errors import Diverged
 from zsr.feed import Feed
-from zsr.finetune import FineTuning, Texts, TrainingAttack, anchors_of, finetune, mean_curve
+from zsr.finetune import FineTuning, Texts, TrainingAttack, anchors_of, finetune, mean_curve, task_of, train_once
 from zsr.losses import cross_entropy
 from zsr.methods.tecoa import TeCoA
+from zsr.models import clip, heads
 from zsr.models.classifier import Classifier
 from zsr.params import block, component, read, training_of
 
@@ -210,6 +214,47 @@ def test_fixed_noise_is_the_same_start_in_every_step(document, train, recipe, so
     assert len(starts) == 3 and starts[0].abs().max() > 0.9 * changed.eps
     same = [torch.allclose(start, starts[0], atol=1e-6) for start in starts[1:]]
     assert same == [fixed_noise] * 2
+
+
+# Kept trainings
+
+
+@pytest.fixture
+def task(document, clip_model, texts, source, tmp_path, monkeypatch):
+    """TeCoA from the small CLIP, with its files."""
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    names = ("images", "text_embeddings", "weights")
+    files = {name: tmp_path / f"{name}.safetensors" for name in names}
+    source.save(files["images"])
+    storage.save_tensors(files["text_embeddings"], {"text_embeddings": texts.text_embeddings})
+    clip.save(files["weights"], clip_model, "zsr-tiny")
+    made = task_of(document, "methods", "tecoa", 0, origin="base", **files)
+    return replace(made, recipe=short(made.recipe), threads=torch.get_num_threads())
+
+
+def test_a_training_is_done_once_and_what_is_kept_is_its_tower_and_its_curve(task, tmp_path, monkeypatch):
+    tower, curve = train_once(task, "code")
+    whole, rows = trainings.train(task, tmp_path / "unfinished")
+    kept = heads.load(task.model, task.weights, tower)
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in kept.state_dict().items())
+    assert [{name: float(value) for name, value in row.items()} for row in curve] == rows
+    assert not (tower.parent / "unfinished").exists()
+    monkeypatch.setattr(trainings, "train", None)
+    assert train_once(task, "code") == (tower, curve)
+
+
+def test_that_a_training_diverged_is_kept_too(task, monkeypatch):
+    calls = []
+
+    def diverging(*_):
+        calls.append(True)
+        raise Diverged("stopped at step 3")
+
+    monkeypatch.setattr(trainings, "train", diverging)
+    for _ in range(2):
+        with pytest.raises(Diverged, match="stopped at step 3"):
+            train_once(task, "code")
+    assert len(calls) == 1
 
 
 # Curves

@@ -8,15 +8,19 @@ import torch
 
 from tests.conftest import ROOT
 from tests.test_twins import AT
+from zsr import finetune
 from zsr.data.sources import make
 from zsr.errors import ParamError, StudyError
-from zsr.finetune import FineTuning, finetune_plain
+from zsr.finetune import FineTuning, TrainingTask, finetune_plain, train, train_once
 from zsr.methods.dm import DM
 from zsr.methods.fare import FARE
 from zsr.methods.ft import FT
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.trades import TRADES
 from zsr.methods.twins import Twins
+from zsr.models import heads
+from zsr.models.heads import Model
+from zsr.models.numerics import Compute
 from zsr.models.plain import small_resnet
 from zsr.params import block, component, read
 from zsr.study import check
@@ -111,7 +115,93 @@ def test_twins_over_a_method_that_looks_at_text_does_too(document):
 def test_wings_are_refused_on_a_vit_before_anything_runs(tmp_path):
     text = (ROOT / "params.yaml").read_text()
     row = "  twins_at: {section: methods.twins_at, module: twins, base: {module: tecoa}, lambda_frozen: 1}\n"
-    (tmp_path / "params.yaml").write_text(text.replace("methods:  ", f"methods:\n{row}#", 1))
+    (tmp_path / "params.yaml").write_text(text.replace("\nmethods:\n", f"\nmethods:\n{row}", 1))
     with pytest.raises(ParamError, match="methods.twins_at needs a tower with BatchNorm.*zsr-tiny is a ViT") as error:
         check(tmp_path / "params.yaml")
     assert "\n" not in str(error.value) and "twins_at" in read(tmp_path / "params.yaml")["methods"]
+
+
+# what a training begins with, and whole tasks
+
+
+SMALL = Model(arch="small", head="linear", width=4)
+
+
+def same(one, other):
+    return all(torch.equal(value, other.state_dict()[key]) for key, value in one.state_dict().items())
+
+
+def test_random_weights_are_those_of_the_seed_and_starts_get_the_new_head_of_the_seed(tmp_path):
+    """So rows of one seed differ by their start alone."""
+    one, again, other = (heads.first_weights(SMALL, tmp_path, "random", 5, seed) for seed in (0, 0, 1))
+    assert same(one, again) and not same(one, other)
+    begun = []
+    for name, model in {"one": one, "other": other}.items():
+        heads.save(tmp_path / name, model, SMALL)
+        begun.append(heads.first_weights(SMALL, tmp_path / name, "start", 7, seed=3))
+        assert same(begun[-1].visual, model.visual)
+    assert same(begun[0].head, begun[1].head) and begun[0].head.out_features == 7
+    fourth = heads.first_weights(SMALL, tmp_path / "one", "start", 7, seed=4)
+    assert not same(begun[0].head, fourth.head)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_weights_of_others_keep_their_head_where_no_step_follows(trained, tmp_path):
+    resnet18 = Model(arch="resnet18", head="linear", side=32)
+    theirs = resnet18.backbone.random(1000, 0)
+    state = theirs.visual.state_dict() | {f"fc.{key}": value for key, value in theirs.head.state_dict().items()}
+    torch.save(state, tmp_path / "weights.pth")
+    found = heads.first_weights(resnet18, tmp_path / "weights.pth", "file", 5, 0, trained=trained)
+    assert same(found.visual, theirs.visual) and found.head.out_features == (5 if trained else 1000)
+
+
+@pytest.fixture
+def task(document, recipe, source, tmp_path):
+    """One epoch of adversarial training from random weights."""
+    source.save(tmp_path / "train.safetensors")
+    return TrainingTask(
+        method=METHODS["at"],
+        recipe=recipe,
+        seed=0,
+        model=SMALL,
+        compute=block(document, "compute", Compute),
+        threads=1,
+        images=tmp_path / "train.safetensors",
+        text_embeddings=tmp_path / "none.safetensors",
+        weights=tmp_path / "none.safetensors",
+        origin="random",
+    )
+
+
+def test_images_that_are_held_out_are_not_trained_on(task, source, tmp_path):
+    whole, rows = train(replace(task, held_out=16), tmp_path / "u")
+    other = heads.first_weights(SMALL, task.weights, "random", 5, 0)
+    expected = finetune_plain(task.method, other, source.part(slice(24)), task.recipe, 0, tmp_path / "v")
+    assert rows == expected and len(rows) == 3 and same(whole, other)
+
+
+def test_a_training_is_kept_by_its_task_and_its_code(task, tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    made = tower, curve = train_once(task, "code")
+    assert heads.load(SMALL, tower).head.out_features == 5 and len(curve) == 5
+
+    def never(steps, done):
+        raise AssertionError("it was trained before")
+
+    assert train_once(task, "code", never) == made
+    for other, code in ((replace(task, seed=1), "code"), (task, "other code")):
+        assert train_once(other, code)[0] != tower
+
+
+@pytest.mark.parametrize("processes, parts", [(2, 1), (1, 2)])
+def test_batch_norm_refuses_a_batch_in_parts_before_any_step(task, processes, parts, tmp_path, monkeypatch):
+    def never(steps, done):
+        raise AssertionError("a step was to be computed")
+
+    monkeypatch.setattr(finetune, "world_size", lambda: processes)
+    of_parts = replace(task, recipe=replace(task.recipe, accumulate=parts))
+    said = "set launcher: python, or PET_NPROC_PER_NODE=1" if processes > 1 else "train.accumulate must be 1, got 2"
+    with pytest.raises(StudyError, match=f"^small has BatchNorm, whose statistics are those of a whole .*{said}") as e:
+        train(of_parts, tmp_path / "u", never)
+    assert "\n" not in str(e.value) and not (tmp_path / "u").exists()
+    assert train(replace(of_parts, recipe=replace(of_parts.recipe, epochs=0)), tmp_path / "u")[1] == []  # no step

@@ -147,7 +147,7 @@ def test_a_success_that_fp32_refutes_is_no_end(split, tmp_path, attack):
     hits = {}
     for precision in ("fp32", "bf16"):
         record = evaluate(model, replace(attack, precision=precision), few, BLANK, evaluation, tmp_path / precision)
-        hits[precision] = record.adv_bits
+        hits[precision] = record.adv_bits.tolist()
     assert hits["bf16"] == hits["fp32"] and not all(hits["fp32"])
 
 

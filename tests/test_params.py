@@ -1,5 +1,8 @@
+"""params.yaml: what may stand in it, and how a mistake is named before anything runs."""
+
 import copy
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -7,13 +10,27 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from ruamel.yaml import YAML
 
+from stages import code
 from zsr import study
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation
 from zsr.finetune import FineTuning
-from zsr.params import Count, PixelRange, Positive, Share, block, build, component, read, training_of, under_protocol
-from zsr.study import check
+from zsr.params import (
+    Count,
+    PixelRange,
+    Positive,
+    Share,
+    block,
+    build,
+    component,
+    over,
+    read,
+    training_of,
+    under_protocol,
+)
+from zsr.study import catalogue, check
 
 ROOT = Path(__file__).parents[1]
 
@@ -113,15 +130,12 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "data.sets.kombos names no module of zsr.data.sets: 'kombos'; did you mean 'combos'?",
     ),
     (
-        "  attack: pgd\n  columns",
-        "  attack: pdg\n  columns",
-        "attention.attack is none of attacks (pgd, cw, autoattack): 'pdg'",
+        "    attack: pgd\n    columns",
+        "    attack: pdg\n    columns",
+        "attention.shapes.attack is none of attacks (pgd, cw, autoattack): 'pdg'; did you mean 'pgd'?",
     ),
-    (
-        "  attack: pgd\n  eps",
-        "  attack: pdg\n  eps",
-        "eps_sweep.attack is none of attacks (pgd, cw, autoattack): 'pdg'",
-    ),
+    ("  shapes:\n    attack", "  shape:\n    attack", "attention is none of data.sets (shapes, combos,"),
+    ("  pgd:\n    eps:\n", "  pdg:\n    eps:\n", "eps_sweep is none of attacks (pgd, cw, autoattack): 'pdg'"),
     (
         "  tecoa:\n    section: methods.tecoa",
         "  tekoa:\n    section: methods.tekoa",
@@ -136,7 +150,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "  - colours\n",
         "".join(f"  - {name}\n" for name in ("combos", "colours", "letters", "digits_font", "digits_real", "textures")),
-        "data: sets needs one besides the source and the controls, got shapes, combos,",
+        "data.sets needs one besides the source and the controls, got shapes, combos,",
     ),
     ("threads: 2", "threads: two", "threads must be a whole number, got 'two'"),
     ("    n_iter: 20", "    n_iter: 0", "attacks.autoattack.n_iter must be at least 1, got 0"),
@@ -189,7 +203,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "methods.pmg_aft.norm_stats must be one of clip, imagenet, got 'imagnet'",
     ),
     ("    clip_start: true  ", "    success: any\n    clip_start: true  ", "unknown key 'train.attack.success'"),
-    ("  attack: pgd\n  eps", "  attack: autoattack\n  eps", "eps_sweep.attack must have a step_size"),
+    ("  pgd:\n    eps:\n", "  autoattack:\n    eps:\n", "eps_sweep.autoattack: the attack must have a step_size"),
     ("distance: l2", "distance: l3", "method.distance must be one of l2, rms, l1, cos, got 'l3'"),
     ("not a photo of {}", "not a photo", "methods.comp_tga.non_class_template must be text that holds {} once"),
     ("launcher: python", "launcher: mpirun", "launcher must be one of python, torchrun, got 'mpirun'"),
@@ -209,8 +223,29 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "train.accumulate must be 1 for ft_clean, whose",
     ),
     ("pool: 25000 ", "pretrained: openai ", "unknown key 'base_model.seed'"),
-    ("  columns: 6", "  columns: 101", "attention: columns <= images <= 150, got 101 and 100"),
+    ("  columns: 6", "  columns: 101", "attention.shapes: columns <= images <= 150, got 101 and 100"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
+    ("- orderings\n", "- ordering\n", "must be one of accuracy, attacks, audit, orderings, published, ablation,"),
+    ("- trade_off\n", "- tradeoff\n", "figures[0] must be one of trade_off, trade_off_source, per_set, training,"),
+    ("quirks: {} ", "quirks: {tekoa: {id: T1, against: clip}} ", "quirks is none of methods (clip, ft_clean, ft_adv,"),
+    (
+        "quirks: {} ",
+        "quirks: {tecoa: {id: T1, against: klip}} ",
+        "quirks.*.against is none of methods (clip, ft_clean, ft_adv, tecoa, fare, pmg_aft, vision_attention, "
+        "tga_zsr, comp_tga, embedding_anchor): 'klip'; did you mean 'clip'?",
+    ),
+    (
+        "    section: methods.tecoa",
+        "    section: methods.tecoa\n    start: robust",
+        "methods.tecoa.start is none of starts (none): 'robust'",
+    ),
+    (
+        "    section: methods.tecoa",
+        "    section: shared.tecoa",
+        "methods.tecoa.section must be one of methods.tecoa, method, got 'shared.tecoa'",
+    ),
+    ("  tga_zsr:\n", "  tga_zsr:\n    order: minmax_resize\n", "the hyper-parameters of tga_zsr are in 'method'"),
+    ("  cw: ", "  worst_case: ", "attacks: 'worst_case' stands for all attacks together; choose another name"),
 ]
 
 
@@ -223,6 +258,54 @@ def test_a_mistake_in_the_study_is_named_before_anything_runs(tmp_path, text, mi
         check(tmp_path / "params.yaml")
     assert message in str(error.value) and "\n" not in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "params.yaml"))
+
+
+def nested(key: str, value: object) -> dict:
+    """A document of one dotted key."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+NAMES = ["my tecoa", "a/b", "t;touch PWNED", "$HOME", "", "TECOA", 7, "tecoa.v2", "_tecoa", "2tecoa", "tecoa\n"]
+
+
+@pytest.mark.parametrize("kind", ["methods", "starts", "attacks", "shared", "data.sets"])
+@pytest.mark.parametrize("name", NAMES, ids=repr)
+def test_a_name_that_could_not_stand_in_a_path_or_a_command_is_refused(document, monkeypatch, kind, name):
+    monkeypatch.setattr(study, "read", lambda path: over(document, nested(kind, {name: {}})))
+    with pytest.raises(ParamError) as error:
+        check("params.yaml")
+    rule = "a name is small letters, digits and _ after a first letter"
+    assert str(error.value) == f"params.yaml: {kind}: {rule}, got {name!r}" and "\n" not in str(error.value)
+
+
+def test_rows_have_names_of_their_own_and_may_share_a_module_and_numbers(document, monkeypatch):
+    rows = {
+        "shared": {"refined": document["method"]},
+        "starts": {"robust_2": {"section": "starts.robust_2", "module": "fare", "features": "raw"}},
+        "methods": {
+            "tecoa_two": {"section": "methods.tecoa_two", "module": "tecoa"},
+            "refined_tga": {"section": "shared.refined", "module": "tga_zsr", "start": "robust_2"},
+        },
+        "attacks": {"cw_20": document["attacks"]["cw"] | {"module": "cw", "n_iter": 20}},
+        "eps_sweep": {"cw_20": document["eps_sweep"]["pgd"]},
+    }
+    changed = over(document, rows)
+    monkeypatch.setattr(study, "read", lambda path: changed)
+    found = catalogue(check("params.yaml"), changed)
+    assert found["methods"]["refined_tga"] == rows["methods"]["refined_tga"] and "cw_20" in found["attacks"]
+    assert component(changed, "methods", "tecoa_two") == component(document, "methods", "tecoa")
+    assert component(changed, "methods", "refined_tga") == component(document, "methods", "tga_zsr")
+    assert component(changed, "attacks", "cw_20") == replace(component(document, "attacks", "cw"), n_iter=20)
+
+
+def test_code_yaml_is_valid_whatever_a_row_is_called():
+    """The check, which comes after it, says what is wrong with the name."""
+    digests = {f"train.{name}": "0e1" for name in (*map(str, NAMES), "a: b", "*x", "'q", "null", "# x", "{a}")}
+    found = YAML(typ="safe", pure=True).load(code.text({"check": "1"} | digests, {"torch": "2.10"}))
+    assert {f"train.{name}": digest for name, digest in found["train"].items()} == digests
+    assert found["check"] == "1" and found["libraries"] == {"torch": "2.10"}
 
 
 def keys_of(block: dict, prefix: tuple = ()):
@@ -321,19 +404,11 @@ def test_a_protocol_that_is_not_there_is_refused(tmp_path, protocols, chosen, me
 
 
 def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path):
-    (tmp_path / "params.yaml").write_text(
-        (ROOT / "params.yaml").read_text().replace("lambda_ar: 0.08   #", "lambda_ar: abc   #")
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "stages.check_params",
-        "--params",
-        tmp_path / "params.yaml",
-        "--out",
-        tmp_path / "ok",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and not (tmp_path / "ok").exists()
-    assert done.stderr.strip().endswith("method.lambda_ar must be a number such as 0.1, 1e-3 or 8/255, got 'abc'")
-    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    text = (ROOT / "params.yaml").read_text().replace("lambda_ar: 0.08   #", "lambda_ar: abc   #")
+    (tmp_path / "params.yaml").write_text(text)
+    command = [sys.executable, "-B", "-m", "stages.check"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and not (tmp_path / "data").exists()
+    said = "params.yaml: method.lambda_ar must be a number such as 0.1, 1e-3 or 8/255, got 'abc'"
+    assert done.stderr == f"Error: {said}\n"

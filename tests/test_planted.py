@@ -9,8 +9,7 @@ import pytest
 from zsr.data.planted import AMPLITUDE, PATTERNS
 from zsr.data.sources import make
 from zsr.errors import ParamError, StudyError
-from zsr.records import Record
-from zsr.transfer_study import Run, collapsed, difference, drop_rate, row, row_of_records, saturated
+from zsr.transfer_study import Run, collapsed, difference, drop_rate, row, saturated
 
 SETS = pytest.mark.parametrize("name", ["planted_source", "planted_target"])
 
@@ -161,21 +160,6 @@ def test_a_row_holds_the_run_and_its_numbers():
         "robust@15/255": 0.2,
         "DR@15/255": pytest.approx(0.75),
     }
-
-
-def record(clean, adv, attack="pgd"):
-    bits = {"clean_bits": tuple(map(bool, clean)), "adv_bits": tuple(map(bool, adv))}
-    return Record(
-        method="ft", seed=0, attack=attack, set_name="s", fingerprint="", protocol="", ids=(5, 6, 7, 8), **bits
-    )
-
-
-def test_a_row_of_records_counts_images_right_both_times():
-    found = row_of_records(FT, {"1/255": record([1, 1, 1, 0], [1, 0, 0, 1])})
-    assert (found["n"], found["clean"], found["robust@1/255"]) == (4, 0.75, 0.25)
-    assert found["DR@1/255"] == pytest.approx(2 / 3)
-    with pytest.raises(StudyError, match="records pgd and cw of ft are of different images"):
-        row_of_records(FT, {"1/255": record([1, 1, 1, 0], [0] * 4), "2/255": record([1] * 4, [0] * 4, "cw")})
 
 
 def rows(run, robust):

@@ -3,9 +3,19 @@ import open_clip
 import pytest
 import torch
 
+from zsr import pretrain as pretraining
 from zsr.data.captioned import draw_pool
 from zsr.models import clip
-from zsr.pretrain import MAX_SHIFT, Pool, Pretraining, _shifted, contrastive_terms, pretrain
+from zsr.pretrain import (
+    MAX_SHIFT,
+    Pool,
+    Pretraining,
+    PretrainingTask,
+    _shifted,
+    contrastive_terms,
+    pretrain,
+    pretrain_once,
+)
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +73,23 @@ def test_pre_training_learns_and_is_repeatable(pool, tmp_path):
     second, again = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "b")
     assert rows == again and all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters()))
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+
+
+def test_a_pre_training_is_done_once_and_what_is_kept_is_its_model_and_its_curve(pool, tmp_path, monkeypatch):
+    recipe = Pretraining(
+        seed=0, pool=256, epochs=0.25, batch_size=32, optimizer="adamw", lr=0.002, weight_decay=0.1, warmup_steps=1,
+        grad_clip=1.0, save_every=1,
+    )  # fmt: skip
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    task = PretrainingTask(recipe=recipe, arch="zsr-tiny", image_size=24, threads=torch.get_num_threads())
+    weights, curve = pretrain_once(task, "code")
+    model, rows = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "unfinished")
+    kept = clip.create("zsr-tiny", weights)
+    assert all(torch.equal(x, y) for x, y in zip(kept.parameters(), model.parameters(), strict=True))
+    assert [{name: float(value) for name, value in row.items()} for row in curve] == rows and len(rows) == 2
+    assert not (weights.parent / "unfinished").exists()
+    monkeypatch.setattr(pretraining, "pretrain", None)
+    assert pretrain_once(task, "code") == (weights, curve)
 
 
 def test_a_resnet_learns_by_batch_statistics_and_sees_drawn_pictures_enlarged(pool, tmp_path):

@@ -50,21 +50,21 @@ def test_a_second_writer_waits_for_the_first(tmp_path):
     first.join()
 
 
-def test_kept_work_is_not_restored_by_other_code_torch_or_threads(monkeypatch, tmp_path):
-    before, threads = storage.computer_digest(), torch.get_num_threads()
-    assert storage.computer_digest() == before
-    torch.set_num_threads(threads + 1)
-    try:
-        assert storage.computer_digest() != before
-    finally:
-        torch.set_num_threads(threads)
-    with monkeypatch.context() as patch:
-        patch.setattr(torch, "__version__", "0.0")
-        assert storage.computer_digest() != before
-    edited = tmp_path / "errors.py"
-    edited.write_text("# edited\n")
-    monkeypatch.setattr("zsr.errors.__file__", str(edited))
-    assert storage.computer_digest() != before
+def test_a_file_of_images_is_named_by_its_header_and_every_other_file_by_its_bytes(tmp_path):
+    images = {"images": np.arange(12, dtype=np.uint8)}
+    facts = {"digest": "1234", "classnames": ["a"]}
+    storage.save_arrays(tmp_path / "a.safetensors", images, facts)
+    named = storage.identity(tmp_path / "a.safetensors")
+    content = bytearray((tmp_path / "a.safetensors").read_bytes())
+    content[-1] += 1  # nothing but the header is read
+    (tmp_path / "b.safetensors").write_bytes(content)
+    assert storage.identity(tmp_path / "b.safetensors") == named
+    for i, change in enumerate(({"digest": "1235"}, {"classnames": ["b"]})):
+        storage.save_arrays(tmp_path / f"{i}.safetensors", images, facts | change)
+        assert storage.identity(tmp_path / f"{i}.safetensors") != named
+    storage.save_arrays(tmp_path / "weights.safetensors", images, {"classnames": ["a"]})
+    for path in (tmp_path / "weights.safetensors", (tmp_path / "a.safetensors").rename(tmp_path / "a.bin")):
+        assert storage.identity(path) == storage.sha256(path)
 
 
 def test_images_written_one_by_one_are_the_file_that_is_written_at_once(tmp_path):

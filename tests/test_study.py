@@ -44,12 +44,13 @@ SMALL = {
     "protocols.published.attacks.cw": None,
     "evaluate.save_every": 1,
     "evaluate.workers": 1,
-    "eps_sweep.eps": ["8/255"],
-    "eps_sweep.images": 5,
-    "attention.images": 10,
-    "attention.columns": 2,
+    "eps_sweep.pgd.eps": ["8/255"],
+    "eps_sweep.pgd.images": 5,
+    "attention.shapes.images": 10,
+    "attention.shapes.columns": 2,
 }
 STEPS = 60
+MEASURES = {"eps_sweep@pgd", "attention@shapes"}
 METHOD = '''"""A method that exists only in this test."""
 
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ def kill_when(checkout: Checkout, target: str, unfinished: str) -> Path:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    checkout = Checkout(tmp_path_factory.mktemp("study"), without="ablation")
+    checkout = Checkout(tmp_path_factory.mktemp("study"))
     (checkout.folder / "dvc.lock").unlink()
     checkout.edit(SMALL)
     checkout.commit("small")
@@ -95,20 +96,20 @@ def study(tmp_path_factory):
 
 
 def test_a_killed_training_goes_on_from_its_checkpoint(study):
-    unfinished = kill_when(study, "finetune@tga_zsr", "finetune/tga_zsr/*/unfinished")
+    unfinished = kill_when(study, "train@tga_zsr", "training/*/unfinished")
     step = torch.load(unfinished, weights_only=True)["step"]
     assert 0 < step < STEPS and not (study.folder / "data/checkpoints/tga_zsr").exists()
-    output = study.dvc("repro", "finetune@tga_zsr")
-    assert ran(output) == {"finetune@tga_zsr"}
+    output = study.dvc("repro", "train@tga_zsr")
+    assert ran(output) == {"train@tga_zsr"}
     steps = [int(done) for done in re.findall(rf"(\d+)/{STEPS} ", output)]
     assert step <= steps[0] < STEPS and steps[-1] == STEPS
-    assert len(read_rows(study.folder / "metrics/curves/tga_zsr.csv")) == STEPS
+    assert len(read_rows(study.folder / "metrics/curves/tga_zsr/curve.csv")) == STEPS
     assert not unfinished.exists()
 
 
 @pytest.mark.slow
 def test_a_killed_evaluation_goes_on_from_its_record(study):
-    unfinished = kill_when(study, "evaluate@tga_zsr-pgd", "evaluate/pgd/*.json")
+    unfinished = kill_when(study, "evaluate@tga_zsr-pgd", "evaluate/*.json")
     done = len(Record.load(unfinished).ids)
     assert 0 < done < 30
     output = study.dvc("repro", "evaluate@tga_zsr-pgd")
@@ -119,19 +120,19 @@ def test_a_killed_evaluation_goes_on_from_its_record(study):
 
 def test_the_study_runs_to_tables_figures_and_metrics(study):
     output = study.dvc("repro")
-    assert "finetune@clip" in ran(output) and "finetune@tga_zsr" not in ran(output)
+    assert "train@clip" in ran(output) and "train@tga_zsr" not in ran(output)
     written = [f"tables/{name}" for name in ("accuracy.md", "accuracy.tex", "accuracy.csv", "orderings.md", "audit.md")]
-    written += [f"figures/{name}.png" for name in ("attention", "eps_sweep", "per_set", "trade_off", "training")]
-    for path in [*written, "metrics/attention.csv"]:
+    written += [f"figures/{name}.png" for name in ("eps_sweep_pgd", "per_set", "trade_off", "training")]
+    for path in [*written, "metrics/attention/shapes.csv", "metrics/attention/shapes.png"]:
         assert (study.folder / path).stat().st_size > 100, path
-    rows = read_rows(study.folder / "metrics/accuracy.csv")
+    rows = read_rows(study.folder / "metrics/results/accuracy.csv")
     seeds = {"clip": "0", "tga_zsr": "01"}  # a method that does not train has one
     assert [(r["method"], r["attack"], r["set"], r["seed"]) for r in rows] == [
         (m, a, s, i) for m in seeds for a in ("clean", "pgd") for s in ("shapes", "digits_real") for i in seeds[m]
     ]
-    assert "standard deviation over 2 fine-tuning seeds (0, 1)" in (study.folder / "tables/accuracy.md").read_text()
+    assert "standard deviation over 2 training seeds (0, 1)" in (study.folder / "tables/accuracy.md").read_text()
     assert all(0 <= float(r["low"]) <= float(r["accuracy"]) <= float(r["high"]) <= 100 for r in rows)
-    summary = read_json(study.folder / "metrics/all/clip.json")
+    summary = read_json(study.folder / "metrics/summary/all/clip.json")
     assert summary["pgd"] <= summary["clean"]
     study.commit("ran")
 
@@ -156,7 +157,7 @@ def test_a_clone_with_the_same_cache_needs_no_lock(study, tmp_path):
     clone = study.cloned(tmp_path / "clone")
     (clone.folder / "dvc.lock").unlink()
     clone.dvc("cache", "dir", "--local", str(study.folder / ".dvc/cache"))
-    assert ran(clone.dvc("repro")) <= {"collect", "tables", "figures", "attention", "eps_sweep", "plots_page"}
+    assert ran(clone.dvc("repro")) <= {"code", "collect", "tables", "figures", *MEASURES}
 
 
 @pytest.mark.slow
@@ -164,9 +165,9 @@ def test_an_uninterrupted_run_gives_the_same_bytes(study):
     results = ("data/checkpoints/*/*", "data/records/*/*/*", "metrics/**/*")
     before = study.contents(*results)
     lock = (study.folder / "dvc.lock").read_bytes()
-    for kept in ("finetune", "evaluate"):
+    for kept in ("training", "evaluate"):
         shutil.rmtree(study.folder / ".scratch" / kept)
-    for stage in ("finetune@tga_zsr", "evaluate@tga_zsr-pgd", "collect"):
+    for stage in ("train@tga_zsr", "evaluate@tga_zsr-pgd", "collect"):
         assert ran(study.dvc("repro", "--force", "--single-item", stage)) == {stage}
     assert len(before) > 15 and study.contents(*results) == before
     assert (study.folder / "dvc.lock").read_bytes() == lock
@@ -185,8 +186,8 @@ def test_metrics_fit_the_terminal_and_read_like_a_table(study):
 @pytest.mark.slow
 def test_a_seed_added_costs_its_own_training_and_evaluation(study):
     study.edit({"seeds": [0, 1, 2]})
-    output = study.dvc("repro", "finetune@tga_zsr", "evaluate@tga_zsr-pgd")
-    assert ran(output) == {"params", "finetune@tga_zsr", "evaluate@tga_zsr-pgd"}
+    output = study.dvc("repro", "train@tga_zsr", "evaluate@tga_zsr-pgd")
+    assert ran(output) == {"code", "check", "start", "train@tga_zsr", "evaluate@tga_zsr-pgd"}
     assert set(re.findall(r"fine-tuning tga_zsr, seed (\d)", output)) == {"2"}
     started = re.findall(r"tga_zsr pgd shapes: +(\d+)%", output)
     assert started.count("0") == 1 and started.count("100") >= 2  # two seeds were there
@@ -196,10 +197,8 @@ def test_a_seed_added_costs_its_own_training_and_evaluation(study):
 
 def test_an_experiment_reruns_one_training_and_what_follows_from_it(study):
     output = study.dvc("exp", "run", "-S", "method.lambda_ar=0.1", "-n", "ar01")
-    assert ran(output) <= {
-        "params", "finetune@tga_zsr", "evaluate@tga_zsr-pgd", "collect", "tables", "figures", "attention", "eps_sweep",
-    }  # fmt: skip
-    assert {"params", "finetune@tga_zsr", "evaluate@tga_zsr-pgd"} <= ran(output)
+    below = {"code", "check", "train@tga_zsr", "evaluate@tga_zsr-pgd", "collect", "tables", "figures", *MEASURES}
+    assert {"check", "train@tga_zsr", "evaluate@tga_zsr-pgd"} <= ran(output) <= below
     lines = study.dvc("metrics", "diff").splitlines()
     assert max(map(len, lines)) <= 100 and all("tga_zsr.json" in line for line in lines[1:] if line)
     assert "ar01" in study.dvc("exp", "show", "--csv")
@@ -208,7 +207,7 @@ def test_an_experiment_reruns_one_training_and_what_follows_from_it(study):
 @pytest.mark.slow
 def test_going_back_computes_nothing(study):
     study.edit({"method.lambda_ar": 0.08})
-    assert not ran(study.dvc("repro")) & {"finetune@tga_zsr", "evaluate@tga_zsr-pgd"}
+    assert not ran(study.dvc("repro")) & {"train@tga_zsr", "evaluate@tga_zsr-pgd"}
 
 
 def test_plots_need_no_network(study):
@@ -229,21 +228,45 @@ def test_a_set_added_costs_its_own_evaluation_only(study):
 
 
 @pytest.mark.slow
+def test_a_row_of_another_module_trains_is_judged_and_stands_in_the_tables(study):
+    study.edit({"methods.tecoa_two": {"section": "methods.tecoa_two", "module": "tecoa"}})
+    output = study.dvc("repro")
+    assert {"train@tecoa_two", "evaluate@tecoa_two-pgd"} <= ran(output)
+    assert not ran(output) & {"train@clip", "train@tga_zsr", "base_model"}
+    table = (study.folder / "tables/accuracy.md").read_text()
+    assert len(re.findall(r"^\| tecoa_two +\|", table, re.MULTILINE)) == 2
+    study.edit({"methods.tecoa_two": None})
+
+
+@pytest.mark.slow
+def test_status_is_clean_after_a_run_and_after_a_push_and_a_pull(study, tmp_path):
+    study.dvc("repro")
+    assert "Data and pipelines are up to date." in study.dvc("status")
+    study.dvc("remote", "add", "--default", "--force", "shared", str(tmp_path / "remote"))
+    study.dvc("push")
+    shutil.rmtree(study.folder / ".dvc/cache")
+    study.dvc("pull")
+    assert "Data and pipelines are up to date." in study.dvc("status")
+    study.commit("before an experiment")
+    assert "has been saved" in study.dvc("exp", "save", "-n", "kept")
+
+
+@pytest.mark.slow
 def test_a_method_is_one_file_and_one_block(study):
     (study.folder / "zsr/methods/throwaway.py").write_text(METHOD)
     study.edit({"methods.throwaway": {"section": "methods.throwaway", "weight": 0.5}})
     output = study.dvc("repro")
-    assert {"finetune@throwaway", "evaluate@throwaway-pgd"} <= ran(output)
-    assert not ran(output) & {"finetune@clip", "finetune@tga_zsr", "base_model"}
+    assert {"train@throwaway", "evaluate@throwaway-pgd"} <= ran(output)
+    assert not ran(output) & {"train@clip", "train@tga_zsr", "base_model"}
     table = (study.folder / "tables/accuracy.md").read_text()
     assert len(re.findall(r"^\| throwaway +\|", table, re.MULTILINE)) == 2
-    assert set(read_json(study.folder / "metrics/all/throwaway.json")) == {"clean", "pgd", "marked"}
+    assert set(read_json(study.folder / "metrics/summary/all/throwaway.json")) == {"clean", "pgd", "marked"}
 
 
 def test_a_mistake_stops_the_study_with_one_line(study):
     study.edit({"train.lr": -1})
     process = study.start("repro")
     output, _ = process.communicate()
-    assert process.returncode != 0 and ran(output) == {"params"}
+    assert process.returncode != 0 and ran(output) == {"code", "check"}
     assert "Error: params.yaml: train.lr must be above 0, got -1" in output and "Traceback" not in output
     assert read(study.folder / "params.yaml")["train"]["lr"] == -1

@@ -14,7 +14,7 @@ PUBLISHED = ROOT / "published" / "tga_zsr_cost.csv"
 
 @pytest.fixture(scope="module")
 def paper() -> dict:
-    return read(ROOT / "paper" / "params.yaml")
+    return read(ROOT / "studies/paper/params.yaml")
 
 
 def images_of(document: dict) -> dict[tuple[str, str], int]:
@@ -38,7 +38,7 @@ def test_the_study_of_the_paper_is_counted_by_hand(paper):
 
 
 def test_a_thousand_images_of_a_set_change_the_evaluations_alone(paper):
-    whole, small = images_of(paper), images_of(read(ROOT / "paper-1k" / "params.yaml"))
+    whole, small = images_of(paper), images_of(read(ROOT / "studies/paper-1k/params.yaml"))
     changed = {key for key in whole if whole[key] != small[key]}
     assert changed == {("evaluation", attack) for attack in paper["attacks"]}
     assert small["evaluation", "pgd"] == len(paper["methods"]) * 16_000

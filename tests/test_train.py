@@ -63,7 +63,7 @@ class Line(nn.Module):
 X = torch.randn(10, 3, generator=torch.Generator().manual_seed(0))
 
 
-def run(recipe, scratch, steps_allowed=10**6, broken_at=None):
+def run(recipe, unfinished, steps_allowed=10**6, broken_at=None):
     """Fit a line to noise that each step draws from the global generator; stop as if killed after some steps."""
     model, seen = Line(), []
 
@@ -81,7 +81,7 @@ def run(recipe, scratch, steps_allowed=10**6, broken_at=None):
         }
 
     try:
-        rows = fit(model, losses, len(X), recipe, 0, scratch)
+        rows = fit(model, losses, len(X), recipe, 0, unfinished)
     except KeyboardInterrupt:
         rows = None
     return model, rows, seen

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.test_distributed import in_processes
+# PENDING in_processes
 from zsr.attacks._noise import Noise
 from zsr.data.sources import make
 from zsr.effective_rate import effective_rate

@@ -14,6 +14,7 @@ from zsr.eps_sweep import EpsSweep
 from zsr.errors import ParamError
 from zsr.evaluate import Evaluation, Protocol
 from zsr.finetune import FineTuning
+from zsr.grid import Grid, grid_of
 from zsr.likeness import Likeness
 from zsr.models import pretrained
 from zsr.models.backbones import WIDTHS
@@ -34,7 +35,6 @@ from zsr.params import (
     under_protocol,
 )
 from zsr.pretrain import base_of
-from zsr.rates import Grid, grid_of
 from zsr.results import WORST
 from zsr.storage import read_json
 

@@ -139,8 +139,9 @@ def attacks(
 
 def signed(row: Row, sign: int = 1) -> str:
     """A difference with its interval, "+3.2 [+2.1, +4.3]"; sign -1: of the second minus the first."""
-    low, high = sorted(sign * float(row[side]) for side in ("low", "high"))
-    return f"{sign * float(row['mean']):+.1f} [{low:+.1f}, {high:+.1f}]"
+    mean, *limits = (sign * float(row[key]) + 0 for key in ("mean", "low", "high"))  # + 0: no -0.0
+    low, high = sorted(limits)
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _covers(rows: Sequence[Row]) -> str:

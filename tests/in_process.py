@@ -1,0 +1,58 @@
+"""The stages of dvc.yaml in this process, in its order: what DVC would run, with torch loaded once for all of them."""
+
+import itertools
+import shlex
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from tests.pipeline import ROOT
+from zsr import code_digest, storage
+from zsr.params import block, read
+
+GRAPH = read(ROOT / "dvc.yaml")["stages"]
+
+
+def cells(document: Mapping) -> Iterator[tuple[dict, dict[str, str]]]:
+    """Every stage over a params document, and what stands for the names in braces in its text."""
+    for stage in GRAPH.values():
+        if "matrix" in stage:
+            keys = {f"item.{name}": _rows(document, of) for name, of in stage["matrix"].items()}
+            yield from ((stage, dict(zip(keys, cell))) for cell in itertools.product(*keys.values()))
+        elif "foreach" in stage:
+            yield from ((stage["do"], {"key": key}) for key in _rows(document, stage["foreach"]))
+        else:
+            yield stage, {}
+
+
+def _rows(document: Mapping, interpolated: str) -> list[str]:
+    return list(block(document, interpolated[2:-1], dict[str, Any]))
+
+
+def _named(text: str, names: Mapping[str, str]) -> str:
+    for name, value in ({"up": ""} | dict(names)).items():
+        text = text.replace(f"${{{name}}}", value)
+    return text
+
+
+def run_study(document: Mapping, monkeypatch, folder: Path) -> None:
+    """Every stage in a folder, which becomes the current one; each must leave what dvc.yaml says it leaves."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ZSR_SCRATCH", str(folder / "scratch"))
+    monkeypatch.setattr(code_digest, "loaded_files", set)  # this process has loaded far more than a stage does
+    storage.write_json(Path("params.yaml"), document)
+    for stage, names in cells(document):
+        call(*shlex.split(_named(stage["cmd"], names))[4:])
+        for kind in ("outs", "metrics", "plots"):
+            for out in stage.get(kind, []):
+                path = Path(_named(out if isinstance(out, str) else next(iter(out)), names))
+                assert path.exists(), f"{stage['cmd']} with {names} leaves no {path}"
+
+
+def call(module: str, *arguments: str) -> None:
+    """`python -m module arguments`, which must end well."""
+    result = CliRunner().invoke(import_module(module).main, list(arguments))
+    assert result.exit_code == 0, f"{module} {arguments}: {result.output} {result.exception!r}"

@@ -1,0 +1,198 @@
+"""dvc.yaml against params.yaml and the code: what reruns when a number, a comment or a method's file is edited."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.pipeline import ROOT, Checkout
+from zsr.params import read
+
+PARAMS = read(ROOT / "params.yaml")
+METHODS, ATTACKS, SETS = list(PARAMS["methods"]), list(PARAMS["attacks"]), list(PARAMS["data"]["sets"])
+TRAIN = {f"train@{m}" for m in METHODS}
+EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
+DATA = {f"data@{s}" for s in SETS}
+MEASURES = {"eps_sweep@pgd", "attention@shapes"}
+STUDIES = sorted(path.name for path in (ROOT / "studies").iterdir())
+
+
+def changed(checkout) -> set[str]:
+    """Stages whose params or code `dvc status` calls changed; data that is absent from the checkout does not count."""
+    from dvc.repo import Repo
+
+    found = set()
+    with Repo(str(checkout.folder / checkout.scale)) as repo:
+        for stage, entries in repo.status().items():
+            deps = [entry.get("changed deps", {}) for entry in entries if isinstance(entry, dict)]
+            if any(state != "deleted" for states in deps for state in states.values()):
+                found.add(stage.rpartition(":")[2])
+    return found
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    return Checkout(tmp_path_factory.mktemp("graph"))
+
+
+@pytest.fixture
+def repo(checkout):
+    from dvc.repo import Repo
+
+    with Repo(str(checkout.folder)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_has_the_same_graph_and_a_project_of_its_own(study):
+    folder = ROOT / "studies" / study
+    assert (folder / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
+    assert "dir = ../../../.dvc/cache" in (folder / ".dvc/config").read_text()
+    assert (folder / ".dvcignore").read_bytes() == (ROOT / ".dvcignore").read_bytes()
+
+
+def test_the_graph_and_its_notebook_stay_small():
+    assert (ROOT / "dvc.yaml").read_text().count("\n") <= 200
+    assert (ROOT / "dvc.lock").read_text().count("\n") <= 2500
+    assert len(list((ROOT / "stages").glob("[a-z]*.py"))) <= 20
+
+
+def test_no_stage_lists_a_source_file(repo):
+    listed = {(stage.name, dep.def_path) for stage in repo.index.stages for dep in stage.deps}
+    assert {path for name, path in listed if path.endswith(".py")} == set()
+    assert {path for name, path in listed if name == "code"} == {"params.yaml", "requirements.txt", "stages", "zsr"}
+    for stage in repo.index.stages:
+        assert stage.name == "code" or "code.yaml" in {dep.def_path for dep in stage.deps}, stage.name
+
+
+@pytest.mark.parametrize("scale", ["", "studies/twins", "studies/transfer"])
+def test_the_committed_lock_belongs_to_the_committed_code_and_params(tmp_path, scale):
+    checkout = Checkout(tmp_path, scale=scale)
+    assert not changed(checkout)
+    assert "Data and pipelines are up to date." in checkout.dvc("repro", "--allow-missing", "--dry")
+
+
+OWN = {  # of every method, a key of its block and another value
+    "ft_clean": ("duplicate_negatives", False),
+    "ft_adv": ("duplicate_negatives", False),
+    "fare": ("features", "unit"),
+    "pmg_aft": ("kl_reduction", "batchmean"),
+    "vision_attention": ("map_gradient", "second_order"),
+    "comp_tga": ("train.attack.fixed_noise", False),
+    "embedding_anchor": ("lambda_adv", 2.0),
+}
+CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then calls changed, besides code and check
+    "method.lambda_ar": (0.1, {"train@tga_zsr"}),
+    **{f"methods.{m}.{key}": (value, {f"train@{m}"}) for m, (key, value) in OWN.items()},
+    "methods.tecoa.train": ({"lr": 0.002}, {"train@tecoa"}),
+    "seeds": ([0, 1], TRAIN | {"start"}),
+    "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | MEASURES),
+    "train.lr": (0.002, TRAIN | {"start"}),
+    "train.attack.eps": ("4/255", TRAIN | {"start"}),
+    "evaluate.seed": (1, EVALUATE | MEASURES),
+    "evaluate.protocol": ("published", EVALUATE | MEASURES),
+    "protocols.published.attacks.pgd.reduction": ("sum", set()),  # of the protocol that is not in force
+    "base_model.epochs": (5, {"base_model"}),
+    "data.template": ("a picture of {}", {"text_embeddings"}),
+    "data.sets.letters.test": (100, {"data@letters"}),
+    "data.seed": (1, DATA),
+    "data.image_size": (32, DATA | {"base_model"}),
+    "data.controls": (["colours", "textures"], set()),  # it changes data/study.json, which collect depends on
+    "model.arch": ("ViT-B-32", TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
+    "threads": (1, TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
+    "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")}),
+    "attention.shapes.columns": (4, {"attention@shapes"}),
+    "eps_sweep.pgd.images": (20, {"eps_sweep@pgd"}),
+    "name": ("other", {"tables", "figures", "attention@shapes"}),
+    "tables": (["accuracy"], {"tables"}),
+}
+EVERY_DAY = ("method.lambda_ar", "attacks.pgd.n_iter")  # each costs some seconds; others are slow
+
+
+@pytest.mark.parametrize("key", [pytest.param(k, marks=[] if k in EVERY_DAY else [pytest.mark.slow]) for k in CHANGES])
+def test_a_change_of_params_touches_exactly_its_stages(checkout, key):
+    value, expected = CHANGES[key]
+    original = (checkout.folder / "params.yaml").read_text()
+    try:
+        checkout.edit({key: value})
+        assert changed(checkout) == expected | {"code", "check"}
+    finally:
+        (checkout.folder / "params.yaml").write_text(original)
+
+
+@pytest.fixture
+def edited(checkout):
+    """Edits a file, runs the stage `code`, and returns the stages that are then out of date."""
+    originals = {}
+
+    def edit(name: str, old: str, new: str) -> set[str]:
+        path = checkout.folder / name
+        originals.setdefault(path, path.read_text())
+        assert old in originals[path]
+        path.write_text(originals[path].replace(old, new, 1))
+        before = (checkout.folder / "code.yaml").read_text()
+        originals.setdefault(checkout.folder / "code.yaml", before)
+        command = [sys.executable, "-B", "-m", "stages.code"]
+        subprocess.run(command, cwd=checkout.folder, env=checkout.environment | {"PYTHONPATH": "."}, check=True)
+        return changed(checkout)
+
+    yield edit
+    for path, text in originals.items():
+        path.write_text(text)
+
+
+def test_a_comment_reruns_the_digests_alone(edited):
+    assert edited("zsr/storage.py", "import csv\n", "import csv  # comma-separated values\n\n\n") == {"code"}
+    assert edited("zsr/methods/fare.py", '"""FARE: ', '"""FARE, ') == {"code"}
+
+
+def test_an_edited_method_reruns_its_own_training_alone(edited):
+    assert edited("zsr/methods/fare.py", "self._shift(", "0.0 + self._shift(") == {"code", "train@fare"}
+
+
+def test_an_edited_attack_reruns_what_runs_it(edited):
+    found = edited("zsr/attacks/cw.py", "kappa", "kappa_") | edited("zsr/attacks/cw.py", "kappa", "kappa_")
+    assert found == {"code"} | {e for e in EVALUATE if e.endswith("-cw")}
+
+
+def test_an_edited_table_reruns_tables_alone(edited):
+    assert edited("zsr/comparison.py", 'AVERAGE = "average"', 'AVERAGE = "mean"') == {"code", "tables"}
+
+
+def test_a_row_added_is_in_the_graph_and_its_code_has_a_digest(checkout):
+    original = (checkout.folder / "params.yaml").read_text()
+    try:
+        checkout.edit({"methods.tecoa_two": {"section": "methods.tecoa_two", "module": "tecoa"}})
+        listed = checkout.dvc("stage", "list", "--name-only").split()
+        assert {"train@tecoa_two", *(f"evaluate@tecoa_two-{a}" for a in ATTACKS)} <= set(listed)
+        assert changed(checkout) >= {"code", "check", "train@tecoa_two"}
+    finally:
+        (checkout.folder / "params.yaml").write_text(original)
+
+
+def test_all_that_follows_from_the_method_under_study(repo):
+    """What `dvc exp run -S method.lambda_ar=0.1` may run: its training and what stands below it, nothing beside."""
+    import networkx
+
+    stages = {stage.name: stage for stage in repo.index.stages}
+    below = {stage.name for stage in networkx.ancestors(repo.index.graph, stages["train@tga_zsr"])}
+    evaluations = {f"evaluate@tga_zsr-{attack}" for attack in ATTACKS}
+    assert below == evaluations | MEASURES | {"collect", "tables", "figures"}
+
+
+def test_expensive_outputs_can_come_from_the_run_cache(repo):
+    """`cache: false` on an output other than a metric or plot, or `persist`, switches a stage's run-cache off."""
+    for stage in repo.index.stages:
+        if stage.name.partition("@")[0] in ("base_model", "start", "train", "evaluate", "text_embeddings", "data"):
+            assert all((out.use_cache or out.metric or out.plot) and not out.persist for out in stage.outs), stage.name
+
+
+def test_stages_write_what_dvc_yaml_names():
+    """The paths of stages/command.py and those of dvc.yaml are the same."""
+    from stages import command
+
+    text = (ROOT / "dvc.yaml").read_text()
+    for name in ("CODE", "CATALOGUE", "SETS", "BASE_MODEL", "TEXT_EMBEDDINGS", "STARTS", "CHECKPOINTS", "RECORDS",
+                 "METRICS", "CURVES", "RESULTS"):  # fmt: skip
+        assert re.search(rf"[\s\[\"]{re.escape(str(getattr(command, name)))}[\s/,:\]\"]", text), name
