@@ -1,12 +1,13 @@
 """What the stage `collect` costs at the size of the paper's study: python -m benchmarks.collect_cost
 
 The records are synthetic: ten methods under four attacks on the sixteen sets of studies/paper, as many images as there
-are, random verdicts. The stage runs in a process of its own, whose CPU time and memory are printed. Making the records
-takes longer than the stage and is not counted.
+are, random verdicts. They are made in one process, which takes longer than the stage, and the stage runs in another,
+whose CPU time and memory are printed. The process that starts both stays small, since Linux counts the memory of a
+process towards the peak of its children.
 """
 
+import multiprocessing
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,8 @@ import numpy as np
 
 from stages.command import CATALOGUE, RECORDS, ROOT, TEXT_EMBEDDINGS
 from zsr import storage
-from zsr.data.prepared import INDEX
-from zsr.data.registry import entries
-from zsr.params import build, read
+from zsr.params import read
 from zsr.records import Record
-from zsr.study import Study, catalogue
 
 PARAMS = ROOT / "studies/paper/params.yaml"
 CLEAN = 0.7  # share of images that are right without an attack
@@ -33,29 +31,41 @@ UNIT = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
 
 def main() -> None:
     document = read(PARAMS)
-    study = build(Study, document, "")
-    sizes = {name: of.test for name, of in study.data.sets.items()}
-    with TemporaryDirectory() as made:
-        folder = Path(made)
-        shutil.copy(PARAMS, folder)
-        attacks = dict.fromkeys(LEFT, "1/255")
-        storage.write_json(folder / CATALOGUE, catalogue(study, document) | {"attacks": attacks})
-        write_index(folder, sizes)
-        random = np.random.default_rng(0)
-        for name, n in sizes.items():
-            ids = random.integers(0, 2**63, n)  # as those of public sets
-            for method in study.methods:
-                write_records(folder, method, name, ids, random)
-        seconds, peak = cost(folder)
-    records = len(study.methods) * len(LEFT) * len(sizes)
+    methods, sizes = list(document["methods"]), {name: of["test"] for name, of in document["data"]["sets"].items()}
+    with TemporaryDirectory() as folder:
+        maker = multiprocessing.get_context("spawn").Process(target=make, args=(Path(folder), methods, sizes))
+        maker.start()
+        maker.join()
+        assert maker.exitcode == 0, "the records could not be made"
+        seconds, peak = cost(Path(folder))
     print(
-        f"collect: {records} records, {len(study.methods)} methods x {len(LEFT)} attacks x {sum(sizes.values()):,} "
-        f"images: {seconds:.1f} s of CPU, {peak / 1e9:.2f} GB of memory at most"
+        f"collect: {len(methods) * len(LEFT) * len(sizes)} records, {len(methods)} methods x {len(LEFT)} attacks x "
+        f"{sum(sizes.values()):,} images: {seconds:.1f} s of CPU, {peak / 1e9:.2f} GB of memory at most"
     )
+
+
+def make(folder: Path, methods: list[str], sizes: Mapping[str, int]) -> None:
+    """All that the stage reads. sizes: images of every set."""
+    from zsr.params import build
+    from zsr.study import Study, catalogue
+
+    document = read(PARAMS)
+    facts = catalogue(build(Study, document, ""), document) | {"attacks": dict.fromkeys(LEFT, "1/255")}
+    shutil.copy(PARAMS, folder)
+    storage.write_json(folder / CATALOGUE, facts)
+    write_index(folder, sizes)
+    random = np.random.default_rng(0)
+    for name, n in sizes.items():
+        ids = random.integers(0, 2**63, n)  # as those of public sets
+        for method in methods:
+            write_records(folder, method, name, ids, random)
 
 
 def write_index(folder: Path, sets: Mapping[str, int]) -> None:
     """What the stage `text_embeddings` leaves beside its embeddings."""
+    from zsr.data.prepared import INDEX
+    from zsr.data.registry import entries
+
     index = {name: {"images": "", "text_embeddings": "", "classes": entries()[name].num_classes} for name in sets}
     storage.write_json(folder / TEXT_EMBEDDINGS / INDEX, index)
 
@@ -86,8 +96,9 @@ def write_records(folder: Path, method: str, set_name: str, ids: np.ndarray, ran
 def cost(folder: Path) -> tuple[float, int]:
     """CPU seconds and peak memory in bytes of the stage in a folder that has no code.yaml."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-B", "-m", "stages.collect"], cwd=folder, env=environment, check=True)
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    stage = subprocess.Popen([sys.executable, "-B", "-m", "stages.collect"], cwd=folder, env=environment)
+    _, status, used = os.wait4(stage.pid, 0)
+    assert status == 0, "the stage failed"
     return used.ru_utime + used.ru_stime, used.ru_maxrss * UNIT
 
 

@@ -46,6 +46,24 @@ def test_an_image_that_fell_is_not_attacked_again():
     assert len(sizes) == 1 + 8 + 1  # once clean, one attack, one verdict; nothing is left for the second eps
 
 
+@dataclasses.dataclass(frozen=True)
+class Watched(PGD):
+    """PGD that notes whose noise it is given."""
+
+    seen: list = dataclasses.field(default_factory=list)
+
+    def __call__(self, model, images, labels, noise, batch_size=None):
+        self.seen.append((noise.seed, noise.scope, list(noise.ids)))
+        return super().__call__(model, images, labels, noise, batch_size)
+
+
+def test_an_image_keeps_its_noise_when_others_have_fallen():
+    attack, distances = Watched(**vars(ATTACK)), torch.tensor([0.05, 0.01, 0.2, -0.1])
+    images = (0.5 - distances).view(4, 1, 1, 1).expand(4, 3, 4, 4)
+    sweep(Thresholds(), attack, images, torch.zeros(4, dtype=torch.int64), Noise(5, "s", range(10, 14)), [0.02, 0.06])
+    assert attack.seen == [(5, "s", [10, 11, 12]), (5, "s", [10, 12])]
+
+
 def test_the_step_keeps_its_proportion_and_the_noise_its_image(model, batch):
     alone = sweep(model, ATTACK, batch.images[3:4], batch.labels[3:4], Noise(0, "s", [3]), [1 / 255, 8 / 255])
     whole = [
@@ -104,6 +122,14 @@ def test_every_set_has_a_row_for_every_eps_of_its_first_images(task):
         counts = sweep(whole, given.attack, images, labels, Noise(3, name, ids), given.sweep.eps, 3)
         assert [r["correct"] for r in rows if r["set"] == name] == list(counts.values())
         assert counts[0] == 6 > counts[8 / 255]
+
+
+def test_noise_is_that_of_the_evaluation_and_of_the_set(task):
+    given, sets, _ = task
+    attack = Watched(**vars(given.attack))
+    measure(dataclasses.replace(given, attack=attack), sets)
+    assert {noise[:2] for noise in attack.seen} == {(3, "a"), (3, "b")}
+    assert attack.seen[0][2] == sets["a"].split.ids[[0, 2, 3, 4, 6, 7]].tolist()  # those that are right by themselves
 
 
 def test_more_images_than_a_set_has_are_all_it_has(task):

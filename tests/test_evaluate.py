@@ -208,7 +208,7 @@ def test_a_finished_record_is_not_computed_again_and_one_of_another_fingerprint_
 
 
 def test_the_work_of_equal_models_is_shared_whatever_they_are_called(trained, split, tmp_path):
-    first, names = run(trained, split.first(8), tmp_path / "r"), {"method": "tecoa", "seed": 7, "attack": "pgd_again"}
+    first, names = run(trained, split.first(8), tmp_path / "r"), {"method": "tecoa", "seed": 7}
     again = run(None_but_eval(), split.first(8), tmp_path / "r", **names)
     assert again == dataclasses.replace(first, **names) != first
 
