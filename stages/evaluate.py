@@ -41,7 +41,8 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
 
     for weights in sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem)):
         run(weights, sets, out)
-    if grid and made == grid.made_attack:
+    module = document["attacks"][attack].get("module", attack)
+    if grid and grid.attack["module"] == module and made == grid.made_attack:
         for tower in sorted(folder.glob("rates/*/*.safetensors")):
             run(folder / tower.name, {source: sets[source]}, out / "rates" / tower.parent.name, tower)
 

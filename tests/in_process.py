@@ -1,4 +1,7 @@
-"""The stages of dvc.yaml in this process, in its order: what DVC would run, with torch loaded once for all of them."""
+"""The stages of dvc.yaml in this process, in its order: what DVC would run, with torch loaded once for all of them.
+
+But for the page of plots, which only DVC reads.
+"""
 
 import itertools
 import shlex
@@ -18,7 +21,7 @@ GRAPH = read(ROOT / "dvc.yaml")["stages"]
 
 def cells(document: Mapping) -> Iterator[tuple[dict, dict[str, str]]]:
     """Every stage over a params document, and what stands for the names in braces in its text."""
-    for stage in GRAPH.values():
+    for stage in (stage for name, stage in GRAPH.items() if name != "plots_page"):
         if "matrix" in stage:
             keys = {f"item.{name}": _rows(document, of) for name, of in stage["matrix"].items()}
             yield from ((stage, dict(zip(keys, cell))) for cell in itertools.product(*keys.values()))

@@ -1,18 +1,17 @@
-"""The transfer study as a pipeline of its own: params, stages, tables; the paper's scale on fixtures."""
+"""The transfer study: params, stages, tables; the paper's scale on fixtures."""
 
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 
 from tests import fixtures_real
+from tests.in_process import call, run_study
 from tests.test_architecture import imported
-from zsr import storage, transfer_check, transfer_figures, transfer_tables
+from zsr import storage, transfer_figures, transfer_tables
 from zsr.errors import ParamError, StudyError
 from zsr.finetune import FineTuning
 from zsr.models import backbones
@@ -20,15 +19,14 @@ from zsr.models.backbones import Backbone
 from zsr.params import component, over, read, training_of
 from zsr.records import Record
 from zsr.storage import read_json, read_rows
-from zsr.transfer_params import Grid, recipe_of
+from zsr.study import catalogue, check
 from zsr.transfer_study import Run, row
 from zsr.transfer_tables import Facts
 
 ROOT = Path(__file__).parents[1]
-TRANSFER, PAPER = (read(ROOT / folder / "params.yaml") for folder in ("transfer", "paper-transfer"))
-STARTS, METHODS = ("scratch", "pretrained", "robust"), ("ft", "dm", "trades", "at")
-STAGES = ("params", "start", "training", "verdicts", "likeness")
-SMALL = Backbone(arch="small", side=0, width=4)
+TRANSFER, PAPER = (read(ROOT / "studies" / name / "params.yaml") for name in ("transfer", "transfer-paper"))
+STARTS, SECTIONS = ("scratch", "pretrained", "robust"), ("ft", "dm", "trades", "at")
+SMALL = Backbone(arch="small", side=0, width=8)  # of 4 oneDNN writes beside its memory in backward passes with AVX2
 
 
 def written(folder, document):
@@ -40,78 +38,98 @@ def written(folder, document):
 # what is asked
 
 
-def test_both_scales_have_one_graph():
-    assert (ROOT / "transfer/dvc.yaml").read_text() == (ROOT / "paper-transfer/dvc.yaml").read_text()
-
-
-@pytest.mark.parametrize("document", [TRANSFER, PAPER], ids=["embedded", "paper"])
-def test_every_start_is_trained_by_every_method(document, tmp_path):
-    study = transfer_check.check(written(tmp_path, document))
-    pairs = {(run.start, run.method) for run in study.runs.values()}
-    assert {(start, method) for start in STARTS for method in METHODS} <= pairs
-    assert all(name == f"{run.start}_{run.method}" for name, run in study.runs.items())
-    assert len(study.seeds) > 1
+@pytest.mark.parametrize("name", ["transfer", "transfer-paper"])
+def test_every_start_is_trained_by_every_method(name):
+    study = check(ROOT / "studies" / name / "params.yaml")
+    rows = {row: (own["start"], own["section"].removeprefix("shared.")) for row, own in study.methods.items()}
+    assert {(start, section) for start in STARTS for section in SECTIONS} <= set(rows.values())
+    assert all(row == f"{start}_{section}" for row, (start, section) in rows.items())
+    assert len(study.seeds) > 1 and study.judged == [study.data.source]
 
 
 def test_dm_takes_its_weight_free_of_the_batch_size():
-    own = {name: block for name, block in PAPER["methods"]["dm"].items() if "beta" in name}
+    own = {name: block for name, block in PAPER["shared"]["dm"].items() if "beta" in name}
     assert own == {"beta_eff": 500 / PAPER["train"]["batch_size"]}
-    recipe = training_of(PAPER, "dm", FineTuning)
+    recipe = training_of(PAPER, "robust_dm", FineTuning)
     assert (255 * recipe.attack.eps, recipe.attack.n_iter) == (pytest.approx(0.5), 10)
     assert recipe.attack.step_size == pytest.approx(1.25 * recipe.attack.eps / 10)
 
 
 def test_every_trained_start_and_run_differs_by_its_start_or_method_alone():
-    recipes = {start: recipe_of(TRANSFER, start, FineTuning) for start in STARTS}
-    assert recipes["scratch"].epochs == 0 and recipes["pretrained"] == recipes["robust"]
-    robust = {name: training_of(TRANSFER, name, FineTuning) for name in METHODS}
-    assert robust["ft"] == robust["at"] == robust["trades"]
+    starts = {start: training_of(TRANSFER, start, FineTuning, "starts") for start in STARTS}
+    assert starts["scratch"].epochs == 0 and starts["pretrained"] == starts["robust"]
+    of_rows = {name: training_of(TRANSFER, name, FineTuning) for name in TRANSFER["methods"]}
+    plain = {repr(recipe) for name, recipe in of_rows.items() if not name.endswith("_dm")}
+    assert len(plain) == 1 and len({repr(of_rows[f"{start}_dm"]) for start in STARTS}) == 1
+    assert {type(component(TRANSFER, "methods", f"{start}_dm")).__name__ for start in STARTS} == {"DM"}
 
 
+@pytest.mark.parametrize("document", [TRANSFER, PAPER], ids=["embedded", "paper"])
+def test_the_step_of_every_attack_is_a_quarter_of_its_eps(document):
+    attacks = [component(document, "attacks", name) for name in document["attacks"]]
+    assert all(attack.step_size == pytest.approx(attack.eps / 4) and attack.n_iter == 10 for attack in attacks)
+    assert [attack.eps for attack in attacks] == sorted({attack.eps for attack in attacks})
+
+
+LIKENESS = TRANSFER["likeness"]["pretrained"]
 ERRORS = {
-    "likeness.reference is none of starts (scratch, pretrained, robust): 'pretraind'; did you mean 'pretrained'?": {
-        "likeness": {"reference": "pretraind"}
+    "likeness is none of starts (scratch, pretrained, robust): 'pretraind'; did you mean 'pretrained'?": {
+        "likeness": {"pretraind": LIKENESS}
     },
-    "runs.robust_dm.method is none of methods (ft, dm, trades, at): 'trade'; did you mean 'trades'?": {
-        "runs": {"robust_dm": {"method": "trade"}}
+    "methods.robust_dm.start is none of starts (scratch, pretrained, robust): 'strong'": {
+        "methods": {"robust_dm": {"start": "strong"}}
     },
-    "runs.robust_dm.start is none of starts (scratch, pretrained, robust): 'strong'": {
-        "runs": {"robust_dm": {"start": "strong"}}
+    "methods.robust_dm.section must be one of methods.robust_dm, method, shared.ft, shared.dm, shared.trades, "
+    "shared.at, got 'shared.trade'; did you mean 'shared.trades'?": {
+        "methods": {"robust_dm": {"section": "shared.trade"}}
     },
-    "runs must differ in start or method, got robust_ft, robust_dm": {"runs": {"robust_dm": {"method": "ft"}}},
-    "runs.robust_dm.code must be one of methods/dm.py, got 'methods/ft.py'": {
-        "runs": {"robust_dm": {"code": "methods/ft.py"}}
+    "methods.robust_dm.module names no module of zsr.methods: 'dmm'; did you mean 'dm'?": {
+        "methods": {"robust_dm": {"module": "dmm"}}
     },
-    "starts.scratch must be random weights: train.epochs 0 and no file, got 1": {
-        "starts": {"scratch": {"train": {"epochs": 1}}}
+    "unknown key 'methods.robust_dm.beta_eff': the hyper-parameters of robust_dm are in 'shared.dm'": {
+        "methods": {"robust_dm": {"beta_eff": 1.6}}
     },
     "starts.robust.train.lr must be above 0, got -1": {"starts": {"robust": {"train": {"lr": -1}}}},
     "starts.robust.sha256 is of starts.robust.file, of which there is none": {"starts": {"robust": {"sha256": "ab"}}},
-    "backbone.arch must be one of resnet18, resnet50, wide_resnet50_2 where starts.robust is a file, got 'small'": {
+    "model.arch must be one of resnet18, resnet50, wide_resnet50_2 where starts.robust is a file, got 'small'": {
         "starts": {"robust": {"file": "weights.pt"}}
     },
-    "backbone.arch must be one of small, resnet18, resnet50, wide_resnet50_2, got 'resnet19'; did you mean": {
-        "backbone": {"arch": "resnet19"}
+    "model.arch must be one of small, resnet18, resnet50, wide_resnet50_2, got 'resnet19'; did you mean": {
+        "model": {"arch": "resnet19"}
     },
-    "data: target must name one of sets (planted_source, planted_target), got 'planted'; did you mean": {
-        "data": {"target": "planted"}
+    "model.head must be one of text, linear, got 'linar'; did you mean 'linear'?": {"model": {"head": "linar"}},
+    "data: source must name one of sets (planted_source, planted_target), got 'planted'": {
+        "data": {"source": "planted"}
     },
-    "data: the target 'planted_target' needs a training split: sets.planted_target.train is 0": {
+    "data: start_source must name one of sets (planted_source, planted_target), got 'planted'": {
+        "data": {"start_source": "planted"}
+    },
+    "data: the source 'planted_target' needs a training split: sets.planted_target.train is 0": {
         "data": {"sets": {"planted_target": {"train": 0}}}
     },
     "data.sets.planted_target.train must be at most 448, got 449": {
         "data": {"sets": {"planted_target": {"train": 449}}}
     },
-    "unknown key 'methods.dm.beta'; did you mean 'beta_eff'?": {"methods": {"dm": {"beta": 500}}},
-    "grid: eps must be at least one number, each larger than the one before, got []": {"grid": {"eps": []}},
-    "grid.attack is none of attacks (pgd): 'pdg'; did you mean 'pgd'?": {"grid": {"attack": "pdg"}},
-    "likeness.images must be above 64, features of small, for cca, got 64": {"likeness": {"images": 64}},
-    "likeness.images must be at most 448, data.sets.planted_target.test, got 449": {"likeness": {"images": 449}},
-    "evaluate.protocol must be trusted, got 'published'": {"evaluate": {"protocol": "published"}},
+    "unknown key 'shared.dm.beta'; did you mean 'beta_eff'?": {"shared": {"dm": {"beta": 500}}},
+    "attacks.pgd_half.module names no module of zsr.attacks: 'pdg'; did you mean 'pgd'?": {
+        "attacks": {"pgd_half": {"module": "pdg"}}
+    },
+    "likeness.pretrained.images must be above 64, features of small, for cca, got 64": {
+        "likeness": {"pretrained": {"images": 64}}
+    },
+    "likeness.pretrained.images must be at most 448, data.sets.planted_target.test, got 449": {
+        "likeness": {"pretrained": {"images": 449}}
+    },
+    "evaluate.protocol is none of protocols (trusted): 'published'": {"evaluate": {"protocol": "published"}},
     "seeds must be at least one, none twice, got [0, 0]": {"seeds": [0, 0]},
     "methods.tga_zsr needs class prompts or a ViT; a ResNet with a linear head has neither": {
         "methods": {"tga_zsr": {"section": "methods.tga_zsr", **read(ROOT / "params.yaml")["method"]}}
     },
+    "methods.tecoa.norm_stats must be clip, which stands for the tower's own, got 'imagenet'": {
+        "methods": {"tecoa": {"section": "methods.tecoa", "norm_stats": "imagenet"}}
+    },
+    "train.accumulate must be 1 for a ResNet, whose BatchNorm needs whole batches": {"train": {"accumulate": 2}},
+    "train.accumulate must be 1 for a ResNet, whose BatchNorm needs whole": {"shared": {"at": {"train": {"accumulate": 2}}}},
 }
 
 
@@ -119,7 +137,7 @@ ERRORS = {
 def test_what_cannot_be_is_named_before_anything_is_computed(message, tmp_path):
     document = over(TRANSFER, ERRORS[message])
     with pytest.raises(ParamError) as error:
-        transfer_check.check(written(tmp_path, document))
+        check(written(tmp_path, document))
     said = str(error.value).removeprefix(f"{tmp_path / 'params.yaml'}: ")
     assert said.startswith(message) and "\n" not in said
 
@@ -129,11 +147,11 @@ def test_no_method_knows_the_study():
         assert not [name for name in imported(path) if "transfer" in name or "likeness" in name], path
 
 
-def test_no_stage_loads_open_clip_and_the_tables_no_torch():
-    commands = ", ".join(f"stages.transfer_{name}" for name in STAGES)
+def test_a_study_of_linear_heads_loads_no_open_clip_and_its_tables_no_torch():
+    stages = ("check", "data", "base_model", "text_embeddings", "start", "train", "evaluate", "collect", "likeness")
     code = (
-        "import sys, stages.transfer_tables; sys.exit(1) if 'torch' in sys.modules else None; "
-        f"import {commands}; sys.exit(2) if 'open_clip' in sys.modules else None"
+        "import sys, stages.tables, stages.figures; sys.exit(1) if 'torch' in sys.modules else None; "
+        f"import {', '.join(f'stages.{name}' for name in stages)}; sys.exit(2) if 'open_clip' in sys.modules else None"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -147,7 +165,7 @@ def test_a_seed_has_one_tower_and_one_head_for_all_starts(tmp_path):
     assert not torch.equal(one.visual.conv1.weight, other.visual.conv1.weight)
     before = torch.get_rng_state()
     heads = [backbones.with_new_head(model, 7, seed=3).head.weight for model in (one, other)]
-    assert torch.equal(*heads) and heads[0].shape == (7, 16)
+    assert torch.equal(*heads) and heads[0].shape == (7, 32)
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -195,6 +213,46 @@ def rows():
         for (init, method), values in robust.items()
         for i, value in enumerate(values)
     ]
+
+
+STUDY = {
+    "arch": "small",
+    "attacks": {"pgd_half": "7.5/255", "pgd_whole": "15/255"},
+    "methods": {
+        "robust_at": {"section": "shared.at", "module": "tecoa", "start": "robust"},
+        "plain": {"section": "methods.plain", "module": "ft"},
+    },
+}
+
+
+def cell(method, attack, correct, seed=0, clean=80):
+    """A row of metrics/results/accuracy.csv, as far as it is read."""
+    counts = {"n": "100", "clean_correct": str(clean), "correct": str(correct)}
+    return {"method": method, "attack": attack, "set": "s", "seed": str(seed)} | counts
+
+
+def test_rows_are_those_of_the_study_with_every_eps():
+    cells = [cell("robust_at", "clean", 80), cell("robust_at", "pgd_half", 40), cell("robust_at", "pgd_whole", 20),
+             cell("robust_at", "worst_case", 20), cell("robust_at", "pgd_half", 50, 1), cell("plain", "pgd_half", 0)]  # fmt: skip
+    first, second, plain = transfer_tables.rows_of_cells(cells, STUDY)
+    named = {"init": "robust", "method": "at", "backbone": "small", "dataset": "s", "seed": 0, "checkpoint": "final"}
+    assert {key: first[key] for key in named} == named and (first["n"], first["clean"]) == (100, 0.8)
+    assert (first["robust@7.5/255"], first["DR@7.5/255"], first["DR@15/255"]) == (0.4, 0.5, 0.75)
+    assert (second["seed"], second["robust@7.5/255"]) == (1, 0.5)
+    assert (plain["init"], plain["method"], plain["DR@7.5/255"]) == ("scratch", "plain", 1.0)
+
+
+def test_notes_say_what_the_numbers_are_not_and_of_which_images_they_are():
+    facts = {"counted": "both", "ids": "a1b2", "protocol": "PGD-10"}
+    cells = [cell("robust_at", attack, 1, seed) | facts for attack in ("clean", "pgd_half") for seed in (0, 1)]
+    mark = {"method": "plain", "attack": "pgd_half", "mark": "masked", "reason": "too high"}
+    said = transfer_tables.notes("no evidence", cells, [mark, mark])
+    assert said[0] == "no evidence" and "over 2 seeds (0, 1)" in said[1] and "nothing is chosen by the test" in said[1]
+    assert said[3:] == (
+        "n, test images of s (digest of their ids): 100 (a1b2).",
+        "PGD-10.",
+        "marked: plain pgd_half, masked: too high.",
+    )
 
 
 def alike():
@@ -247,13 +305,6 @@ def test_a_model_that_is_never_right_has_no_drop_rate_and_stops_no_table(tmp_pat
     assert np.isnan(found[0]["drop_rate"]) and found[0]["agree"] == 0
 
 
-def test_metrics_are_means_over_seeds_in_percent(tmp_path):
-    transfer_tables.write_metrics(tmp_path, rows(), alike(), FACTS)
-    assert read_json(tmp_path / "robust_dm.json") == {
-        "clean": 80.0, "robust@15/255": 75.0, "DR@15/255": 6.25, "CKA": 25.0, "universal": 50.0, "random_signs": 75.0,
-    }  # fmt: skip
-
-
 def test_equal_rows_draw_equal_figures(tmp_path):
     for name in "ab":
         transfer_figures.robustness(tmp_path / name / "robustness.png", rows(), FACTS.eps, "note")
@@ -265,86 +316,57 @@ def test_equal_rows_draw_equal_figures(tmp_path):
 # stages
 
 
-def call(stage, *arguments):
-    """A stage in this process, in the folder that the test is in; its files are named as in dvc.yaml."""
-    result = CliRunner().invoke(import_module(f"stages.{stage}").main, list(map(str, arguments)))
-    assert result.exit_code == 0, result.output
-
-
-def run_all(document):
-    """Every stage of dvc.yaml, in the current folder."""
-    written(Path(), document)
-    target = f"data/sets/{document['data']['target']}"
-    call("transfer_params", "--out", "data/params.ok")
-    for name in document["data"]["sets"]:
-        call("data", name, "--root", "downloads", "--out", f"data/sets/{name}")
-    source = f"data/sets/{document['data']['source']}/train.safetensors"
-    for name in document["starts"]:
-        where = ("--out", f"data/starts/{name}", "--curve", f"metrics/curves/start_{name}.csv")
-        call("transfer_start", name, "--source", source, *where)
-    for name, run in document["runs"].items():
-        where = ("--out", f"data/towers/{name}", "--curve", f"metrics/curves/{name}.csv")
-        given = ("--start", f"data/starts/{run['start']}", "--target", f"{target}/train.safetensors")
-        call("transfer_training", name, *given, *where)
-        given = ("--towers", f"data/towers/{name}", "--target", f"{target}/test.safetensors")
-        call("transfer_verdicts", name, *given, "--out", f"data/records/{name}")
-    given = ("--starts", "data/starts", "--towers", "data/towers", "--target", target)
-    call("transfer_likeness", *given, "--out", "metrics/likeness.csv")
-    read_from = ("--records", "data/records", "--likeness", "metrics/likeness.csv")
-    written_to = ("--tables", "tables", "--figures", "figures", "--metrics", "metrics/runs")
-    call("transfer_tables", *read_from, "--target", f"{target}/test.safetensors", *written_to)
-
-
-def few(document, *runs):
-    return document | {"runs": {name: document["runs"][name] for name in runs}}
-
-
 TINY = {
     "seeds": [0, 1],
-    "data": {"sets": {"planted_source": {"train": 20, "test": 1}, "planted_target": {"train": 20, "test": 30}}},
-    "backbone": {"width": 4},
+    "data": {"sets": {"planted_source": {"train": 20, "test": 1}, "planted_target": {"train": 20, "test": 40}}},
+    "model": {"width": 8},
     "train": {"epochs": 1, "batch_size": 10, "attack": {"n_iter": 1}},
-    "methods": {"dm": {"train": {"attack": {"n_iter": 1}}}},
-    "attacks": {"pgd": {"n_iter": 1}},
-    "grid": {"eps": ["15/510", "15/255"]},
-    "evaluate": {"batch_size": 30},
-    "likeness": {"images": 30, "universal": {"epochs": 1}},
+    "shared": {"dm": {"train": {"attack": {"n_iter": 1}}}},
+    "evaluate": {"batch_size": 40},
+    "likeness": {"pretrained": {"images": 40, "universal": {"epochs": 1}}},
 }
 
 
+def few(document, *rows):
+    """Some rows under two attacks of one step."""
+    attacks = {name: document["attacks"][name] | {"n_iter": 1} for name in list(document["attacks"])[1:3]}
+    return document | {"methods": {name: document["methods"][name] for name in rows}, "attacks": attacks}
+
+
 def test_the_stages_make_the_study(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
     wanted = few(over(TRANSFER, TINY), "scratch_ft", "pretrained_ft", "pretrained_dm", "robust_at")
-    run_all(wanted)
-    record = Record.load(Path("data/records/pretrained_dm/1/7.5.json"))
-    assert (record.method, record.seed, record.attack, len(record.ids)) == ("pretrained_dm", 1, "pgd", 30)
+    run_study(wanted, monkeypatch, tmp_path)
+    record = Record.load(Path("data/records/pretrained_dm-pgd_half/1/planted_target.json"))
+    assert (record.method, record.seed, record.attack, record.n) == ("pretrained_dm", 1, "pgd_half", 40)
     assert "eps 7.5/255, step 1.875/255" in record.protocol and "linear head" in record.protocol
-    assert "acts at 8 px" in record.protocol
+    assert "acts at 8 px" in record.protocol and not list(Path("data/records").glob("*/*/planted_source.json"))
     start, tuned = (
         [SMALL.load(Path(f"data/{kind}/{name}/{seed}.safetensors")) for seed in (0, 1)]
-        for kind, name in (("starts", "scratch"), ("towers", "scratch_ft"))
+        for kind, name in (("starts", "scratch"), ("checkpoints", "scratch_ft"))
     )
     assert not torch.equal(start[0].visual.conv1.weight, start[1].visual.conv1.weight)
     assert not torch.equal(start[0].visual.conv1.weight, tuned[0].visual.conv1.weight)
-    assert len(read_rows(Path("metrics/curves/pretrained_dm.csv"))) == 2
-    assert read_rows(Path("metrics/curves/start_scratch.csv")) == []
-    measured = read_rows(Path("metrics/likeness.csv"))
-    assert {r["run"] for r in measured} == set(wanted["runs"]) and {r["seed"] for r in measured} == {"0", "1"}
+    assert len(read_rows(Path("metrics/curves/pretrained_dm/curve.csv"))) == 2
+    assert read_rows(Path("data/starts/scratch/curve.csv")) == read_rows(Path("metrics/curves/base_model.csv")) == []
+    assert read_json(Path("metrics/results/study.json"))["classes"] == {"planted_target": 5}
+    made = Path("data/checkpoints/scratch_ft/0.safetensors")
+    before, _ = made.read_bytes(), made.unlink()
+    call("stages.train", "scratch_ft")  # is kept outside DVC
+    assert made.read_bytes() == before
+    _are_measured_and_shown(wanted)
+
+
+def _are_measured_and_shown(wanted):
+    measured = read_rows(Path("metrics/likeness/pretrained.csv"))
+    assert {r["run"] for r in measured} == set(wanted["methods"]) and {r["seed"] for r in measured} == {"0", "1"}
     assert {r["measure"] for r in measured} == {"cka", "cca", "accuracy", "fooled", "variance", "cross_entropy"}
-    assert len(read_rows(Path("tables/transfer.csv"))) == 8
-    assert {p.stem for p in Path("metrics/runs").glob("*.json")} == set(wanted["runs"])
+    shown = read_rows(Path("tables/transfer.csv"))
+    assert len(shown) == 8 and list(shown[0])[-4:] == ["robust@7.5/255", "DR@7.5/255", "robust@15/255", "DR@15/255"]
+    rows = {(r["init"], r["method"]) for r in shown}  # flags of what has collapsed go from one to the other
+    assert rows == {(r["start"], r["method"]) for r in measured} and ("robust", "at") in rows
+    assert {p.stem for p in Path("metrics/summary/source").glob("*.json")} == set(wanted["methods"])
     assert "It is no evidence for the paper's claim" in Path("tables/transfer.md").read_text()
-    made = Path("data/towers/scratch_ft/0.safetensors").read_bytes()
-    given = ("--start", "data/starts/scratch", "--target", "data/sets/planted_target/train.safetensors")
-    call("transfer_training", "scratch_ft", *given, "--out", "again", "--curve", "again.csv")  # is kept outside DVC
-    assert Path("again/0.safetensors").read_bytes() == made
-
-
-def test_a_grid_stretches_the_step_with_eps():
-    attack = component(TRANSFER, "attacks", "pgd")
-    made = Grid(attack="pgd", eps=(0.25 / 255, 1 / 255)).attacks(attack)
-    assert {name: of.eps for name, of in made.items()} == {"0.25": 0.25 / 255, "1": 1 / 255}
-    assert all(of.step_size == pytest.approx(of.eps / 4) and of.n_iter == 10 for of in made.values())
+    assert {path.name for path in Path("figures").iterdir()} == {"robustness.png", "likeness_pretrained.png"}
 
 
 PETS = {
@@ -352,40 +374,33 @@ PETS = {
     "threads": 1,
     "compute": {"device": "cpu"},
     "data": {"image_size": 64, "complete": False, "sets": {"oxford_pets": {"train": 2, "test": 2}}},
-    "backbone": {"side": 64},
+    "model": {"side": 64},
     "train": {"epochs": 1, "batch_size": 2, "attack": {"n_iter": 1}},
-    "grid": {"eps": ["1/255"]},
+    "shared": {"twins_trades": {"train": {"epochs": 1, "attack": {"n_iter": 1}}}},
     "evaluate": {"batch_size": 2},
-    "attacks": {"pgd": {"n_iter": 1}},
-    "likeness": {"measures": ["cka"], "images": 2, "universal": {"epochs": 1}},
+    "likeness": {"pretrained": {"measures": ["cka"], "images": 2, "universal": {"epochs": 1}}},
 }
 
 
 def test_the_papers_scale_runs_on_fixtures(tmp_path, monkeypatch):
     """Oxford Pets in its own format, files of random weights as torchvision and RobustBench have them, TWINS."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DATA_ROOT", raising=False)
-    fixtures_real.oxford_pets(Path("downloads"), np.random.default_rng(0))
-    robustbench_file(Path("downloads/weights/robust.pt"), seed=1)
+    root = tmp_path / "downloads"
+    monkeypatch.setenv("DATA_ROOT", str(root))
+    fixtures_real.oxford_pets(root, np.random.default_rng(0))
+    robustbench_file(root / "robust.pt", seed=1)
     tower = Backbone(arch="resnet18", side=32).random(1000, 2)
     head = {f"fc.{name}": value for name, value in tower.head.state_dict().items()}
-    torch.save(tower.visual.state_dict() | head, "downloads/weights/plain.pth")
-    changes = {"twins_trades": {"train": {"epochs": 1, "attack": {"n_iter": 1}}}}
-    starts = {
-        "pretrained": {"file": "downloads/weights/plain.pth"},
-        "robust": {
-            "file": "downloads/weights/robust.pt",
-            "sha256": storage.sha256(Path("downloads/weights/robust.pt")),
-        },
-    }
-    wanted = over(PAPER, PETS | {"starts": starts, "methods": changes})
+    torch.save(tower.visual.state_dict() | head, root / "plain.pth")
+    files = {"pretrained": {"file": str(root / "plain.pth")}, "robust": {"file": str(root / "robust.pt")}}
+    files["robust"]["sha256"] = storage.sha256(root / "robust.pt")
+    wanted = over(PAPER, PETS | {"starts": files})
     wanted["starts"].pop("scratch")
-    run_all(few(wanted, "pretrained_dm", "robust_twins_trades"))
+    run_study(few(wanted, "pretrained_dm", "robust_twins_trades"), monkeypatch, tmp_path)
     start = Backbone(arch="resnet18", side=32).load(Path("data/starts/pretrained/0.safetensors"))
     torch.testing.assert_close(start.visual.conv1.weight, tower.visual.conv1.weight, rtol=0, atol=0)
-    twins = Backbone(arch="resnet18", side=32).load(Path("data/towers/robust_twins_trades/0.safetensors"))
-    assert twins.head.out_features == 2
-    record = Record.load(Path("data/records/robust_twins_trades/0/1.json"))
-    assert len(record.ids) == 2 and "acts at 64 px" in record.protocol
-    assert "frozen_kl" in read_rows(Path("metrics/curves/robust_twins_trades.csv"))[0]
+    twins = Backbone(arch="resnet18", side=32).load(Path("data/checkpoints/robust_twins_trades/0.safetensors"))
+    assert start.head.out_features == 1000 and twins.head.out_features == 2
+    record = Record.load(Path("data/records/robust_twins_trades-pgd_whole/0/oxford_pets.json"))
+    assert record.n == 2 and "acts at 64 px" in record.protocol
+    assert "frozen_kl" in read_rows(Path("metrics/curves/robust_twins_trades/curve.csv"))[0]
     assert "no number of theirs stands here" in Path("tables/transfer.md").read_text()
