@@ -14,29 +14,36 @@ from zsr.params import read
 ROOT = Path(__file__).parents[1]
 
 
+def files() -> list[str]:
+    """Every file that git tracks here, and every new file that git does not ignore."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    return subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def versions(name: str) -> list[str]:
+    """The text of a file as it lies here and as the last commit has it, as far as there are such.
+
+    A page may speak of either: results that are made here later can differ from the committed ones by rounding.
+    """
+    here = [(ROOT / name).read_text()] if (ROOT / name).is_file() else []
+    shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, text=True)
+    return here + [shown.stdout] * (shown.returncode == 0)
+
+
 class Checkout:
     """A copy of the project as its own git repository, with its own DVC cache and scratch folder.
 
-    Of the tracked and new files as they lie, or, `committed`, of the last commit: what its README says is about the
-    results beside it, and results made here later may differ in rounding on another processor. scale: the folder of
-    the study that is meant, "" or "studies/paper". variables: of the environment of its commands.
+    It has the tracked and the new files as they lie. scale: the folder of the study that is meant, "" or
+    "studies/paper". variables: of the environment of its commands.
     """
 
-    def __init__(self, folder: Path, committed: bool = False, scale: str = "", **variables: str):
+    def __init__(self, folder: Path, scale: str = "", **variables: str):
         self.folder, self.scale, self.variables = folder, scale, variables
-        if committed:
-            archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
-            subprocess.run(["tar", "xf", "-"], cwd=folder, input=archive, check=True)
-        else:
-            self._copy_files()
-        self.commit("start")
-
-    def _copy_files(self) -> None:
-        listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-        for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines():
+        for name in files():
             if (ROOT / name).is_file():
-                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, self.folder / name)
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name)
+        self.commit("start")
 
     def cloned(self, folder: Path) -> "Checkout":
         """A clone of what was committed, with a cache and a scratch folder of its own."""

@@ -1,35 +1,39 @@
-"""docs/quirks.md says what the committed ablation measured, and its switches are those of params.yaml."""
+"""docs/quirks.md says what the study in studies/ablation measured, and its switches are keys of params.yaml."""
 
 import re
 
 import pytest
 
-from tests.pipeline import Checkout
+from tests.pipeline import ROOT, versions
 from zsr.params import read
-from zsr.storage import read_rows
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    return Checkout(tmp_path_factory.mktemp("quirks"), committed=True)
+def page():
+    return (ROOT / "docs/quirks.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def page(project):
-    return (project.folder / "docs/quirks.md").read_text()
+def effects(table: str) -> dict[str, tuple[str, ...]]:
+    """Row -> its effects without an attack and under PGD, as tables/quirks.md writes them, without daggers."""
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
+    clean, pgd = (lines[0].index(name) for name in ("clean", "pgd"))
+    return {cells[1]: tuple(cells[i].partition(" †")[0] for i in (clean, pgd)) for cells in lines[2:]}
 
 
-def test_every_effect_is_the_measured_one(project, page):
-    rows = read_rows(project.folder / "ablation/tables/quirks.csv")
-    measured = {(r["variant"], r["attack"]): f"{float(r['mean']):+.1f} ± {float(r['half_width']):.1f}" for r in rows}
-    said = re.findall(r"`(\w+)`: clean ([^,]+), PGD (\S+ ± \d+\.\d)", page)
-    assert {variant for variant, _, _ in said} == {variant for variant, _ in measured}
-    for variant, clean, pgd in said:
-        assert (clean, pgd) == (measured[variant, "clean"], measured[variant, "pgd"]), variant
+def test_every_effect_is_the_measured_one(page):
+    said = re.findall(r"`(\w+)`: clean ([^;|]+?), PGD ([^;|]+?)(?=;| \|)", page)
+    measured = [effects(table) for table in versions("studies/ablation/tables/quirks.md")]
+    assert {row: (clean, pgd) for row, clean, pgd in said} in measured
 
 
-def test_every_switch_is_a_key_of_params(project, page):
-    document = read(project.folder / "params.yaml")
+def test_every_quirk_that_the_ablation_measures_is_on_the_page(page):
+    quirks = read(ROOT / "studies/ablation/params.yaml")["quirks"]
+    assert {row for row in quirks if f"`{row}`: " not in page} == set()
+    assert {quirk["id"] for quirk in quirks.values() if f"| {quirk['id']} |" not in page} == set()
+
+
+def test_every_switch_is_a_key_of_params(page):
+    document = read(ROOT / "params.yaml")
     switches = set(re.findall(r"`((?:method|methods|train|attacks)\.[\w.]+)(?:: [^`]*)?`", page))
     assert len(switches) > 15
     for switch in switches:
@@ -39,9 +43,9 @@ def test_every_switch_is_a_key_of_params(project, page):
             block = block[part]
 
 
-def test_the_default_column_is_the_default(project):
+def test_the_default_column_is_the_default():
     """The two rules at the top of the page: methods as published, measurement corrected."""
-    document = read(project.folder / "params.yaml")
+    document = read(ROOT / "params.yaml")
     methods, attack = document["methods"], document["train"]["attack"]
     published = [
         methods["pmg_aft"][key] for key in ("logit_scale", "kl_reduction", "kl_direction", "detach_clean", "norm_stats")
