@@ -31,7 +31,7 @@ def main(document: Mapping, code: str, start: str) -> None:
             if not kept.exists():
                 storage.write_json(kept, measure(task))
             own = methods[name]
-            method = own["section"].rpartition(".")[2]  # as zsr.transfer_tables calls it, which flags what has collapsed
+            method = own["section"].rpartition(".")[2]  # as zsr.transfer_tables calls it, which flags what collapsed
             key = {"run": name, "start": own.get("start", ""), "method": method, "seed": seed}
             rows += [key | row for row in storage.read_json(kept)]
     storage.write_rows(METRICS / "likeness" / f"{start}.csv", rows)

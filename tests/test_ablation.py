@@ -1,4 +1,4 @@
-"""The ablation of TGA-ZSR and the quirks: rows of the study with only what their names say changed, and their tables."""
+"""The ablation of TGA-ZSR and the quirks: methods of the study with what a name says changed, and the tables."""
 
 from dataclasses import fields
 
@@ -138,7 +138,8 @@ def records():
 def test_the_tables_show_means_deviations_and_paired_effects(tmp_path):
     groups = {"all": ["s"], "unseen_strict": ["s"]}
     tables.ablation(tmp_path, results.average_rows(records(), groups), "facts")
-    assert "| a | 50.0 ± 10.0 | 50.0 ± 10.0 | 50.0 ± 10.0 | 50.0 ± 10.0 |" in _squeezed((tmp_path / "ablation.md").read_text())
+    text = _squeezed((tmp_path / "ablation.md").read_text())
+    assert f"| a |{4 * ' 50.0 ± 10.0 |'}" in text and f"| b |{4 * ' 80.0 ± 10.0 |'}" in text
     storage.write_rows(tmp_path / "pairs.csv", results.pair_rows(records(), groups))
     pairs = read_rows(tmp_path / "pairs.csv")
     assert [(r["group"], r["attack"], r["mean"], r["sd"]) for r in pairs][:2] == [

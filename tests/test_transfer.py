@@ -234,8 +234,9 @@ def cell(method, attack, correct, seed=0, clean=80):
 
 
 def test_rows_are_those_of_the_study_with_every_eps():
-    cells = [cell("robust_at", "clean", 80), cell("robust_at", "pgd_half", 40), cell("robust_at", "pgd_whole", 20),
-             cell("robust_at", "worst_case", 20), cell("robust_at", "pgd_half", 50, 1), cell("plain", "pgd_half", 0)]  # fmt: skip
+    correct = {"clean": 80, "pgd_half": 40, "pgd_whole": 20, "worst_case": 20}
+    cells = [cell("robust_at", attack, count) for attack, count in correct.items()]
+    cells += [cell("robust_at", "pgd_half", 50, seed=1), cell("plain", "pgd_half", 0)]
     first, second, plain = transfer_tables.rows_of_cells(cells, STUDY)
     named = {"init": "robust", "method": "at", "backbone": "small", "dataset": "s", "seed": 0, "checkpoint": "final"}
     assert {key: first[key] for key in named} == named and (first["n"], first["clean"]) == (100, 0.8)
