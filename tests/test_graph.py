@@ -16,6 +16,7 @@ EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
 DATA = {f"data@{s}" for s in SETS}
 MEASURES = {"eps_sweep@pgd", "attention@shapes"}
 STUDIES = sorted(path.name for path in (ROOT / "studies").iterdir())
+RUN = [path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("**/dvc.lock") if ".git" not in path.parts]
 
 
 def changed(checkout) -> set[str]:
@@ -66,7 +67,7 @@ def test_no_stage_lists_a_source_file(repo):
         assert stage.name == "code" or "code.yaml" in {dep.def_path for dep in stage.deps}, stage.name
 
 
-@pytest.mark.parametrize("scale", ["", "studies/twins", "studies/transfer"])
+@pytest.mark.parametrize("scale", RUN)
 def test_the_committed_lock_belongs_to_the_committed_code_and_params(tmp_path, scale):
     checkout = Checkout(tmp_path, scale=scale)
     assert not changed(checkout)
