@@ -108,7 +108,10 @@ FIXTURES = {
     "data.sets.tiny_imagenet": {"train": 4, "test": 2},
     "data.complete": False,
     "train.epochs": 1,
+    "train.batch_size": 4,
+    "train.attack.precision": "fp32",  # a CPU that has no bfloat16 takes ten times as long
     "methods.fare.train.epochs": 1,
+    "methods.pmg_aft.train.batch_size": 4,
     "attacks.pgd.n_iter": 2,
     "evaluate.batch_size": 2,
     "attacks.cw": None,
