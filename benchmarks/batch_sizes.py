@@ -28,7 +28,8 @@ def main(methods: tuple[str, ...], images: int) -> None:
     attack, evaluation = component(document, "attacks", "pgd"), block(document, "evaluate", Evaluation)
     rows = []
     for method in methods or document["methods"]:
-        model = heads.load(block(document, "model", heads.Model), heads.first_checkpoint(Path("data/checkpoints", method)))
+        checkpoint = heads.first_checkpoint(Path("data/checkpoints", method))
+        model = heads.load(block(document, "model", heads.Model), checkpoint)
         for name in document["data"]["sets"]:
             data = prepared.load(Path("data/sets"), Path("data/text_embeddings"), name)
             split, classifier = data.split.first(images), Classifier(model, data.text_embeddings)

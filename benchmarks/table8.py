@@ -4,8 +4,8 @@ python -m benchmarks.table8
 python -m benchmarks.table8 --methods all --json cost.json
 python -m benchmarks.table8 --device cpu --batch-size 4 --steps 2
 
-By the project's own loops on pictures of noise, 200 classes, as studies/paper/params.yaml says. The weights are random, which
-changes no time. See benchmarks/_speeds.py for how it is measured and benchmarks/_study_hours.py for what is counted.
+By the project's own loops on pictures of noise, 200 classes, as studies/paper/params.yaml says. The weights are random,
+which changes no time. See benchmarks/_speeds.py for how it is measured, benchmarks/_study_hours.py for what is counted.
 """
 
 import os

@@ -20,7 +20,8 @@ from zsr.params import Count, block, component
 @stage("attention", "set_name")
 def main(document: Mapping, code: str, set_name: str) -> None:
     torch.set_num_threads(block(document, "threads", Count))
-    shown, evaluation = block(document, f"attention.{set_name}", AttentionStudy), block(document, "evaluate", Evaluation)
+    shown = block(document, f"attention.{set_name}", AttentionStudy)
+    evaluation = block(document, "evaluate", Evaluation)
     attack, compute = component(document, "attacks", shown.attack), block(document, "compute", Compute)
     if isinstance(attack, SignAttack):
         attack = replace(attack, success="last")  # maps are of images that are attacked to the end

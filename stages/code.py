@@ -35,7 +35,8 @@ def text(digests: dict[str, str], libraries: dict[str, str]) -> str:
 
     Versions of libraries are in the digests; they stand here for people.
     """
-    lines, group = ["# Written by the stage `code`. What a stage runs: code without comments, data files, libraries."], ""
+    lines = ["# Written by the stage `code`. What a stage runs: code without comments, data files, libraries."]
+    group = ""
     for key, digest in digests.items():
         stage, _, cell = key.partition(".")
         if "." in key and stage != group:

@@ -1,4 +1,4 @@
-"""What all stages share: where a study's files lie, one-line errors, progress bars, the digest of the code that runs."""
+"""What all stages share: where a study's files lie, one-line errors, progress bars, the digest of their code."""
 
 import os
 import sys

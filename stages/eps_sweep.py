@@ -1,4 +1,4 @@
-"""Accuracy of every method under one attack that grows, on the first images of every set; of several seeds the first."""
+"""Accuracy of every method under one attack that grows, on each set's first images; of several seeds the first."""
 
 from collections.abc import Mapping
 

@@ -8,6 +8,7 @@ from zsr.likeness import Likeness, LikenessTask, measure
 from zsr.models.heads import Model
 from zsr.models.numerics import Compute
 from zsr.params import Count, Natural, block
+from zsr.transfer_study import start_and_method
 
 
 @stage("likeness", "start")
@@ -30,9 +31,8 @@ def main(document: Mapping, code: str, start: str) -> None:
         with scratch.claimed("likeness", scratch.key(task, code)) as kept:
             if not kept.exists():
                 storage.write_json(kept, measure(task))
-            own = methods[name]
-            method = own["section"].rpartition(".")[2]  # as zsr.transfer_tables calls it, which flags what collapsed
-            key = {"run": name, "start": own.get("start", ""), "method": method, "seed": seed}
+            begun, method = start_and_method(methods[name])
+            key = {"run": name, "start": begun, "method": method, "seed": seed}
             rows += [key | row for row in storage.read_json(kept)]
     storage.write_rows(METRICS / "likeness" / f"{start}.csv", rows)
 

@@ -1,6 +1,7 @@
 """Train one row of `methods` on data.source, once for each seed: from the base model, or from the row's start.
 
-A study with a grid trains the row at each of its rates and passes on the models of the rate that held-out images choose.
+A study with a grid trains the row at each of its rates, and passes on the models of the rate that held-out images
+choose.
 """
 
 from collections.abc import Mapping
@@ -35,17 +36,15 @@ def main(document: Mapping, code: str, name: str) -> None:
 
 
 def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
-    """One task for each seed. A row that is the base model itself has one."""
+    """One task for each seed. A row that is the one base model itself has a single one."""
     source, start = block(document, "data.source", str), row(document, "methods", name).start
     images, text = SETS / source / "train.safetensors", TEXT_EMBEDDINGS / f"{source}.safetensors"
-    seeds = block(document, "seeds", tuple[Natural, ...])
-    tasks = []
-    for seed in seeds:
+    origin, tasks = "start" if start else without_start(document), []
+    for seed in block(document, "seeds", tuple[Natural, ...]):
         weights = STARTS / start / f"{seed}.safetensors" if start else BASE_MODEL
-        origin = "start" if start else without_start(document)
         files = {"images": images, "text_embeddings": text, "weights": weights, "origin": origin}
         tasks.append(task_of(document, "methods", name, seed, **files))
-    return tasks if start or tasks[0].method.trains else tasks[:1]
+    return tasks if tasks[0].method.trains or origin != "base" else tasks[:1]
 
 
 def _train(name: str, tasks: list[TrainingTask], code: str) -> Trained:

@@ -14,7 +14,8 @@ from zsr.params import read
 STUDIES = ["", *sorted(f"studies/{path.name}" for path in (ROOT / "studies").iterdir())]
 FILES = {
     "stages/a.py": '"""A stage."""\nfrom zsr import used\n\nX = 1\n',
-    "zsr/used.py": 'import numpy\n\nPACKAGE_DATA = ["table.txt"]\n\n\ndef f():\n    "says"\n    from zsr import deep\n    return 2\n',
+    "zsr/used.py": 'import numpy\n\nPACKAGE_DATA = ["table.txt"]\n\n\n'
+    'def f():\n    "says"\n    from zsr import deep\n    return 2\n',
     "zsr/deep.py": "Y = 3\n",
     "zsr/unused.py": "Z = 4\n",
     "zsr/table.txt": "5\n",

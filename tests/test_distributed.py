@@ -20,7 +20,7 @@ from zsr import distributed, storage
 from zsr.data.sources import make
 from zsr.errors import StudyError
 from zsr.evaluate import Evaluation, Judging, judge
-from zsr.finetune import FineTuning, Texts, TrainingTask, finetune, train
+from zsr.finetune import FineTuning, Texts, TrainingTask, finetune, train, train_once
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.twins import Twins
 from zsr.models import clip
@@ -155,6 +155,52 @@ def test_two_processes_give_the_bits_of_one(document, attack, clip_model, sets, 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept0").rglob("*.json")}
     in_processes(2, work, tmp_path)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "kept0").rglob("*.json")}
+
+
+def test_no_process_goes_on_before_the_first_has_written_what_they_go_on_with(
+    document, clip_model, sets, tmp_path, monkeypatch
+):
+    """A tower and a record: the stage that trains a grid reads both in every process."""
+    clip.save(tmp_path / "base.safetensors", clip_model, "zsr-tiny")
+    judging = Judging(
+        method="clip",
+        seed=0,
+        attack_name="clean",
+        attack=component(over(document, {"attacks": {"clean": {}}}), "attacks", "clean"),
+        evaluation=Evaluation(seed=0, batch_size=4, save_every=2),
+        model=Model(arch="zsr-tiny"),
+        compute=ON_CPU,
+        threads=1,
+        weights=tmp_path / "base.safetensors",
+    )
+    task = TrainingTask(
+        method=component(document, "methods", "clip"),
+        recipe=block(document, "train", FineTuning),
+        seed=0,
+        model=judging.model,
+        compute=ON_CPU,
+        threads=1,
+        images=sets["shapes"].images,
+        text_embeddings=sets["shapes"].text,
+        weights=judging.weights,
+        origin="base",
+    )
+    write = storage.write_atomic
+
+    def slowly(*arguments):
+        time.sleep(0.3)
+        write(*arguments)
+
+    monkeypatch.setattr(storage, "write_atomic", slowly)
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "kept"))
+
+    def work(process):
+        tower, curve = train_once(task, "code")
+        there = tower.exists()
+        judge(judging, sets, "code", lambda name: unwatched, tmp_path / "out")
+        return there, curve, sorted(path.stem for path in (tmp_path / "out").iterdir())
+
+    assert in_processes(2, work, tmp_path) == [(True, [], sorted(sets))] * 2
 
 
 @pytest.fixture

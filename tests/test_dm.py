@@ -42,7 +42,7 @@ def given(method, frozen, batch):
 
 @pytest.fixture
 def plain():
-    return small_resnet(5, width=4)
+    return small_resnet(5, width=8)
 
 
 @pytest.mark.parametrize("features", ["raw", "unit"])

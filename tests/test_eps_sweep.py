@@ -93,7 +93,7 @@ def test_counts_do_not_depend_on_the_batch_size(trained, split, size):
 @pytest.fixture
 def task(tmp_path, split):
     """A sweep over two sets of a network that is right on seven of the ten images, and the sets."""
-    model = heads.Model(arch="small", head="linear", width=4)
+    model = heads.Model(arch="small", head="linear", width=8)
     whole = model.backbone.random(12, seed=0)
     heads.save(tmp_path / "w.safetensors", whole, model)
     few = split.first(10)
@@ -102,7 +102,7 @@ def task(tmp_path, split):
     known = Prepared(dataclasses.replace(few, labels=labels), None, "", Path("images"), Path("text"))
     given = SweepTask(
         attack=dataclasses.replace(ATTACK, n_iter=2),
-        sweep=EpsSweep(eps=(1 / 255, 8 / 255), images=8),
+        sweep=EpsSweep(eps=(1 / 255, 32 / 255), images=8),
         evaluation=Evaluation(seed=3, batch_size=3, save_every=1),
         model=model,
         compute=ON_CPU,
@@ -116,12 +116,12 @@ def task(tmp_path, split):
 def test_every_set_has_a_row_for_every_eps_of_its_first_images(task):
     given, sets, whole = task
     rows = measure(given, sets)
-    assert [(r["set"], r["eps"], r["n"]) for r in rows] == [(s, f"{e}/255", 8) for s in "ab" for e in (0, 1, 8)]
+    assert [(r["set"], r["eps"], r["n"]) for r in rows] == [(s, f"{e}/255", 8) for s in "ab" for e in (0, 1, 32)]
     images, labels, ids = sets["a"].split.tensors(range(8))
     for name in "ab":
         counts = sweep(whole, given.attack, images, labels, Noise(3, name, ids), given.sweep.eps, 3)
         assert [r["correct"] for r in rows if r["set"] == name] == list(counts.values())
-        assert counts[0] == 6 > counts[8 / 255]
+        assert counts[0] == 6 > counts[32 / 255]
 
 
 def test_noise_is_that_of_the_evaluation_and_of_the_set(task):

@@ -63,8 +63,11 @@ def folder(tmp_path, monkeypatch, clip_model):
         text = tmp_path / f"data/text_embeddings/{name}.safetensors"
         rows = len(make(name, "test", 1, 0, 24).classnames)
         storage.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"})
-    made = {name: entry(tmp_path / f"data/sets/{name}/test.safetensors", tmp_path / f"data/text_embeddings/{name}.safetensors")
-            for name in SMALL["data.sets"]}  # fmt: skip
+    data = tmp_path / "data"
+    made = {
+        name: entry(data / f"sets/{name}/test.safetensors", data / f"text_embeddings/{name}.safetensors")
+        for name in SMALL["data.sets"]
+    }
     storage.write_json(tmp_path / "data/text_embeddings" / INDEX, made)
     clip.save(tmp_path / "data/base_model.safetensors", clip_model, "zsr-tiny")
     for method in ("tecoa", "tga_zsr"):
@@ -166,7 +169,8 @@ def test_a_stage_reads_no_number_that_dvc_yaml_does_not_list(stage, folder, docu
     asked(stage, document, monkeypatch, seen)
     found = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][stage[0]]
     listed = [key for key in found.get("do", found)["params"] if isinstance(key, str)]
-    own = {"${key}": stage[-1], "${item.attack}": stage[-1], "${item.section}": "method", "${evaluate.protocol}": "trusted"}
+    own = dict.fromkeys(("${key}", "${item.attack}"), stage[-1])
+    own |= {"${item.section}": "method", "${evaluate.protocol}": "trusted"}
     for slot, name in own.items():
         listed = [key.replace(slot, name) for key in listed]
     listed += ["launcher", "shared", "data.source"]  # how processes start; names of sections; a part of paths in deps

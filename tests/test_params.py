@@ -245,6 +245,11 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "methods.tecoa.section must be one of methods.tecoa, method, got 'shared.tecoa'",
     ),
     ("  tga_zsr:\n", "  tga_zsr:\n    order: minmax_resize\n", "the hyper-parameters of tga_zsr are in 'method'"),
+    ("- orderings\n", "- rates\n", "tables: 'rates' needs grid, which this study does not have"),
+    ("- orderings\n", "- transfer\n", "tables: 'transfer' needs model.head: linear, which this study does not have"),
+    ("- orderings\n", "- quirks\n", "tables: 'quirks' needs quirks, which this study does not have"),
+    ("- training\n", "- effective_rate\n", "figures: 'effective_rate' needs grid, which this study does not have"),
+    ("- training\n", "- likeness\n", "figures: 'likeness' needs likeness, which this study does not have"),
     ("  cw: ", "  worst_case: ", "attacks: 'worst_case' stands for all attacks together; choose another name"),
 ]
 

@@ -145,10 +145,10 @@ def test_the_names_of_all_architectures_are_torchvisions():
 
 @pytest.mark.parametrize("size", [8, 16])
 def test_the_small_network_takes_pictures_from_8_pixels_up(size):
-    model = small_resnet(5, width=4)
+    model = small_resnet(5, width=8)
     images = torch.rand(3, 3, size, size)
     features = model.features(images)
-    assert features.shape == (3, 16) and model(images).shape == (3, 5)
+    assert features.shape == (3, 32) and model(images).shape == (3, 5)
     torch.testing.assert_close(model(images), model.classify(model.image_features(images)))
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 9
 
@@ -163,7 +163,7 @@ def test_a_tower_enlarges_inside_so_that_attacks_act_on_native_pixels():
 
 
 def test_a_new_head_is_of_its_size_and_leaves_the_tower():
-    model = small_resnet(5, width=4)
+    model = small_resnet(5, width=8)
     images, before = torch.rand(3, 3, 8, 8), None
     before = model.features(images)
     model.new_head(9)
@@ -171,7 +171,7 @@ def test_a_new_head_is_of_its_size_and_leaves_the_tower():
 
 
 def test_pixels_are_normalised_inside():
-    model = small_resnet(5, width=4)
+    model = small_resnet(5, width=8)
     images = torch.rand(3, 3, 8, 8)
     torch.testing.assert_close(model.features(images), model.visual((images - 0.5) / 0.25))
     assert {"mean", "std"} <= set(model.state_dict())

@@ -128,6 +128,10 @@ ERRORS = {
     "methods.tecoa.norm_stats must be clip, which stands for the tower's own, got 'imagenet'": {
         "methods": {"tecoa": {"section": "methods.tecoa", "norm_stats": "imagenet"}}
     },
+    "methods.another has the start and the section of methods.robust_dm, which name a row of the tables; give it": {
+        "methods": {"another": {"section": "shared.dm", "module": "dm", "start": "robust"}}
+    },
+    "figures: 'rates' needs grid, which this study does not have": {"figures": ["rates"]},
     "train.accumulate must be 1 for a ResNet, whose BatchNorm needs whole batches": {"train": {"accumulate": 2}},
     "train.accumulate must be 1 for a ResNet, whose BatchNorm needs whole": {
         "shared": {"at": {"train": {"accumulate": 2}}}
@@ -197,7 +201,7 @@ def test_another_file_than_the_one_named_is_refused(tmp_path):
     path.write_bytes(b"other")
     with pytest.raises(StudyError, match="weights.pt has the sha256 [0-9a-f]{64}, not ab"):
         backbone.from_file(path, "ab")
-    with pytest.raises(ParamError, match="backbone.arch must be one of resnet18, .* got 'small'"):
+    with pytest.raises(ParamError, match="model.arch must be one of resnet18, .* got 'small'"):
         SMALL.from_file(path)
 
 

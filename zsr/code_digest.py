@@ -19,7 +19,8 @@ from zsr.errors import StudyError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("zsr", "stages")
-INTERFACE = {"click", "tqdm"}  # libraries that read options and draw progress bars: they compute nothing
+# Libraries that compute nothing: they read options and params files, and draw progress bars.
+INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
 
 
 def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:

@@ -205,6 +205,7 @@ def judge(
         for name, record in zip(sets, pool.imap(record_of, sets)):
             if distributed.rank() == 0:
                 record.save(out / f"{name}.json")
+    distributed.of_first(None)  # no process goes on before the files are there
 
 
 def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole, key: str, watch: Watch) -> Record:
@@ -267,7 +268,7 @@ def evaluate(
     shard: tuple[int, int] = (0, 1),
     device: torch.device = CPU,
 ) -> Record:
-    """The record of a split, or of a shard of it, continuing the one in the file `kept`, where it is kept while it grows.
+    """The record of a split, or of a shard of it, continuing the one in the file `kept`, which holds it as it grows.
 
     blank: a record without bits that names the cell. A kept record of another fingerprint, or of other images, is
     refused: the evaluation begins anew. A model is looked at before it is attacked; what is wrong with it goes into
@@ -291,7 +292,7 @@ def evaluate(
 
 
 def _resumed(kept: Path, blank: Record, split: Split) -> Record:
-    """The kept record under the names of the blank one; the work of equal models is shared, whatever they are called."""
+    """The kept record under the names of the blank one; equal models share their work, whatever they are called."""
     if kept.exists():
         record = Record.load(kept)
         if record.fingerprint == blank.fingerprint and np.array_equal(record.ids, split.ids[: record.n]):

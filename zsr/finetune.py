@@ -181,7 +181,8 @@ def _refuse_parts(whole: nn.Module, task: TrainingTask) -> None:
 def train_once(task: TrainingTask, code: str, watch: Watch = unwatched) -> tuple[Path, list[dict[str, str]]]:
     """The file of what the training has changed, and its curve: from kept work where it is there, else trained now.
 
-    The file is one of `zsr.models.heads.save_tower`. Of several processes the first writes; all get the same file.
+    The file is one of `zsr.models.heads.save_tower`. Of several processes the first writes; all get the same file and
+    the same curve, when both are there.
     code: as in `zsr.scratch.key`. Raises as `train`; that a training diverged is kept, too.
     """
     name, first = scratch.key(task, code), rank() == 0
@@ -203,7 +204,7 @@ def train_once(task: TrainingTask, code: str, watch: Watch = unwatched) -> tuple
                 heads.save_tower(tower, whole, task.model, task.method.norm_stats)
                 storage.write_rows(curve, rows, COLUMNS)
                 unfinished.unlink(missing_ok=True)
-        return tower, storage.read_rows(curve) if first else []
+        return tower, of_first(first and storage.read_rows(curve))
 
 
 def finetune(
@@ -219,7 +220,7 @@ def finetune(
 ) -> list[dict[str, float]]:
     """Train clip.visual in place; returns the curve, one row a step. Nothing else of the model moves.
 
-    clip: an open_clip model, which ends on the device of `compute`. See `zsr.train.fit` for unfinished, watch and errors.
+    clip: an open_clip model, which ends on the device of `compute`. unfinished, watch and errors: see `zsr.train.fit`.
     """
     if not method.trains:
         return []

@@ -37,6 +37,7 @@ from zsr.params import (
 from zsr.pretrain import base_of
 from zsr.results import WORST
 from zsr.storage import read_json
+from zsr.transfer_study import start_and_method
 
 PACKAGE_DATA = ["models/configs"]
 Launcher = Literal["python", "torchrun"]
@@ -166,6 +167,7 @@ def check(path: Path) -> Study:
                 raise ParamError(f"eps_sweep.{name}: the attack must have a step_size, which grows with eps")
         (_check_linear if study.model.head == "linear" else _check_clip)(document, study)
         _check_grid(document, study)
+        _check_reports(study)
         _check_protocols(document)
         for name, size in study.data.sets.items():
             check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
@@ -196,7 +198,8 @@ def _among(key: str, names: Iterable[str], kind: str, known: Iterable[str]) -> N
 
 def _check_row(document: Mapping, study: Study, kind: str, name: str) -> None:
     """The method of a row with its tower, and how it is trained."""
-    method, recipe, key = component(document, kind, name), training_of(document, name, FineTuning, kind), f"{kind}.{name}"
+    key, method = f"{kind}.{name}", component(document, kind, name)
+    recipe = training_of(document, name, FineTuning, kind)
     if method.in_batch and recipe.accumulate > 1:
         raise ParamError(f"train.accumulate must be 1 for {name}, whose loss compares all images of a batch")
     own = row(document, kind, name)
@@ -251,6 +254,14 @@ def _check_linear(document: Mapping, study: Study) -> None:
                 raise ParamError("train.accumulate must be 1 for a ResNet, whose BatchNorm needs whole batches")
             if row(document, kind, name).file and study.model.arch == "small":
                 raise ParamError(f"model.arch must be one of {', '.join(WIDTHS)} where {key} is a file, got 'small'")
+    rows: dict[tuple[str, str], str] = {}
+    for name, own in study.methods.items():
+        same = rows.setdefault(start_and_method(own), name)
+        if same != name:
+            raise ParamError(
+                f"methods.{name} has the start and the section of methods.{same}, which name a row of the tables; "
+                "give it a block of its own under shared"
+            )
     for name, likeness in study.likeness.items():
         _check_likeness(study, name, likeness)
 
@@ -281,6 +292,35 @@ def _check_grid(document: Mapping, study: Study) -> None:
         own = row(document, "methods", name)
         if "lr" in own.train:
             raise ParamError(f"{own.key}.train.lr: rates are in grid.lrs, the same for all methods")
+
+
+NEEDS = {  # tables and figures of some studies alone, and the part of params.yaml that makes them possible
+    "rates": "grid",
+    "effective_rate": "grid",
+    "transfer": "model.head: linear",
+    "differences": "model.head: linear",
+    "robustness": "model.head: linear",
+    "likeness": "likeness",
+    "eps_sweep": "eps_sweep",
+    "quirks": "quirks",
+    "training": "an empty grid",
+}
+
+
+def _check_reports(study: Study) -> None:
+    """A table or a figure must find what it shows; the tables are the last stage of a long run."""
+    there = {
+        "grid": study.grid,
+        "an empty grid": not study.grid,
+        "model.head: linear": study.model.head == "linear",
+        "likeness": study.likeness,
+        "eps_sweep": study.eps_sweep,
+        "quirks": study.quirks,
+    }
+    for kind, names in {"tables": study.tables, "figures": study.figures}.items():
+        for name in names:
+            if name in NEEDS and not there[NEEDS[name]]:
+                raise ParamError(f"{kind}: '{name}' needs {NEEDS[name]}, which this study does not have")
 
 
 def _check_protocols(document: dict) -> None:

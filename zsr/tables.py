@@ -1,6 +1,7 @@
 """Tables for people: Markdown, LaTeX and CSV from the rows of `zsr.results`, protocol facts below each.
 
-In every table ± is a standard deviation over seeds, and [low, high] a 95 % interval; the notes say over what. A number that the audit has marked bears a dagger and the number of the mark, whose reasons stand below the table.
+In every table ± is a standard deviation over seeds, and [low, high] a 95 % interval; the notes say over what. A number
+that the audit has marked bears a dagger and the number of the mark, whose reasons stand below the table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -98,8 +99,8 @@ def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
         "[low, high]: 95 % interval over the choice of test images: Wilson's of a cell; of a mean of cells, every set "
         "weighing the same, Wilson's put together. One base model, one training seed."
         if len(seeds) == 1
-        else f"±: standard deviation over {len(seeds)} training seeds ({', '.join(seeds)}) on one base model. A row that "
-        "does not train has one seed and a 95 % interval [low, high] over the choice of test images."
+        else f"±: standard deviation over {len(seeds)} training seeds ({', '.join(seeds)}) on one base model. A row "
+        "that does not train has one seed and a 95 % interval [low, high] over the choice of test images."
     )
     return [
         COUNTED[cells[0].get("counted", "both")],

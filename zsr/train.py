@@ -98,7 +98,8 @@ def fit(
 
     The model's parameters that require gradients are trained, in place, by all processes of the run together. fold:
     how a term's values of a batch's parts make the batch's. observe: more columns, of a model with its gradient before
-    clipping. An unfinished run is kept in the file `unfinished` until the caller deletes it. `watch` wraps the steps to come.
+    clipping. An unfinished run is kept in the file `unfinished` until the caller deletes it. `watch` wraps the steps to
+    come.
 
     Raises Diverged where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
     to be waited for, before the next checkpoint. The last checkpoint stays.

@@ -14,6 +14,7 @@ from zsr.errors import StudyError
 
 SATURATED = 2  # times chance, below which robust accuracies tell nothing
 COLLAPSED = 0.9  # of ln C, above which a cross-entropy is that of guessing
+STANDARD = "scratch"  # the start of a row that names none: it owes nothing to pre-training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,11 @@ class Run:
     dataset: str
     seed: int
     checkpoint: Literal["best", "final"] = "final"
+
+
+def start_and_method(row: Mapping[str, str]) -> tuple[str, str]:
+    """What a row of `methods` is called in the tables: where it starts, and the block that holds its numbers."""
+    return row.get("start", STANDARD), row["section"].rpartition(".")[2]
 
 
 def drop_rate(clean: float, robust: float) -> float:

@@ -14,9 +14,8 @@ from zsr import storage
 from zsr.results import CLEAN, WORST
 from zsr.storage import distinct
 from zsr.tables import COUNTED, write
-from zsr.transfer_study import Run, collapsed, difference, row
+from zsr.transfer_study import STANDARD, Run, collapsed, difference, row, start_and_method
 
-STANDARD = "scratch"  # the start that owes nothing to pre-training
 PLAIN = "ft"  # the method that others are compared with
 
 Row = Mapping[str, str]
@@ -41,10 +40,10 @@ def rows_of_cells(cells: Sequence[Row], study: Mapping) -> list[dict]:
     rows = []
     for (method, seed), by_eps in found.items():
         first, n = next(iter(by_eps.values())), int(next(iter(by_eps.values()))["n"])
-        own = study["methods"][method]
+        start, section = start_and_method(study["methods"][method])
         described = Run(
-            init=own.get("start", STANDARD),
-            method=own["section"].rpartition(".")[2],
+            init=start,
+            method=section,
             backbone=study["arch"],
             dataset=first["set"],
             seed=int(seed),

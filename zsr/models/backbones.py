@@ -42,7 +42,7 @@ class Backbone:
         of the arch.
         """
         if self.arch == "small":
-            raise ParamError(f"backbone.arch must be one of {', '.join(WIDTHS)} where weights are a file, got 'small'")
+            raise ParamError(f"model.arch must be one of {', '.join(WIDTHS)} where weights are a file, got 'small'")
         if not path.exists():
             raise StudyError(f"{path} is not there; bring the weights of {self.arch} and put them there")
         found = storage.sha256(path) if sha256 else ""

@@ -53,7 +53,7 @@ def load(model: Model, weights: Path, tower: Path | None = None) -> Whole:
 
 
 def save(path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip") -> None:
-    """Write all weights; equal weights give equal bytes. norm_stats: the pixel statistics that CLIP was trained with."""
+    """Write all weights; equal weights give equal bytes. norm_stats: pixel statistics that CLIP was trained with."""
     if model.head == "linear":
         return backbones.save(path, whole)
     from zsr.models import clip
