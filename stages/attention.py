@@ -8,7 +8,7 @@ import torch
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
 from zsr import attention_study, figures, storage
 from zsr.attacks._noise import Noise
-from zsr.attacks._sign_attack import SignAttack
+from zsr.attacks.pgd import SignAttack
 from zsr.attention_study import AttentionStudy
 from zsr.data import prepared
 from zsr.evaluate import Evaluation

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
-from zsr.attacks._controller import Controller, periods
+from zsr.attacks._batching import shrunk
 from zsr.attacks._noise import Noise
-from zsr.attacks._rows import shrunk
-from zsr.attacks.apgd import APGD
+from zsr.attacks.apgd import APGD, Controller, periods
 from zsr.errors import ParamError
 from zsr.params import build
 
@@ -208,7 +207,7 @@ def test_a_batch_shrinks_to_few_sizes_that_hold_whoever_is_active():
     sizes = set()
     for n in range(41):
         active = torch.randperm(40) < n
-        rows = shrunk(torch.arange(40), active)
+        rows = shrunk(active)
         assert set(active.nonzero().flatten().tolist()) <= set(rows.tolist())
         assert torch.equal(rows, rows.sort()[0]) and n <= len(rows) < max(1.5 * n, 1)
         sizes.add(len(rows))

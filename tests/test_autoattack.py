@@ -6,7 +6,7 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
 from tests.official import OfficialNoise, answers, differing, in_parts, small_cnn, target
-from zsr.attacks._cascade import cascade
+from zsr.attacks._batching import cascade
 from zsr.attacks._noise import Noise
 from zsr.attacks.apgd import APGD
 from zsr.attacks.autoattack import AutoAttack

@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
-from zsr.attacks._fab import Boundary, _Run
 from zsr.attacks._noise import Noise
-from zsr.attacks._projection import step_to_plane
-from zsr.attacks.fab import FAB
+from zsr.attacks.fab import FAB, Boundary, _Run, step_to_plane
 
 NOISE = Noise(0, "test", range(16))
 

@@ -3,8 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from zsr.attacks._places import filled, through
-from zsr.attacks._rows import chosen, put
+from zsr.attacks._batching import Places, chosen, filled, put
 
 CPU = torch.device("cpu")
 
@@ -22,13 +21,13 @@ def run(needed: list[int], size: int | None):
     def begin(rows):
         return Count(rows, torch.zeros_like(rows))
 
-    def step(state):
+    places = Places(len(needed), size, CPU, begin)
+    while places.occupied:
+        state = places.state
         sizes.append(len(state.rows))
         state.passes = state.passes + 1
         had[state.rows] = torch.maximum(had[state.rows], state.passes.minimum(wanted[state.rows]))
-        return state.passes >= wanted[state.rows]
-
-    through(len(needed), size, CPU, begin, step)
+        places.release(state.passes >= wanted[state.rows])
     return had.tolist(), sizes
 
 

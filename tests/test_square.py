@@ -3,8 +3,7 @@ import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
 from zsr.attacks._noise import Noise
-from zsr.attacks._square import side
-from zsr.attacks.square import Square
+from zsr.attacks.square import Square, Squares, side
 from zsr.losses import margin
 
 NOISE = Noise(0, "test", range(16))
@@ -64,8 +63,6 @@ def test_the_margin_never_grows_and_no_gradient_is_asked_for():
     assert (answers(model, adv) == labels).sum() >= 14  # so small a ball
 
     def final(n_queries):
-        from zsr.attacks._square import Squares
-
         return margin(model(Squares(eps=0.001, n_queries=n_queries, p_init=0.8)(model, images, labels, NOISE)), labels)
 
     longer = torch.stack([final(n) for n in (1, 10, 50, 200)])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import predict
+from zsr.attacks._batching import predict
 from zsr.data.prepared import Prepared
 from zsr.evaluate import Evaluation
 from zsr.models import heads

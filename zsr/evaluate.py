@@ -14,7 +14,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from zsr import distributed, scratch
 from zsr.attacks._noise import Noise
-from zsr.attacks._places import filled
+from zsr.attacks._batching import filled
 from zsr.data.prepared import Prepared
 from zsr.data.split import Split
 from zsr.errors import ParamError, StudyError

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zsr import scratch, storage
 from zsr.attacks._noise import Drawn, Noise
-from zsr.attacks._steps import Steps
+from zsr.attacks.pgd import Steps
 from zsr.batches import Part
 from zsr.data.split import Split
 from zsr.distributed import joint_rows, of_first, rank, world_size

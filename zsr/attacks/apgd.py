@@ -1,31 +1,288 @@
-"""APGD: PGD that needs no step size. Croce and Hein, ICML 2020, section 3."""
+"""APGD: PGD that needs no step size. Croce and Hein, ICML 2020, section 3 and algorithm 1."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from zsr.attacks._apgd import Ascent
-from zsr.attacks._cascade import cascade
+from zsr.attacks._batching import (
+    Model,
+    Places,
+    cascade,
+    chosen,
+    differentiate,
+    fooled,
+    likeliest_wrong,
+    names_of,
+    target_ranks,
+    wide,
+    with_gradients_in,
+)
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model, sketched
-from zsr.attacks._suite import ascents, listed
+from zsr.losses import cross_entropy, dlr, dlr_targeted
 from zsr.models.numerics import Precision, products
 from zsr.params import Count, Positive
+
+RHO = 0.75  # a step is halved where fewer than this share of the iterations since the last check rose
+MOMENTUM = 0.75  # share of the new step in a move; the rest is the move before
+TINY = 1e-12
+NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr_targeted": "apgd-t"}
+
+
+# The two balls. Images are (B, 3, H, W) in [0, 1].
+
+
+@dataclass(frozen=True)
+class Linf:
+    """The ball of radius eps in the l-infinity norm."""
+
+    eps: float
+
+    def start(self, images: Tensor, noise: Noise, stream: str) -> Tensor:
+        """A random point with one coordinate on the face of the ball."""
+        draw = noise.uniform(images.shape[1:], stream).to(images)
+        return (images + self.eps * (draw / (draw.abs().amax((1, 2, 3), keepdim=True) + TINY))).clamp(0, 1)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Of steepest ascent."""
+        return gradient.sign()
+
+    def project(self, x: Tensor, images: Tensor) -> Tensor:
+        """The point of the ball around the images, and of [0, 1], that is nearest to x."""
+        return x.clamp(images - self.eps, images + self.eps).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class L2:
+    """The ball of radius eps in the l2 norm."""
+
+    eps: float
+
+    def start(self, images: Tensor, noise: Noise, stream: str) -> Tensor:
+        """A random point on the sphere."""
+        draw = noise.normal(images.shape[1:], stream).to(images)
+        return (images + self.eps * self.direction(draw)).clamp(0, 1)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Of steepest ascent."""
+        return gradient / (_length(gradient) + TINY)
+
+    def project(self, x: Tensor, images: Tensor) -> Tensor:
+        """Back along the ray to the ball around the images, then into [0, 1], which only shortens the way."""
+        delta = x - images
+        length = _length(delta)
+        return (images + delta / (length + TINY) * length.clamp(max=self.eps)).clamp(0, 1)
+
+
+def _length(x: Tensor) -> Tensor:
+    return x.square().sum((1, 2, 3), keepdim=True).sqrt()
+
+
+BALLS = {"linf": Linf, "l2": L2}
+
+
+# The step size is halved where it has stopped helping: section 3.3.
+
+
+def periods(n_iter: int) -> dict[int, int]:
+    """Iterations after which step sizes are checked -> iterations since the check before: {22: 22, 41: 19, ...}."""
+    period, least, less = (max(int(share * n_iter), 1) for share in (0.22, 0.06, 0.03))
+    found, end = {}, period
+    while end <= n_iter:
+        found[end] = period
+        period = max(period - less, least)
+        end += period
+    return found
+
+
+def due(n_iter: int, device: torch.device) -> Tensor:
+    """After iteration 0 ... n_iter: the period of `periods` where a check is due, else 0."""
+    found = periods(n_iter)
+    return torch.tensor([found.get(done, 0) for done in range(n_iter + 1)], device=device)
+
+
+@dataclass
+class Controller:
+    """The step size of every image and what it depends on, each (B,)."""
+
+    step: Tensor
+    best: Tensor  # the largest loss so far
+    previous: Tensor  # the loss of the iterate before
+    rises: Tensor  # since the last check
+    checked: Tensor  # the best loss at the last check
+    halved: Tensor  # was the step halved at the last check?
+
+    @classmethod
+    def begin(cls, step: float | Tensor, loss: Tensor) -> "Controller":
+        """From the loss at the start."""
+        zero = torch.zeros_like(loss)
+        # The first rise is counted from 0 and not from the start: the authors' code reads an entry not yet written.
+        return cls(zero + step, loss, zero, zero.int(), loss, torch.ones_like(loss, dtype=torch.bool))
+
+    def observe(self, loss: Tensor) -> Tensor:
+        """Take note of the loss of an iterate, (B,). True where it is the best so far."""
+        better = loss > self.best
+        self.rises = self.rises + (loss > self.previous)
+        self.previous, self.best = loss, torch.where(better, loss, self.best)
+        return better
+
+    def check(self, period: Tensor) -> Tensor:
+        """Halve the steps of images that rose too rarely, condition 1, or to no new best, 2. True where halved.
+
+        period: (B,), 0 where no check is due.
+        """
+        due, stuck = period > 0, ~self.halved & (self.checked >= self.best)
+        cut = due & ((self.rises <= RHO * period) | stuck)
+        self.halved = torch.where(due, cut, self.halved)
+        self.step = torch.where(cut, self.step / 2, self.step)
+        self.checked = torch.where(due, self.best, self.checked)
+        self.rises = self.rises.masked_fill(due, 0)
+        return cut
+
+
+# The ascent: algorithm 1.
+
+
+@dataclass
+class Trajectory:
+    """Where the ascent is with R images; `x` and its like are (R, 3, H, W) in [0, 1]."""
+
+    images: Tensor  # the centres of the balls
+    x: Tensor
+    before: Tensor  # the iterate before x
+    gradient: Tensor  # at x
+    best: Tensor  # the iterate of largest loss
+    best_gradient: Tensor
+    passes: Tensor  # of the model, so far
+    control: Controller
+
+    @classmethod
+    def begin(cls, images: Tensor, x: Tensor, step: float) -> "Trajectory":
+        """Before the first pass."""
+        passes = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return cls(images, x, x, x, x, x, passes, Controller.begin(step, x.new_zeros(len(x))))
+
+    def judge(self, loss: Tensor, gradient: Tensor, period: Tensor) -> None:
+        """Take note of the loss (R,) and the gradient at x. At a check, steps are halved, and go on from the best.
+
+        period: iterations since the check before, (R,), 0 where there is none to be made.
+        """
+        first = self.passes == 0
+        better = wide(self.control.observe(loss) | first)
+        self.control = chosen(first, Controller.begin(self.control.step, loss), self.control)
+        self.best = torch.where(better, self.x, self.best)
+        self.best_gradient = torch.where(better, gradient, self.best_gradient)
+        back = wide(self.control.check(period))
+        self.x = torch.where(back, self.best, self.x)  # `before` stays, as in the authors' code
+        self.gradient = torch.where(back, self.best_gradient, gradient)
+        self.passes = self.passes + 1
+
+    def move(self, ball: Linf | L2) -> None:
+        """A step along the gradient, mixed with the move before; both are projected."""
+        share = wide(torch.where(self.passes == 1, 1.0, MOMENTUM))
+        stepped = ball.project(self.x + wide(self.control.step) * ball.direction(self.gradient), self.images)
+        mixed = self.x + (stepped - self.x) * share + (self.x - self.before) * (1 - share)
+        self.x, self.before = ball.project(mixed, self.images), self.x
+
+
+@dataclass
+class _Run:
+    """What is known of R images."""
+
+    rows: Tensor  # their places among all
+    classes: Tensor  # (R, 2), label and target
+    over: Tensor
+    path: Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """One restart of APGD, towards the rank-th wrong class where the loss is targeted; 0: towards none."""
+
+    norm: str
+    eps: float
+    n_iter: int
+    loss: str
+    early_drop: bool  # an image leaves the batch once fooled
+    restart: int = 0
+    rank: int = 0
+
+    @property
+    def name(self) -> str:
+        """As AutoAttack's authors have it."""
+        return NAMES[self.loss]
+
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """The last iterate that fools the model, the first with early_drop; the image itself where none does."""
+        ball, stream = BALLS[self.norm](self.eps), f"{self.name}/{self.rank}/{self.restart}"
+        targets = likeliest_wrong(model, images, labels, self.rank, batch_size) if self.rank else labels
+        classes, adv = torch.stack([labels, targets], dim=1), images.clone()
+        checks = due(self.n_iter, images.device)
+
+        def begin(rows: Tensor) -> _Run:
+            start = ball.start(images[rows], noise.take(rows), stream)
+            path = Trajectory.begin(images[rows], start, 2 * self.eps)
+            return _Run(rows, classes[rows], torch.zeros_like(rows, dtype=torch.bool), path)
+
+        places = Places(len(images), batch_size, images.device, begin)
+        while places.occupied:
+            run, path = places.state, places.state.path
+            hit, loss, gradient = self._pass(model, path.x, run.classes)
+            new = hit & ~run.over
+            adv[run.rows[new]] = path.x[new]
+            path.judge(loss, gradient, checks[path.passes.clamp(max=self.n_iter)])
+            path.move(ball)
+            run.over = run.over | (path.passes > self.n_iter) | (hit & self.early_drop)
+            places.release(run.over)
+        return adv
+
+    def _pass(self, model: Model, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Is the model fooled (R,), the loss (R,), and its gradient by x."""
+        labels, targets = classes.unbind(1)
+        losses = {
+            "ce": lambda logits: cross_entropy(logits, labels),
+            "dlr": lambda logits: dlr(logits, labels),
+            "dlr_targeted": lambda logits: dlr_targeted(logits, labels, targets),
+        }
+        logits, loss, gradient = differentiate(model, x, losses[self.loss])
+        return fooled(logits, labels), loss, gradient
+
+
+def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settings) -> list[Ascent]:
+    """APGD's rounds. Targeted DLR needs four classes and DLR three: where they lack, the next simpler loss is used."""
+    loss = "dlr" if loss == "dlr_targeted" and n_classes < 4 else loss
+    loss = "ce" if loss == "dlr" and n_classes < 3 else loss
+    ranks = target_ranks(n_classes, n_targets) if loss == "dlr_targeted" else [0]
+    return [Ascent(loss=loss, rank=rank, restart=n, **settings) for rank in ranks for n in range(n_restarts)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class APGD:
-    """Success at any visited point; images that are wrong by themselves are not attacked."""
+    """Success at any visited point; images that are wrong by themselves are not attacked.
+
+    Attributes:
+        norm: of the ball.
+        eps: its radius, in units of the pixel range [0, 1].
+        loss: what is raised: cross-entropy, DLR, or DLR towards one wrong class after the other.
+        n_iter: iterations of a restart.
+        n_restarts: each from a random start of its own.
+        n_targets: how many wrong classes the targeted loss aims at.
+        early_drop: an image ends where it is fooled. The verdicts are the same without; the reference goes on, and
+            returns the last success.
+        precision: of gradients.
+    """
 
     norm: Literal["linf", "l2"]
-    eps: Positive  # in units of the pixel range [0, 1]
+    eps: Positive
     loss: Literal["ce", "dlr", "dlr_targeted"]
     n_iter: Count
     n_restarts: Count
-    n_targets: Count = 9  # of the targeted loss, one after the other
-    early_drop: bool = True  # the verdicts are the same without; the reference goes on, and returns the last success
-    precision: Precision = "fp32"  # of gradients
+    n_targets: Count = 9
+    early_drop: bool = True
+    precision: Precision = "fp32"
 
     def __post_init__(self):
         if self.norm == "linf" and self.eps > 1:
@@ -39,11 +296,13 @@ class APGD:
         batch_size: of the model's passes, all images by default.
         """
         with products(images.device, self.precision):
-            return cascade(sketched(model, self.precision), images, labels, noise, batch_size, self._rounds)
+            return cascade(
+                with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds
+            )
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the attack for a set of so few classes."""
-        return listed(self._rounds(n_classes))
+        return names_of(self._rounds(n_classes))
 
     def protocol(self) -> str:
         """The facts that travel with every number of this attack."""

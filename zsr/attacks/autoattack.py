@@ -5,11 +5,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from zsr.attacks._cascade import Round, cascade
+from zsr.attacks._batching import Model, Round, cascade, names_of, with_gradients_in
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model, sketched
-from zsr.attacks._square import Squares
-from zsr.attacks._suite import ascents, boundaries, listed
+from zsr.attacks.apgd import ascents
+from zsr.attacks.fab import boundaries
+from zsr.attacks.square import Squares
 from zsr.models.numerics import Precision, products
 from zsr.params import Count, PixelRange
 
@@ -21,16 +21,24 @@ P_INIT = 0.8
 class AutoAttack:
     """Success at any point that any attack of the list visits; images that are wrong by themselves are not attacked.
 
-    paper: the list of the literature on robust CLIP, cross-entropy alone for two classes. standard: the authors' own.
+    Attributes:
+        version: paper: the list of the literature on robust CLIP, cross-entropy alone for two classes. standard: the
+            authors' own.
+        eps: radius of the l-infinity ball, in units of the pixel range [0, 1].
+        n_iter: iterations of APGD, and of FAB.
+        n_queries: of Square.
+        n_targets: of targeted APGD, and of FAB.
+        early_drop: an image leaves a batch once it is fooled. The verdicts are the same without.
+        precision: of gradients. Passes of FAB and Square without a gradient are in fp32.
     """
 
     version: Literal["paper", "standard"]
-    eps: PixelRange  # in units of the pixel range [0, 1]
-    n_iter: Count  # of APGD, and of FAB
-    n_queries: Count = 5000  # of Square
-    n_targets: Count = 9  # of targeted APGD, and of FAB
-    early_drop: bool = True  # the verdicts are the same without; an image leaves a batch once it is fooled
-    precision: Precision = "fp32"  # of gradients; what FAB and Square ask of the model without one is fp32
+    eps: PixelRange
+    n_iter: Count
+    n_queries: Count = 5000
+    n_targets: Count = 9
+    early_drop: bool = True
+    precision: Precision = "fp32"
 
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
@@ -40,11 +48,13 @@ class AutoAttack:
         batch_size: of the model's passes, all images by default.
         """
         with products(images.device, self.precision):
-            return cascade(sketched(model, self.precision), images, labels, noise, batch_size, self._rounds)
+            return cascade(
+                with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds
+            )
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the list for a set of so few classes."""
-        return listed(self._rounds(n_classes))
+        return names_of(self._rounds(n_classes))
 
     def protocol(self) -> str:
         """The facts that travel with every number of this attack."""

@@ -5,12 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from zsr.attacks._batching import Model
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clean:
+    """The images as they are."""
+
     eps: ClassVar[float] = 0.0
 
     def __call__(
@@ -20,6 +22,7 @@ class Clean:
         return images
 
     def protocol(self) -> str:
+        """The facts that travel with every number."""
         return "no attack"
 
 

@@ -5,21 +5,26 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from zsr.attacks._sign_attack import SignAttack
+from zsr.attacks.pgd import SignAttack
 from zsr.losses import margin
 from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class CW(SignAttack):
-    """As PGD in all but what it raises."""
+    """PGD on the margin between the best wrong logit and the true one.
 
-    kappa: NonNegative  # an image is pushed on until the best wrong logit leads by so much
+    Attributes:
+        kappa: an image is pushed on until the best wrong logit leads by so much.
+    """
+
+    kappa: NonNegative
     title: ClassVar[str] = "CW as PGD"
     stream: ClassVar[str] = "cw"
 
     @property
     def loss(self) -> str:
+        """What is raised, for the protocol."""
         return f"the margin, kappa {self.kappa:g},"
 
     def scores(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,24 +1,137 @@
-"""FAB towards one class at a time, in l-infinity. Croce and Hein, ICML 2020."""
+"""FAB: to the decision boundary and along it, in search of the nearest point. Croce and Hein, ICML 2020.
+
+Towards one class at a time, in l-infinity.
+"""
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from zsr.attacks._cascade import cascade
+from zsr.attacks._batching import (
+    Model,
+    Places,
+    cascade,
+    differentiate,
+    fooled,
+    likeliest_wrong,
+    names_of,
+    predict,
+    target_ranks,
+    wide,
+)
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model
-from zsr.attacks._suite import boundaries, listed
 from zsr.params import Count, PixelRange
+
+BIAS = 0.1  # largest pull towards the clean image
+OVERSHOOT = 1.05
+BACK = 0.9  # share of the way that is kept after a success
+TINY = 1e-8
+
+
+def step_to_plane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
+    """Steps s, (B, d), smallest in l-infinity, with normals * s summing to -gaps, (B,), and points + s in [0, 1]: eq. 5.
+
+    Where the box does not reach the plane, the step to the corner nearest to it. A step moves every coordinate by
+    min(reach, room), so it closes sum |w| min(reach, room) of the gap: concave and piecewise linear in the reach,
+    hence Newton's method from 0 arrives from below after as many passes as it meets slopes, without a sort.
+    """
+    normals = torch.where(gaps < 0, -1.0, 1.0)[:, None] * normals
+    gaps, weights = gaps.abs()[:, None], normals.abs()
+    room = torch.where(normals < 0, 1 - points, points)
+    reach = torch.zeros_like(gaps)
+    while True:
+        free = room > reach
+        slope = (weights * free).sum(1, keepdim=True)
+        closed = (weights * room * ~free).sum(1, keepdim=True)
+        # Without a free coordinate there is no slope, and 0 / 0 would spoil the row while others go on.
+        further = torch.where(slope > 0, (gaps - closed) / slope, torch.inf)
+        if not (further > reach).any():  # also where a gradient is NaN
+            return -normals.sign() * torch.minimum(reach, room)
+        reach = further.maximum(reach)
+
+
+@dataclass
+class _Run:
+    """What is known of R images."""
+
+    rows: Tensor  # their places among all
+    images: Tensor
+    classes: Tensor  # (R, 2), label and target
+    x: Tensor
+    distance: Tensor  # of the nearest success
+    done: Tensor  # iterations
+
+
+@dataclass(frozen=True, kw_only=True)
+class Boundary:
+    """The boundary to the rank-th wrong class, from the clean image: nothing is random."""
+
+    eps: float
+    n_iter: int
+    early_drop: bool  # an image leaves the batch at a success inside the ball; else the nearest one is sought
+    rank: int
+    name = "fab-t"
+
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """Successes inside the ball, and the images where there is none."""
+        classes = torch.stack([labels, likeliest_wrong(model, images, labels, self.rank, batch_size)], dim=1)
+        far = torch.full(labels.shape, torch.inf, device=images.device)
+        adv = images.clone()
+
+        def begin(rows: Tensor) -> _Run:
+            return _Run(rows, images[rows], classes[rows], images[rows], far[rows], torch.zeros_like(rows))
+
+        places = Places(len(images), batch_size, images.device, begin)
+        while places.occupied:
+            run = places.state
+            run.x, under_way = self._step(model, run), run.done < self.n_iter
+            hit = fooled(predict(model, run.x), run.classes[:, 0])
+            distance = (run.x - run.images).abs().amax((1, 2, 3))
+            nearer = hit & under_way & (distance < run.distance)
+            new = nearer & (distance <= self.eps)
+            new = new & (run.distance > self.eps) if self.early_drop else new
+            adv[run.rows[new]] = run.x[new]
+            run.distance = torch.where(nearer, distance, run.distance)
+            run.x = torch.where(wide(hit), run.images + BACK * (run.x - run.images), run.x)
+            run.done = run.done + 1
+            places.release((run.done >= self.n_iter) | ((run.distance <= self.eps) & self.early_drop))
+        return adv
+
+    def _step(self, model: Model, run: _Run) -> Tensor:
+        """Between two points just behind the linearised boundary: nearest to x, and nearest to the clean image."""
+        _, gap, normal = differentiate(model, run.x, lambda logits: logits.gather(1, run.classes).diff()[:, 0])
+        x, images, normal = run.x.flatten(1), run.images.flatten(1), normal.flatten(1)
+        near = step_to_plane(x, normal, gap)
+        clean = step_to_plane(images, normal, gap + (normal * (images - x)).sum(dim=1))
+        ways = [step.abs().amax(dim=1, keepdim=True).clamp(min=TINY) for step in (near, clean)]
+        share = (ways[0] / (ways[0] + ways[1])).clamp(max=BIAS)
+        mixed = (x + OVERSHOOT * near) * (1 - share) + (images + OVERSHOOT * clean) * share
+        return mixed.clamp(0, 1).view_as(run.x)
+
+
+def boundaries(n_classes: int, n_targets: int, **settings) -> list[Boundary]:
+    """FAB's rounds."""
+    return [Boundary(rank=rank, **settings) for rank in target_ranks(n_classes, n_targets)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FAB:
-    """Success where a point nearer than eps is found; images that are wrong by themselves are not attacked."""
+    """Success where a point nearer than eps is found; images that are wrong by themselves are not attacked.
 
-    eps: PixelRange  # in units of the pixel range [0, 1]
+    Attributes:
+        eps: radius of the ball, in units of the pixel range [0, 1].
+        n_iter: iterations towards each class.
+        n_targets: how many wrong classes are aimed at, from the likeliest.
+        early_drop: an image ends at a success. The verdicts are the same without; the nearest point found is returned.
+    """
+
+    eps: PixelRange
     n_iter: Count
     n_targets: Count = 9
-    early_drop: bool = True  # the verdicts are the same without; the nearest point found is then returned
+    early_drop: bool = True
 
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
@@ -31,7 +144,7 @@ class FAB:
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the attack for a set of so few classes."""
-        return listed(self._rounds(n_classes))
+        return names_of(self._rounds(n_classes))
 
     def protocol(self) -> str:
         """The facts that travel with every number of this attack."""
@@ -40,7 +153,7 @@ class FAB:
             "likeliest wrong classes, start at the image, 1 restart, any iterate"
         )
 
-    def _rounds(self, n_classes: int):
+    def _rounds(self, n_classes: int) -> list[Boundary]:
         return boundaries(n_classes, self.n_targets, eps=self.eps, n_iter=self.n_iter, early_drop=self.early_drop)
 
 

@@ -1,23 +1,114 @@
-"""Square attack: no gradient, so nothing that masks gradients defends from it. Andriushchenko et al., ECCV 2020."""
+"""Square attack: no gradient, so nothing that masks gradients defends from it. Andriushchenko et al., ECCV 2020.
 
+Random search in l-infinity: squares of the image are pushed to corners of the ball, and what lowers the margin stays.
+"""
+
+import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from zsr.attacks._cascade import cascade
+from zsr.attacks._batching import Model, Places, cascade, predict, wide
 from zsr.attacks._noise import Noise
-from zsr.attacks._passes import Model
-from zsr.attacks._square import Squares
+from zsr.losses import margin
 from zsr.params import Count, PixelRange, Share
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which a square's area is halved
+
+
+def side(query: int, height: int, width: int, p_init: float) -> int:
+    """Of the square at a query, in pixels: it starts at a share p_init of the image (section 3.3)."""
+    area = p_init / 2 ** sum(query > end for end in HALVINGS)
+    return min(max(round(math.sqrt(area * height * width)), 1), height, width)
+
+
+def span(start: Tensor, size: Tensor, end: int) -> Tensor:
+    """Places from start to start + size of 0 ... end, (R,), (R,) -> (R, end)."""
+    place = torch.arange(end, device=start.device) - start[:, None]
+    return (place >= 0) & (place < size[:, None])
+
+
+@dataclass
+class _Run:
+    """What is known of R images."""
+
+    rows: Tensor  # their places among all
+    images: Tensor
+    labels: Tensor
+    best: Tensor
+    margin: Tensor  # at best; the model is fooled where it is not positive
+    stripes: Tensor  # (R, channels, 1, W), uniform on [-1, 1)
+    draws: Tensor  # (R, n_queries, 2 + channels), the same: where squares are, and their signs
+    done: Tensor  # passes; the first is that of the stripes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Squares:
+    """One run of the attack."""
+
+    eps: float
+    n_queries: int
+    p_init: float
+    name = "square"
+
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """Images in the ball with the smallest margin found; an image leaves the batch once it fools the model."""
+        channels, height, width = images.shape[1:]
+        sizes = [0, *(side(query, height, width, self.p_init) for query in range(self.n_queries))]
+        sides, adv = torch.tensor(sizes, device=images.device), images.clone()
+
+        def begin(rows: Tensor) -> _Run:
+            stripes = noise.take(rows).uniform((channels, 1, width), "square/stripes").to(images)
+            draws = noise.take(rows).uniform((self.n_queries, 2 + channels), "square/queries").to(images)
+            unknown = torch.full(rows.shape, torch.inf, device=images.device)
+            return _Run(rows, images[rows], labels[rows], images[rows], unknown, stripes, draws, torch.zeros_like(rows))
+
+        places = Places(len(images), batch_size, images.device, begin)
+        while places.occupied:
+            run = places.state
+            query = run.done.clamp(max=self.n_queries)
+            x = torch.where(wide(run.done == 0), self._striped(run), self._squared(run, query, sides[query]))
+            left = margin(predict(model, x), run.labels)
+            taken = (run.done <= self.n_queries) & (run.margin > 0) & (left < run.margin)
+            run.margin = torch.where(taken, left, run.margin)
+            run.best = torch.where(wide(taken), x, run.best)
+            adv[run.rows[taken]] = x[taken]
+            run.done = run.done + 1
+            places.release((run.done > self.n_queries) | ~(run.margin > 0))
+        return adv
+
+    def _striped(self, run: _Run) -> Tensor:
+        """The start: every column of a channel pushed up or down."""
+        return (run.images + self.eps * run.stripes.sign()).clamp(0, 1)
+
+    def _squared(self, run: _Run, query: Tensor, size: Tensor) -> Tensor:
+        """The best images with one square of each, (R,) pixels wide, pushed to a corner of the ball, (R, C, H, W)."""
+        height, width = run.images.shape[-2:]
+        draws = run.draws[torch.arange(len(query), device=query.device), (query - 1).clamp(min=0)]
+        place, signs = draws.tensor_split([2], dim=1)
+        room = torch.stack([height - size, width - size], dim=1)
+        top, left = (room * ((place + 1) / 2)).long().unbind(1)
+        inside = span(top, size, height)[:, None, :, None] & span(left, size, width)[:, None, None, :]
+        pushed = run.best + 2 * self.eps * signs.sign()[:, :, None, None] * inside
+        return pushed.clamp(run.images - self.eps, run.images + self.eps).clamp(0, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """Success at any query; images that are wrong by themselves are not attacked."""
+    """Success at any query; images that are wrong by themselves are not attacked.
 
-    eps: PixelRange  # in units of the pixel range [0, 1]
+    Attributes:
+        eps: radius of the ball, in units of the pixel range [0, 1].
+        n_queries: of the model, for each image.
+        p_init: share of the image that the first squares cover.
+    """
+
+    eps: PixelRange
     n_queries: Count
-    p_init: Share = 0.8  # share of the image that the first squares cover
+    p_init: Share = 0.8
 
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
