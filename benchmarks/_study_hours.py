@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zsr.attention_study import AttentionStudy
-from zsr.data.world import Data
-from zsr.eps_sweep import EpsSweep
-from zsr.finetune import FineTuning
+from zsr.data.config import Data
+from zsr.measures.attention import AttentionStudy
+from zsr.measures.eps_sweep import EpsSweep
 from zsr.params import Natural, block, component, row, training_of
+from zsr.training.finetune import FineTuning
 
 # What is not measured takes the speed of what makes the same passes, or more: ft_clean has no attack, TeCoA has.
 STANDS_FOR = {

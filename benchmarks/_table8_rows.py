@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks._study_hours import Rates
-from zsr import storage
+from zsr import files
 
 PUBLISHED = Path("published/tga_zsr_cost.csv")
 PUBLISHED_BATCH = 128
@@ -12,7 +12,7 @@ PUBLISHED_BATCH = 128
 
 def beside(rows: Sequence[Mapping], published: Path = PUBLISHED) -> list[dict]:
     """The rows with the ratio of their seconds to TeCoA's of the same batch, and at the paper's batch its numbers."""
-    of_paper = {row["method"]: row for row in storage.read_rows(published)}
+    of_paper = {row["method"]: row for row in files.read_rows(published)}
     tecoa = {row["batch"]: row["seconds"] for row in rows if row["method"] == "tecoa"}
     first, found = float(of_paper["tecoa"]["train_s_per_batch"]), []
     for row in rows:

@@ -9,11 +9,11 @@ import torch
 from tabulate import tabulate
 
 from zsr.data import prepared
-from zsr.evaluate import Evaluation, evaluate
+from zsr.evaluation.evaluate import Evaluation, evaluate
+from zsr.evaluation.records import Record
 from zsr.models import heads
 from zsr.models.classifier import Classifier
 from zsr.params import Count, block, component, read
-from zsr.records import Record
 
 SIZES = (64, 7, 1)
 

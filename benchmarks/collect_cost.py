@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from stages.command import CATALOGUE, RECORDS, ROOT, TEXT_EMBEDDINGS
-from zsr import storage
+from zsr import files
+from zsr.evaluation.records import Record
 from zsr.params import read
-from zsr.records import Record
 
 PARAMS = ROOT / "studies/paper/params.yaml"
 CLEAN = 0.7  # share of images that are right without an attack
@@ -52,7 +52,7 @@ def make(folder: Path, methods: list[str], sizes: Mapping[str, int]) -> None:
     document = read(PARAMS)
     facts = catalogue(build(Study, document, ""), document) | {"attacks": dict.fromkeys(LEFT, "1/255")}
     shutil.copy(PARAMS, folder)
-    storage.write_json(folder / CATALOGUE, facts)
+    files.write_json(folder / CATALOGUE, facts)
     write_index(folder, sizes)
     random = np.random.default_rng(0)
     for name, n in sizes.items():
@@ -67,7 +67,7 @@ def write_index(folder: Path, sets: Mapping[str, int]) -> None:
     from zsr.data.registry import entries
 
     index = {name: {"images": "", "text_embeddings": "", "classes": entries()[name].num_classes} for name in sets}
-    storage.write_json(folder / TEXT_EMBEDDINGS / INDEX, index)
+    files.write_json(folder / TEXT_EMBEDDINGS / INDEX, index)
 
 
 def write_records(folder: Path, method: str, set_name: str, ids: np.ndarray, random: np.random.Generator) -> None:
@@ -79,7 +79,7 @@ def write_records(folder: Path, method: str, set_name: str, ids: np.ndarray, ran
             seed=0,
             attack=attack,
             set_name=set_name,
-            fingerprint=storage.digest(method, attack, set_name),
+            fingerprint=files.digest(method, attack, set_name),
             protocol=f"synthetic verdicts under {attack}",
             attacks_run=(attack,),
             ids=ids,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from zsr import storage
-from zsr.storage import distinct
-from zsr.tables import DAGGER, shown
+from zsr import files
+from zsr.files import distinct
+from zsr.reports.tables import DAGGER, shown
 
 ROOT = Path(__file__).parents[1]
 README, AVERAGES = ROOT / "README.md", ROOT / "metrics/results/averages.csv"
@@ -25,8 +25,8 @@ Row = Mapping[str, str]
 
 
 def main() -> None:
-    text = with_table(README.read_text(), storage.read_rows(AVERAGES))
-    storage.write_atomic(README, text.encode())
+    text = with_table(README.read_text(), files.read_rows(AVERAGES))
+    files.write_atomic(README, text.encode())
 
 
 def with_table(readme: str, averages: Sequence[Row]) -> str:
@@ -40,7 +40,7 @@ def with_table(readme: str, averages: Sequence[Row]) -> str:
 def table(averages: Sequence[Row]) -> str:
     """One line for each method. averages: rows of metrics/results/averages.csv."""
     cells = {(row["method"], row["group"], row["attack"]): _cell(row) for row in averages}
-    body = [[method, *(cells[method, *column] for column in COLUMNS)] for method in distinct(averages, "method")]
+    body = [[method, *(cells[(method, *column)] for column in COLUMNS)] for method in distinct(averages, "method")]
     return tabulate(body, ["method", *COLUMNS.values()], "github", disable_numparse=True)
 
 

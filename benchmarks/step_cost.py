@@ -25,10 +25,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from zsr.data.sources import make
-from zsr.finetune import FineTuning, Texts, finetune
 from zsr.models import clip
 from zsr.models.classifier import Classifier
 from zsr.params import Count, block, component, read, training_of
+from zsr.training.finetune import FineTuning, Texts, finetune
 
 STEPS = 10
 

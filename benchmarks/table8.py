@@ -22,12 +22,12 @@ from tabulate import tabulate
 from benchmarks._study_hours import table, work_of
 from benchmarks._table8_rows import beside, extrapolated, matmul_rates, rates, speed_cells, step_cells
 from stages.command import WRITTEN, StageCommand
-from zsr import storage
+from zsr import files
 from zsr.attacks.clean import Clean
-from zsr.evaluate import Evaluation
-from zsr.finetune import FineTuning
+from zsr.evaluation.evaluate import Evaluation
 from zsr.models.numerics import Compute
 from zsr.params import Count, block, component, read, training_of, under_protocol
+from zsr.training.finetune import FineTuning
 
 STUDIES = ("studies/paper", "studies/paper-1k")
 METHODS = ("clip", "tecoa", "fare", "pmg_aft", "tga_zsr")
@@ -96,7 +96,7 @@ def main(
     }
     _show(content)
     if out:
-        storage.write_json(out, content)
+        files.write_json(out, content)
 
 
 def facts_of(tower, common: str, chosen: str | None) -> dict[str, str]:

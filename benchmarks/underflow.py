@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from zsr.attacks.pgd import PGD
 from zsr.data.sources import make
 from zsr.data.split import Split
+from zsr.files import load_tensors
 from zsr.losses import cross_entropy
 from zsr.models import clip
 from zsr.models.classifier import Classifier
 from zsr.params import Count, block, component, read
-from zsr.storage import load_tensors
 
 SIZES = (64, 128, 256, 512)
 CONFIDENT = 10.0  # the mean lead of the true class that a fitted model is scaled to

@@ -6,15 +6,17 @@ from dataclasses import replace
 import torch
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
-from zsr import attention_study, figures, storage
-from zsr.attacks._noise import Noise
+from zsr import files
 from zsr.attacks.pgd import SignAttack
-from zsr.attention_study import AttentionStudy
 from zsr.data import prepared
-from zsr.evaluate import Evaluation
+from zsr.evaluation.evaluate import Evaluation
+from zsr.measures import attention
+from zsr.measures.attention import AttentionStudy
 from zsr.models import heads
 from zsr.models.numerics import Compute
+from zsr.noise import Noise
 from zsr.params import Count, block, component
+from zsr.reports import figures
 
 
 @stage("attention", "set_name")
@@ -28,15 +30,15 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name)
     images, labels, ids = data.split.tensors(range(shown.images), compute.place())
     model, noise, maps, rows = block(document, "model", heads.Model), Noise(evaluation.seed, set_name, ids), {}, []
-    for method in storage.read_json(CATALOGUE)["methods"]:
+    for method in files.read_json(CATALOGUE)["methods"]:
         whole = heads.load(model, heads.first_checkpoint(CHECKPOINTS / method))
         classifier = heads.classifier(whole, data.text_embeddings, compute)
-        maps[method], facts = attention_study.measure(
+        maps[method], facts = attention.measure(
             classifier, attack, images, labels, noise, evaluation.batch_size
         )
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
-    storage.write_rows(METRICS / "attention" / f"{set_name}.csv", rows)
-    panels = attention_study.panels(images.cpu(), maps, rows, shown.columns)
+    files.write_rows(METRICS / "attention" / f"{set_name}.csv", rows)
+    panels = attention.panels(images.cpu(), maps, rows, shown.columns)
     title = f"{block(document, 'name', str)}: {figures.ATTENTION_NOTE}"
     figures.attention(METRICS / "attention" / f"{set_name}.png", *panels, title)
 

@@ -6,22 +6,22 @@ A study of linear heads has none; its trainings begin with random weights, or wi
 from collections.abc import Mapping
 
 from stages.command import BASE_MODEL, CURVES, progress, stage
-from zsr import storage
+from zsr import files
 from zsr.models.heads import Model
 from zsr.models.pretrained import Pretrained
 from zsr.params import Count, block
-from zsr.pretrain import PretrainingTask, base_of, pretrain_once
-from zsr.train import COLUMNS
+from zsr.training.loop import COLUMNS
+from zsr.training.pretrain import PretrainingTask, base_of, pretrain_once
 
 
 @stage("base_model")
 def main(document: Mapping, code: str) -> None:
     model, rows = block(document, "model", Model), []
     if model.head == "linear":
-        storage.save_tensors(BASE_MODEL, {}, {"arch": model.arch})
+        files.save_tensors(BASE_MODEL, {}, {"arch": model.arch})
     else:
         rows = _base_of_clip(document, code, model)
-    storage.write_rows(CURVES / "base_model.csv", rows, COLUMNS)
+    files.write_rows(CURVES / "base_model.csv", rows, COLUMNS)
 
 
 def _base_of_clip(document: Mapping, code: str, model: Model) -> list[dict]:

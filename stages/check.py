@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.command import CATALOGUE, stage
-from zsr import storage, study
+from zsr import files, study
 
 
 @stage("check")
 def main(document: Mapping, code: str) -> None:
     checked = study.check(Path("params.yaml"))
-    storage.write_atomic(CATALOGUE.with_name("params.ok"), b"params.yaml is valid\n")
-    storage.write_json(CATALOGUE, study.catalogue(checked, document))
+    files.write_atomic(CATALOGUE.with_name("params.ok"), b"params.yaml is valid\n")
+    files.write_json(CATALOGUE, study.catalogue(checked, document))
 
 
 if __name__ == "__main__":

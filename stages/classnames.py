@@ -6,7 +6,7 @@ import click
 
 from stages.command import StageCommand
 from zsr.data import prompts, registry
-from zsr.storage import write_atomic
+from zsr.files import write_atomic
 
 
 @click.command(cls=StageCommand)

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from stages.command import CODE, StageCommand, cells, key_of, modules_of
-from zsr import code_digest, storage
+from zsr import code_digest
 from zsr.errors import StudyError
 from zsr.params import read
 
@@ -27,7 +27,7 @@ def main() -> None:
             files |= code_digest.closure(modules)
         except (StudyError, KeyError, TypeError, AttributeError):
             continue  # a row that makes no sense: the check, which comes next, says what is wrong with it
-    storage.write_atomic(CODE, text(digests, code_digest.libraries(files)).encode())
+    files.write_atomic(CODE, text(digests, code_digest.libraries(files)).encode())
 
 
 def text(digests: dict[str, str], libraries: dict[str, str]) -> str:

@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, stage
-from zsr import audit, results, storage
+from zsr import files
 from zsr.data.prepared import classes
-from zsr.rates import rate_rows
-from zsr.records import Record
+from zsr.evaluation import audit
+from zsr.evaluation.records import Record
+from zsr.reports import results
+from zsr.reports.rates import rate_rows
 
 
 @stage("collect")
 def main(document: Mapping, code: str) -> None:
-    study = storage.read_json(CATALOGUE)
+    study = files.read_json(CATALOGUE)
     loaded = {
         (method, attack, name): [Record.load(seed / f"{name}.json") for seed in _seeds(RECORDS / f"{method}-{attack}")]
         for method in study["methods"]
@@ -29,12 +31,12 @@ def main(document: Mapping, code: str) -> None:
     }
     for table, plain in rows.items():
         rows[table] = audit.annotated(plain, marks, groups)
-        storage.write_rows(RESULTS / f"{table}.csv", rows[table], header=["attack"])
+        files.write_rows(RESULTS / f"{table}.csv", rows[table], header=["attack"])
     results.write_summaries(METRICS / "summary", rows["averages"])
-    storage.write_rows(RESULTS / "marks.csv", audit.mark_rows(marks), header=audit.HEADER)
-    storage.write_rows(RESULTS / "checks.csv", audit.check_rows(cells, marks))
-    storage.write_rows(RESULTS / "rates.csv", rate_rows(CHECKPOINTS, RECORDS, study), header=["method"])
-    storage.write_json(RESULTS / "study.json", study | {"classes": classes(TEXT_EMBEDDINGS)})
+    files.write_rows(RESULTS / "marks.csv", audit.mark_rows(marks), header=audit.HEADER)
+    files.write_rows(RESULTS / "checks.csv", audit.check_rows(cells, marks))
+    files.write_rows(RESULTS / "rates.csv", rate_rows(CHECKPOINTS, RECORDS, study), header=["method"])
+    files.write_json(RESULTS / "study.json", study | {"classes": classes(TEXT_EMBEDDINGS)})
 
 
 def _seeds(folder: Path) -> list[Path]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stages.command import ROOT, SETS, stage
+from zsr.data.config import PromptSet, Resolution, SetSize
 from zsr.data.sources import Files, absent, make
-from zsr.data.world import PromptSet, Resolution, SetSize
 from zsr.errors import StudyError
 from zsr.params import Count, Natural, block
 

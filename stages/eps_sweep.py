@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, progress, stage
-from zsr import scratch, storage
+from zsr import files, scratch
 from zsr.data import prepared
-from zsr.eps_sweep import EpsSweep, SweepTask, measure
-from zsr.evaluate import Evaluation
+from zsr.evaluation.evaluate import Evaluation
+from zsr.measures.eps_sweep import EpsSweep, SweepTask, measure
 from zsr.models import heads
 from zsr.models.numerics import Compute
 from zsr.params import Count, block, component, under_protocol
@@ -16,7 +16,7 @@ from zsr.params import Count, block, component, under_protocol
 def main(document: Mapping, code: str, attack: str) -> None:
     document, rows = under_protocol(document), []
     sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name) for name in prepared.names(TEXT_EMBEDDINGS)}
-    for method in progress("eps sweep", "method")(list(storage.read_json(CATALOGUE)["methods"]), 0):
+    for method in progress("eps sweep", "method")(list(files.read_json(CATALOGUE)["methods"]), 0):
         task = SweepTask(
             attack=component(document, "attacks", attack),
             sweep=block(document, f"eps_sweep.{attack}", EpsSweep),
@@ -29,9 +29,9 @@ def main(document: Mapping, code: str, attack: str) -> None:
         )
         with scratch.claimed("eps_sweep", scratch.key(task, code)) as kept:
             if not kept.exists():
-                storage.write_json(kept, measure(task, sets))
-            rows += [{"method": method} | row for row in storage.read_json(kept)]
-    storage.write_rows(METRICS / "eps_sweep" / f"{attack}.csv", rows)
+                files.write_json(kept, measure(task, sets))
+            rows += [{"method": method} | row for row in files.read_json(kept)]
+    files.write_rows(METRICS / "eps_sweep" / f"{attack}.csv", rows)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from stages.command import CHECKPOINTS, RECORDS, SETS, TEXT_EMBEDDINGS, progress, stage
 from zsr.data import prepared
-from zsr.evaluate import Evaluation, Judging, judge
-from zsr.grid import grid_of
+from zsr.evaluation.evaluate import Evaluation, Judging, judge
+from zsr.evaluation.grid import grid_of
 from zsr.models.heads import Model
 from zsr.models.numerics import Compute
 from zsr.params import Count, block, component, under_protocol

@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from stages.command import EXISTING, WRITTEN, StageCommand
-from zsr.data import hub, plan
-from zsr.data.fetch import Wish, fetch_all
+from zsr.data import plan
+from zsr.data.fetching import hub
+from zsr.data.fetching.fetch import Wish, fetch_all
 from zsr.data.registry import entries, entry
 from zsr.errors import StudyError
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from stages.command import CURVES, METRICS, RESULTS, stage
-from zsr import figures, storage, transfer_figures
+from zsr import files
 from zsr.params import Positive, block
-from zsr.rates_tables import with_rates
-from zsr.transfer_tables import rows_of_cells
+from zsr.reports import figures, transfer_figures
+from zsr.reports.rates_tables import with_rates
+from zsr.reports.transfer_tables import rows_of_cells
 
 OUT = Path("figures")
 BARS = "bars: ± sd over seeds; of one seed 95 % over the choice of images"
@@ -15,19 +16,19 @@ SPREAD = "mean over seeds; bars: ± sd"
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    return storage.read_rows(RESULTS / f"{name}.csv")
+    return files.read_rows(RESULTS / f"{name}.csv")
 
 
 def _training(title: str, document: Mapping) -> None:
-    methods = storage.read_json(RESULTS / "study.json")["methods"]
-    curves = {method: storage.read_rows(CURVES / method / "curve.csv") for method in methods}
+    methods = files.read_json(RESULTS / "study.json")["methods"]
+    curves = {method: files.read_rows(CURVES / method / "curve.csv") for method in methods}
     figures.training(OUT / "training.png", curves, f"{title}: loss terms of training, as weighted in the sum")
 
 
 def _eps_sweep(title: str, document: Mapping) -> None:
     for path in sorted((METRICS / "eps_sweep").glob("*.csv")):
         note = f"{title}: {path.stem}, the first images of each set, one seed"
-        figures.eps_sweep(OUT / f"eps_sweep_{path.stem}.png", storage.read_rows(path), note)
+        figures.eps_sweep(OUT / f"eps_sweep_{path.stem}.png", files.read_rows(path), note)
 
 
 def _effective_rate(title: str, document: Mapping) -> None:
@@ -38,7 +39,7 @@ def _effective_rate(title: str, document: Mapping) -> None:
 
 
 def _robustness(title: str, document: Mapping) -> None:
-    study = storage.read_json(RESULTS / "study.json")
+    study = files.read_json(RESULTS / "study.json")
     rows = rows_of_cells(_rows("accuracy"), study)
     transfer_figures.robustness(OUT / "robustness.png", rows, list(study["attacks"].values()), f"{title}; {SPREAD}")
 
@@ -46,7 +47,7 @@ def _robustness(title: str, document: Mapping) -> None:
 def _likeness(title: str, document: Mapping) -> None:
     for path in sorted((METRICS / "likeness").glob("*.csv")):
         note = f"likeness with {path.stem}; {title}; {SPREAD}"
-        transfer_figures.likeness(OUT / f"likeness_{path.stem}.png", storage.read_rows(path), note)
+        transfer_figures.likeness(OUT / f"likeness_{path.stem}.png", files.read_rows(path), note)
 
 
 FIGURES: dict[str, Callable[[str, Mapping], None]] = {

@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, progress, stage
-from zsr import scratch, storage
-from zsr.likeness import Likeness, LikenessTask, measure
+from zsr import files, scratch
+from zsr.measures.likeness import Likeness, LikenessTask, measure
 from zsr.models.heads import Model
 from zsr.models.numerics import Compute
 from zsr.params import Count, Natural, block
-from zsr.transfer_study import start_and_method
+from zsr.reports.transfer import start_and_method
 
 
 @stage("likeness", "start")
 def main(document: Mapping, code: str, start: str) -> None:
-    methods, rows = storage.read_json(CATALOGUE)["methods"], []
+    methods, rows = files.read_json(CATALOGUE)["methods"], []
     target, seeds = SETS / block(document, "data.source", str), block(document, "seeds", tuple[Natural, ...])
     pairs = [(name, seed) for name in methods for seed in seeds]
     for name, seed in progress("likeness", "model")(pairs, 0):
@@ -30,11 +30,11 @@ def main(document: Mapping, code: str, start: str) -> None:
         )
         with scratch.claimed("likeness", scratch.key(task, code)) as kept:
             if not kept.exists():
-                storage.write_json(kept, measure(task))
+                files.write_json(kept, measure(task))
             begun, method = start_and_method(methods[name])
             key = {"run": name, "start": begun, "method": method, "seed": seed}
-            rows += [key | row for row in storage.read_json(kept)]
-    storage.write_rows(METRICS / "likeness" / f"{start}.csv", rows)
+            rows += [key | row for row in files.read_json(kept)]
+    files.write_rows(METRICS / "likeness" / f"{start}.csv", rows)
 
 
 if __name__ == "__main__":

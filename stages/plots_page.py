@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.command import stage
-from zsr import storage
+from zsr import files
 
 HEAD = '<!DOCTYPE html>\n<html>\n<head><meta charset="utf-8"><title>zsr</title>\n<script>\n'
 BODY = "\n</script>\n</head>\n<body>\n{plot_divs}\n</body>\n</html>\n"
@@ -14,7 +14,7 @@ BODY = "\n</script>\n</head>\n<body>\n{plot_divs}\n</body>\n</html>\n"
 def main(document: Mapping, code: str) -> None:
     import vl_convert
 
-    storage.write_atomic(Path("data/plots_page.html"), (HEAD + vl_convert.javascript_bundle() + BODY).encode())
+    files.write_atomic(Path("data/plots_page.html"), (HEAD + vl_convert.javascript_bundle() + BODY).encode())
 
 
 if __name__ == "__main__":

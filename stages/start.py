@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.command import BASE_MODEL, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
-from zsr import distributed, storage
-from zsr.finetune import mean_curve, task_of, train_once, without_start
+from zsr import distributed, files
 from zsr.models import heads
 from zsr.params import Natural, block, row
-from zsr.train import COLUMNS
+from zsr.training.finetune import mean_curve, task_of, train_once, without_start
+from zsr.training.loop import COLUMNS
 
 
 @stage("start", parallel=True)
@@ -20,9 +20,9 @@ def main(document: Mapping, code: str) -> None:
     for name in document["starts"]:
         curves = [_train(document, code, name, seed) for seed in block(document, "seeds", tuple[Natural, ...])]
         if first:
-            storage.write_rows(STARTS / name / "curve.csv", mean_curve(curves), COLUMNS)
+            files.write_rows(STARTS / name / "curve.csv", mean_curve(curves), COLUMNS)
     if first:
-        storage.write_json(STARTS / "starts.json", list(document["starts"]))
+        files.write_json(STARTS / "starts.json", list(document["starts"]))
 
 
 def _train(document: Mapping, code: str, name: str, seed: int) -> list[dict[str, str]]:

@@ -6,11 +6,12 @@ from functools import cached_property
 from pathlib import Path
 
 from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
-from zsr import comparison, rates_tables, storage, tables, transfer_tables
+from zsr import files
 from zsr.params import Count, Positive, block
-from zsr.rates import chosen
-from zsr.rates_tables import twins_and_controls, with_rates
-from zsr.transfer_tables import Facts
+from zsr.reports import comparison, rates_tables, tables, transfer_tables
+from zsr.reports.rates import chosen
+from zsr.reports.rates_tables import twins_and_controls, with_rates
+from zsr.reports.transfer_tables import Facts
 
 OUT = Path("tables")
 PAPERS = ("tga_zsr_tables.csv", "comp_tga_readme.csv")  # the first that has a number counts
@@ -23,17 +24,17 @@ class Measured:
     document: Mapping
 
     def __getattr__(self, name: str) -> list[dict[str, str]]:
-        return storage.read_rows(RESULTS / f"{name}.csv")
+        return files.read_rows(RESULTS / f"{name}.csv")
 
     @cached_property
     def study(self) -> dict:
         """The catalogue of the study, with the classes of every set."""
-        return storage.read_json(RESULTS / "study.json")
+        return files.read_json(RESULTS / "study.json")
 
     @cached_property
     def paper(self) -> list[dict[str, str]]:
         """The numbers of the papers."""
-        return [row for name in PAPERS for row in storage.read_rows(PUBLISHED / name)]
+        return [row for name in PAPERS for row in files.read_rows(PUBLISHED / name)]
 
     @property
     def title(self) -> str:
@@ -42,7 +43,7 @@ class Measured:
     @cached_property
     def alike(self) -> list[dict[str, str]]:
         """What was measured of the likeness of models."""
-        return [row for path in sorted((METRICS / "likeness").glob("*.csv")) for row in storage.read_rows(path)]
+        return [row for path in sorted((METRICS / "likeness").glob("*.csv")) for row in files.read_rows(path)]
 
     @cached_property
     def transfer(self) -> tuple[list[dict], Facts]:
@@ -93,7 +94,7 @@ TABLES: dict[str, Callable[[Measured], None]] = {
     "rates": _rates,
     "effective_rate": _effective_rate,
     "elsewhere": lambda of: rates_tables.elsewhere(
-        OUT, storage.read_rows(PUBLISHED / "autolora_table2.csv"), "TWINS elsewhere"
+        OUT, files.read_rows(PUBLISHED / "autolora_table2.csv"), "TWINS elsewhere"
     ),
     "transfer": _transfer,
     "differences": _differences,

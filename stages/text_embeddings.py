@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 
 from stages.command import BASE_MODEL, CATALOGUE, SETS, TEXT_EMBEDDINGS, stage
-from zsr import storage
+from zsr import files
 from zsr.data.prepared import INDEX, entry
 from zsr.data.split import Split
 from zsr.models.heads import Model
@@ -20,19 +20,19 @@ def main(document: Mapping, code: str) -> None:
     torch.set_num_threads(block(document, "threads", Count))
     model, index = block(document, "model", Model), {}
     template, prompt_set = block(document, "data.template", str), block(document, "data.prompt_set", str)
-    embed, catalogue = _embedder(model), storage.read_json(CATALOGUE)
+    embed, catalogue = _embedder(model), files.read_json(CATALOGUE)
     for name in catalogue["sets"]:
         test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / f"{name}.safetensors"
         split = Split.load(test)
         prompts = list(split.own_prompts) or split.prompts(template)
         wording = f"{prompt_set} prompts of the set" if split.own_prompts else f"prompt '{template}'"
         if model.head == "linear":
-            storage.save_tensors(out, {}, {"wording": "final weights", "prompts": list(split.nouns)})
+            files.save_tensors(out, {}, {"wording": "final weights", "prompts": list(split.nouns)})
         else:
-            storage.save_tensors(out, {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts})
+            files.save_tensors(out, {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts})
         if name in catalogue["judged"]:
             index[name] = entry(test, out)  # new images: evaluations are out of date
-    storage.write_json(TEXT_EMBEDDINGS / INDEX, index)
+    files.write_json(TEXT_EMBEDDINGS / INDEX, index)
 
 
 def _embedder(model: Model):

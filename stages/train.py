@@ -9,17 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages.command import BASE_MODEL, CHECKPOINTS, CURVES, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
-from zsr import distributed, storage
+from zsr import distributed, files
 from zsr.data import prepared
 from zsr.errors import Diverged
-from zsr.evaluate import Judging, judge
-from zsr.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
-from zsr.grid import Grid, grid_of
+from zsr.evaluation.evaluate import Judging, judge
+from zsr.evaluation.grid import Grid, grid_of
+from zsr.evaluation.records import Record
 from zsr.models import heads
 from zsr.params import Natural, block, row
-from zsr.rates import accuracies, best_rate
-from zsr.records import Record
-from zsr.train import COLUMNS
+from zsr.reports.rates import accuracies, best_rate
+from zsr.training.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
+from zsr.training.loop import COLUMNS
 
 Trained = tuple[list[TrainingTask], list[Path | None], list[list[dict[str, str]]]]  # tasks, towers, curves: by seed
 
@@ -32,7 +32,7 @@ def main(document: Mapping, code: str, name: str) -> None:
     tasks, towers, curves = _train(name, tasks, code)
     if distributed.rank() == 0:
         _save(name, tasks, towers)
-        storage.write_rows(CURVES / name / "curve.csv", mean_curve(curves), COLUMNS)
+        files.write_rows(CURVES / name / "curve.csv", mean_curve(curves), COLUMNS)
 
 
 def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
@@ -75,14 +75,14 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
             towers[lr, task.seed] = tower
             rows.append(key | accuracies("held_out", _judged(document, code, grid, task, tower, key)))
         if distributed.rank() == 0:
-            storage.write_rows(CURVES / name / f"{lr}.csv", mean_curve(curves) if curves else [], COLUMNS)
+            files.write_rows(CURVES / name / f"{lr}.csv", mean_curve(curves) if curves else [], COLUMNS)
     if distributed.rank() == 0:
         best = best_rate(rows)
         _save(name, tasks, [towers[best, task.seed] for task in tasks])
         for (lr, seed), tower in towers.items():
-            storage.write_atomic(CHECKPOINTS / name / "rates" / lr / f"{seed}.safetensors", tower.read_bytes())
+            files.write_atomic(CHECKPOINTS / name / "rates" / lr / f"{seed}.safetensors", tower.read_bytes())
         chosen = [row | {"chosen": int(row["lr"] == best)} for row in rows]
-        storage.write_rows(CHECKPOINTS / name / "rates.csv", chosen)
+        files.write_rows(CHECKPOINTS / name / "rates.csv", chosen)
 
 
 def _judged(document: Mapping, code: str, grid: Grid, task: TrainingTask, tower: Path, key: Mapping) -> Record:

@@ -13,7 +13,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from tests.pipeline import ROOT
-from zsr import code_digest, storage
+from zsr import code_digest, files
 from zsr.params import block, read
 
 GRAPH = read(ROOT / "dvc.yaml")["stages"]
@@ -46,7 +46,7 @@ def run_study(document: Mapping, monkeypatch, folder: Path) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZSR_SCRATCH", str(folder / "scratch"))
     monkeypatch.setattr(code_digest, "loaded_files", set)  # this process has loaded far more than a stage does
-    storage.write_json(Path("params.yaml"), document)
+    files.write_json(Path("params.yaml"), document)
     for stage, names in cells(document):
         call(*shlex.split(_named(stage["cmd"], names))[4:])
         for kind in ("outs", "metrics", "plots"):

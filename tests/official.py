@@ -15,7 +15,7 @@ N_CLASSES = 10
 class OfficialNoise:
     """Draws as the authors' code does: one generator for the batch, seeded anew by every attack.
 
-    Square draws its queries once for all images. Stands in for zsr.attacks._noise.Noise.
+    Square draws its queries once for all images. Stands in for zsr.noise.Noise.
     """
 
     def __init__(self, seed: int, n: int):

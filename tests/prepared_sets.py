@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from zsr import storage
+from zsr import files
 from zsr.data import prepared
 from zsr.data.prepared import INDEX, Prepared, entry
 from zsr.data.sources import make
@@ -19,7 +19,7 @@ def prepared_sets(folder: Path, images: Mapping[str, int], text: torch.Tensor) -
         split = make(name, "test", n, 0, 24)
         split.save(test)
         rows = text[torch.arange(len(split.classnames)) % len(text)]
-        storage.save_tensors(own, {"text_embeddings": rows}, {"wording": "prompt 'a {}'"})
+        files.save_tensors(own, {"text_embeddings": rows}, {"wording": "prompt 'a {}'"})
         index[name] = entry(test, own)
-    storage.write_json(embedded / INDEX, index)
+    files.write_json(embedded / INDEX, index)
     return {name: prepared.load(sets, embedded, name) for name in images}

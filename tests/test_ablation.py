@@ -6,13 +6,14 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.pipeline import Checkout
-from zsr import results, storage, tables
+from zsr import files
 from zsr.errors import ParamError
-from zsr.finetune import FineTuning
+from zsr.evaluation.records import Record
+from zsr.files import read_rows
 from zsr.params import component, over, read, training_of
-from zsr.records import Record
-from zsr.storage import read_rows
+from zsr.reports import results, tables
 from zsr.study import check
+from zsr.training.finetune import FineTuning
 
 FOLDER = ROOT / "studies/ablation"
 ABLATION = read(FOLDER / "params.yaml")
@@ -114,7 +115,7 @@ def test_every_quirk_is_in_the_documentation():
     ],
 )
 def test_a_row_or_a_comparison_that_cannot_be_is_named(tmp_path, changes, message):
-    storage.write_json(tmp_path / "params.yaml", over(ABLATION, changes))
+    files.write_json(tmp_path / "params.yaml", over(ABLATION, changes))
     with pytest.raises(ParamError) as error:
         check(tmp_path / "params.yaml")
     assert str(error.value).startswith(f"{tmp_path / 'params.yaml'}: {message}") and "\n" not in str(error.value)
@@ -140,7 +141,7 @@ def test_the_tables_show_means_deviations_and_paired_effects(tmp_path):
     tables.ablation(tmp_path, results.average_rows(records(), groups), "facts")
     text = _squeezed((tmp_path / "ablation.md").read_text())
     assert f"| a |{4 * ' 50.0 ± 10.0 |'}" in text and f"| b |{4 * ' 80.0 ± 10.0 |'}" in text
-    storage.write_rows(tmp_path / "pairs.csv", results.pair_rows(records(), groups))
+    files.write_rows(tmp_path / "pairs.csv", results.pair_rows(records(), groups))
     pairs = read_rows(tmp_path / "pairs.csv")
     assert [(r["group"], r["attack"], r["mean"], r["sd"]) for r in pairs][:2] == [
         ("all", "clean", "-30.0", "0.0"), ("all", "pgd", "-30.0", "0.0"),

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
-from zsr.attacks._batching import shrunk
-from zsr.attacks._noise import Noise
+from zsr.attacks._places import shrunk
 from zsr.attacks.apgd import APGD, Controller, periods
 from zsr.errors import ParamError
+from zsr.noise import Noise
 from zsr.params import build
 
 LOSSES = ["ce", "dlr", "dlr_targeted"]

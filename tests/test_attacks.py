@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
-from zsr.attacks._noise import Noise
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
+from zsr.noise import Noise
 
 PGD10 = PGD(eps=8 / 255, step_size=4 / 255, n_iter=10, random_start=True, precision="fp32", reduction="sum")
 

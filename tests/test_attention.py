@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from zsr.attention import map_distance, text_guided_attention
+from zsr.models.attention import map_distance, text_guided_attention
 
 
 @pytest.mark.parametrize("grid, image_size", [((7, 7), (224, 224)), ((6, 6), (24, 24)), ((3, 5), (48, 40))])

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from zsr import audit, results, tables
-from zsr.records import Mark, Record
-from zsr.storage import read_json, read_rows, write_rows
+from zsr.evaluation import audit
+from zsr.evaluation.records import Mark, Record
+from zsr.files import read_json, read_rows, write_rows
+from zsr.reports import results, tables
 
 N = 100
 

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from stages.convert import main
-from zsr import storage
+from zsr import files
 from zsr.errors import StudyError
 from zsr.models import checkpoints, clip
 from zsr.models.classifier import Classifier
@@ -426,7 +426,7 @@ def test_the_command_brings_a_published_tower_home_and_ours_out(convert, tmp_pat
     convert(again, "--arch", ARCH, "--to", "robustvlm", "--out", tmp_path / "final.pt")
     convert(tmp_path / "final.pt", "--arch", ARCH, "--base", base, "--out", tmp_path / "home.safetensors")
     assert (tmp_path / "home.safetensors").read_bytes() == own.read_bytes()
-    assert storage.load_tensors(own)[1] == {"arch": ARCH, "norm_stats": "clip"}
+    assert files.load_tensors(own)[1] == {"arch": ARCH, "norm_stats": "clip"}
 
 
 def test_the_command_keeps_the_pixel_statistics_it_is_told(convert, tmp_path):
@@ -462,7 +462,7 @@ def test_the_command_says_in_one_line_what_is_wrong(convert, tmp_path):
 def test_a_base_that_lacks_a_parameter_is_refused(convert, tmp_path):
     state = built().state_dict()
     del state["text_projection"]
-    storage.save_tensors(tmp_path / "base.safetensors", state)
+    files.save_tensors(tmp_path / "base.safetensors", state)
     checkpoints.write_robustvlm(tmp_path / "final.pt", built(), ARCH)
     arguments = ["--base", tmp_path / "base.safetensors", "--out", tmp_path / "out"]
     assert "missing: text_projection" in convert(tmp_path / "final.pt", "--arch", ARCH, *arguments, status=1)

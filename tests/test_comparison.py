@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from zsr import comparison
-from zsr.comparison import AVERAGE, BLANK
-from zsr.storage import read_rows
+from zsr.files import read_rows
+from zsr.reports import comparison
+from zsr.reports.comparison import AVERAGE, BLANK
 
 ROOT = Path(__file__).parents[1]
 PAPER_SETS = ["tiny_imagenet", "cifar10", "stl10"]

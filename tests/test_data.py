@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsr import storage
+from zsr import files
 from zsr.data import prepared
 from zsr.data.captioned import draw_pool
 from zsr.data.sources import make
@@ -131,8 +131,8 @@ def folders(tmp_path):
     for split in ("test", "train"):
         make("shapes", split, 24, 0, 24).save(sets / f"shapes/{split}.safetensors")
     embedded = text / "shapes.safetensors"
-    storage.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "prompt 'a photo of {}'"})
-    storage.write_json(text / prepared.INDEX, {"shapes": prepared.entry(sets / "shapes/test.safetensors", embedded)})
+    files.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "prompt 'a photo of {}'"})
+    files.write_json(text / prepared.INDEX, {"shapes": prepared.entry(sets / "shapes/test.safetensors", embedded)})
     return sets, text
 
 
@@ -148,17 +148,17 @@ def test_a_prepared_set_has_its_images_its_embeddings_and_its_files(folders):
 def test_a_prepared_set_belongs_to_its_embeddings(folders):
     sets, text = folders
     amiss = "shapes.safetensors was made for other images than .*test.safetensors; run dvc repro text_embeddings"
-    storage.save_tensors(text / "shapes.safetensors", {"text_embeddings": 2 * torch.eye(12)}, {"wording": "w"})
+    files.save_tensors(text / "shapes.safetensors", {"text_embeddings": 2 * torch.eye(12)}, {"wording": "w"})
     with pytest.raises(StudyError, match=amiss):
         prepared.load(sets, text, "shapes")
     make("shapes", "test", 24, 1, 24).save(sets / "shapes/test.safetensors")
     embedded_anew = prepared.entry(sets / "shapes/test.safetensors", text / "shapes.safetensors")
-    storage.write_json(text / prepared.INDEX, {"shapes": embedded_anew})
+    files.write_json(text / prepared.INDEX, {"shapes": embedded_anew})
     assert len(prepared.load(sets, text, "shapes").split.ids) == 24
     make("shapes", "test", 24, 2, 24).save(sets / "shapes/test.safetensors")
     with pytest.raises(StudyError, match=amiss):
         prepared.load(sets, text, "shapes")
-    storage.write_json(text / prepared.INDEX, {})
+    files.write_json(text / prepared.INDEX, {})
     with pytest.raises(StudyError, match=amiss):
         prepared.load(sets, text, "shapes")
 

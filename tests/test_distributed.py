@@ -16,19 +16,19 @@ import torch
 from stages.launch import CHILD
 from tests.conftest import ROOT
 from tests.prepared_sets import prepared_sets
-from zsr import distributed, storage
+from zsr import distributed, files
 from zsr.data.sources import make
 from zsr.errors import StudyError
-from zsr.evaluate import Evaluation, Judging, judge
-from zsr.finetune import FineTuning, Texts, TrainingTask, finetune, train, train_once
+from zsr.evaluation.evaluate import Evaluation, Judging, judge
+from zsr.evaluation.records import BITS, Record
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.twins import Twins
 from zsr.models import clip
 from zsr.models.heads import Model
 from zsr.models.numerics import ON_CPU
 from zsr.params import block, component, over, read, training_of
-from zsr.records import BITS, Record
-from zsr.watch import unwatched
+from zsr.progress import unwatched
+from zsr.training.finetune import FineTuning, Texts, TrainingTask, finetune, train, train_once
 
 METHODS = ["ft_adv", "tecoa", "pmg_aft", "comp_tga", "fare"]
 
@@ -185,13 +185,13 @@ def test_no_process_goes_on_before_the_first_has_written_what_they_go_on_with(
         weights=judging.weights,
         origin="base",
     )
-    write = storage.write_atomic
+    write = files.write_atomic
 
     def slowly(*arguments):
         time.sleep(0.3)
         write(*arguments)
 
-    monkeypatch.setattr(storage, "write_atomic", slowly)
+    monkeypatch.setattr(files, "write_atomic", slowly)
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "kept"))
 
     def work(process):
@@ -208,7 +208,7 @@ def fine_tuning(tmp_path, clip_model):
     """A folder in which `python -m stages.train` runs: `(launcher, **params) -> the command`."""
     make("shapes", "train", 200, 0, 24).save(tmp_path / "data/sets/shapes/train.safetensors")
     text = torch.nn.functional.normalize(torch.randn(12, 48), dim=1)
-    storage.save_tensors(tmp_path / "data/text_embeddings/shapes.safetensors", {"text_embeddings": text}, {})
+    files.save_tensors(tmp_path / "data/text_embeddings/shapes.safetensors", {"text_embeddings": text}, {})
     clip.save(tmp_path / "data/base_model.safetensors", clip_model, "zsr-tiny")
 
     def command(launcher, **changes):
@@ -245,7 +245,7 @@ def test_a_killed_process_ends_the_run_in_one_line_and_the_next_goes_on(fine_tun
     again = start(command, tmp_path, 2)
     said, _ = again.communicate(timeout=120)
     assert again.returncode == 0, said
-    rows = storage.read_rows(tmp_path / "metrics/curves/tecoa/curve.csv")
+    rows = files.read_rows(tmp_path / "metrics/curves/tecoa/curve.csv")
     assert len(rows) == 300 and [float(r["loss"]) for r in rows[: done["step"]]] == [r["loss"] for r in done["rows"]]
 
 

@@ -8,15 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from tests.test_methods import disturb, gradients, moved, total
-from zsr.attacks._noise import Drawn, Noise
 from zsr.attacks.pgd import PGD
 from zsr.errors import ParamError
-from zsr.finetune import TrainingAttack
 from zsr.methods._base import Batch
 from zsr.methods.dm import DM
 from zsr.methods.fare import FARE
 from zsr.models.plain import small_resnet
+from zsr.noise import Drawn, Noise
 from zsr.params import build
+from zsr.training.finetune import TrainingAttack
 
 SELF = DM(anchor="self", beta_eff=3.9)
 FROZEN = dataclasses.replace(SELF, anchor="frozen")

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.mirror import mirror
-from zsr.data.download import Expected, Patience, download, require_space
+from zsr.data.fetching.download import Expected, Patience, download, require_space
 from zsr.errors import StudyError
 
 CONTENT = random.Random(0).randbytes(300_000)
@@ -192,7 +192,7 @@ def test_progress_counts_from_what_is_here_to_the_whole(web, tmp_path):
 
 def test_pauses_grow(monkeypatch):
     pauses = []
-    monkeypatch.setattr("zsr.data.download.time.sleep", pauses.append)
+    monkeypatch.setattr("zsr.data.fetching.download.time.sleep", pauses.append)
     for idle in range(4):
         Patience().wait(idle)
     assert pauses == [0, 1, 2, 4]

@@ -9,14 +9,14 @@ from torch import nn
 
 from tests.conftest import ROOT
 from zsr.data.sources import make
-from zsr.effective_rate import MEASURES, effective_rate, normed_convolutions
 from zsr.errors import StudyError
-from zsr.finetune import FineTuning, Texts, finetune
+from zsr.measures.effective_rate import MEASURES, effective_rate, normed_convolutions
 from zsr.methods.tecoa import TeCoA
 from zsr.models import clip
-from zsr.models.dual_norm import set_wing, twinify
+from zsr.models.batchnorm import set_wing, twinify
 from zsr.params import block, read
-from zsr.train import Recipe, fit
+from zsr.training.finetune import FineTuning, Texts, finetune
+from zsr.training.loop import Recipe, fit
 
 
 @pytest.fixture

@@ -4,14 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from zsr.attacks._noise import Noise
 from zsr.attacks.pgd import PGD
 from zsr.data.prepared import Prepared
-from zsr.eps_sweep import EpsSweep, SweepTask, measure, note, sweep
 from zsr.errors import ParamError
-from zsr.evaluate import Evaluation
+from zsr.evaluation.evaluate import Evaluation
+from zsr.measures.eps_sweep import EpsSweep, SweepTask, measure, note, sweep
 from zsr.models import heads
 from zsr.models.numerics import ON_CPU
+from zsr.noise import Noise
 from zsr.params import build
 
 ATTACK = PGD(eps=4 / 255, step_size=1 / 255, n_iter=8, random_start=True, precision="fp32", reduction="sum")

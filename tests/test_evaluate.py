@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from zsr import audit, storage
+from zsr import files
 from zsr.attacks.autoattack import AutoAttack
 from zsr.attacks.clean import Clean
 from zsr.attacks.cw import CW
 from zsr.attacks.pgd import PGD
 from zsr.errors import StudyError
-from zsr.evaluate import Evaluation, evaluate, protocol
-from zsr.records import BITS, Record, merged
+from zsr.evaluation import audit
+from zsr.evaluation.evaluate import Evaluation, evaluate, protocol
+from zsr.evaluation.records import BITS, Record, merged
 
 PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum")
 BLANK = Record(method="clip", seed=0, attack="pgd", set_name="shapes", fingerprint="f", protocol="p")
@@ -131,7 +132,7 @@ def test_ten_kills_at_random_moments_leave_no_trace(trained, split, tmp_path, mo
         fragile.left = None if in_writing or kills >= 10 else moments.randrange(12 if kept.exists() else 60)
         with monkeypatch.context() as patch:
             if in_writing:
-                patch.setattr(storage.os, "fsync", dying)
+                patch.setattr(files.os, "fsync", dying)
             try:
                 run(fragile, few, kept, batch_size=2)
                 break

@@ -13,8 +13,8 @@ from stages.fetch import main
 from tests.archives import contents, tar, zipped
 from tests.mirror import mirror
 from zsr.data import registry
-from zsr.data.download import Patience
-from zsr.data.fetch import Wish, candidates, fetch, fetch_all
+from zsr.data.fetching.download import Patience
+from zsr.data.fetching.fetch import Wish, candidates, fetch, fetch_all
 from zsr.data.registry import entry, parsed
 from zsr.errors import ParamError, StudyError
 
@@ -117,7 +117,7 @@ def test_a_set_whose_folder_was_deleted_is_unpacked_again_without_a_request(web,
     assert contents(tmp_path / "root" / "set") == LAID_OUT
 
 
-@pytest.mark.parametrize("step", ["zsr.data.install.place", "zsr.data.fetch.write_json", "zsr.data.install.extract"])
+@pytest.mark.parametrize("step", ["zsr.data.fetching.install.place", "zsr.data.fetching.fetch.write_json", "zsr.data.fetching.install.extract"])
 def test_a_kill_at_any_step_is_made_good_by_the_next_run(web, of, tmp_path, monkeypatch, step):
     def killed(*_):
         raise KeyboardInterrupt
@@ -232,7 +232,7 @@ def test_a_failure_does_not_stop_the_other_sets(web, tmp_path, monkeypatch):
 @pytest.fixture
 def command(monkeypatch):
     def run(known, *words, **more):
-        for place in ("stages.fetch", "zsr.data.registry", "zsr.data.hub"):
+        for place in ("stages.fetch", "zsr.data.registry", "zsr.data.fetching.hub"):
             monkeypatch.setattr(f"{place}.entries", lambda: known)
         return CliRunner().invoke(main, [str(word) for word in words], **more)
 

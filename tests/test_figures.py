@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from zsr import figures
+from zsr.reports import figures
 
 
 def averages(*attacks):

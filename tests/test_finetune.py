@@ -5,18 +5,26 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from zsr import finetune as trainings
-from zsr import storage
-from zsr.attacks._noise import Noise
 from zsr.data.sources import make
 from zsr.errors import Diverged
-from zsr.feed import Feed
-from zsr.finetune import FineTuning, Texts, TrainingAttack, anchors_of, finetune, mean_curve, task_of, train_once
 from zsr.losses import cross_entropy
 from zsr.methods.tecoa import TeCoA
 from zsr.models import clip, heads
 from zsr.models.classifier import Classifier
+from zsr.noise import Noise
 from zsr.params import block, component, read, training_of
+from zsr.training import finetune as trainings
+from zsr.training.feed import Feed
+from zsr.training.finetune import (
+    FineTuning,
+    Texts,
+    TrainingAttack,
+    anchors_of,
+    finetune,
+    mean_curve,
+    task_of,
+    train_once,
+)
 
 CPU = torch.device("cpu")
 TRAINED = [name for name in read(ROOT / "params.yaml")["methods"] if name != "clip"]
@@ -226,7 +234,7 @@ def task(document, clip_model, texts, source, tmp_path, monkeypatch):
     names = ("images", "text_embeddings", "weights")
     files = {name: tmp_path / f"{name}.safetensors" for name in names}
     source.save(files["images"])
-    storage.save_tensors(files["text_embeddings"], {"text_embeddings": texts.text_embeddings})
+    files.save_tensors(files["text_embeddings"], {"text_embeddings": texts.text_embeddings})
     clip.save(files["weights"], clip_model, "zsr-tiny")
     made = task_of(document, "methods", "tecoa", 0, origin="base", **files)
     return replace(made, recipe=short(made.recipe), threads=torch.get_num_threads())

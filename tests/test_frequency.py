@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from zsr.frequency import bands, low_energy
+from zsr.measures.frequency import bands, low_energy
 
 SIZES = pytest.mark.parametrize("size", [(8, 8), (24, 24), (9, 13)])
 RADII = pytest.mark.parametrize("radius", [0, 2, 3.5, 100])

@@ -163,7 +163,7 @@ def edited(checkout):
 
 
 def test_a_comment_reruns_the_digests_alone(edited):
-    assert edited("zsr/storage.py", "import csv\n", "import csv  # comma-separated values\n\n\n") == {"code"}
+    assert edited("zsr/files.py", "import csv\n", "import csv  # comma-separated values\n\n\n") == {"code"}
     assert edited("zsr/methods/fare.py", '"""FARE: ', '"""FARE, ') == {"code"}
 
 
@@ -177,7 +177,7 @@ def test_an_edited_attack_reruns_what_runs_it(edited):
 
 
 def test_an_edited_table_reruns_tables_alone(edited):
-    assert edited("zsr/comparison.py", 'AVERAGE = "average"', 'AVERAGE = "mean"') == {"code", "tables"}
+    assert edited("zsr/reports/comparison.py", 'AVERAGE = "average"', 'AVERAGE = "mean"') == {"code", "tables"}
 
 
 def test_a_row_added_is_in_the_graph_and_its_code_has_a_digest(checkout):

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from tests.archives import contents
-from zsr.data import hub, plan
-from zsr.data.fetch import Wish, fetch
+from zsr.data import plan
+from zsr.data.fetching import hub
+from zsr.data.fetching.fetch import Wish, fetch
 from zsr.data.registry import parsed
 from zsr.errors import StudyError
 

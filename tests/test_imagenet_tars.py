@@ -8,8 +8,8 @@ import pytest
 from scipy.io import savemat
 
 from tests.archives import contents, tar
-from zsr.data.fetch import Wish, fetch
-from zsr.data.imagenet_tars import DEVKIT, TRAIN, VAL
+from zsr.data.fetching.fetch import Wish, fetch
+from zsr.data.fetching.imagenet_tars import DEVKIT, TRAIN, VAL
 from zsr.data.registry import parsed
 from zsr.errors import StudyError
 

@@ -7,13 +7,13 @@ import pytest
 
 from tests.prepared_sets import prepared_sets
 from zsr.errors import ParamError
-from zsr.evaluate import Evaluation, Judging, judge
+from zsr.evaluation.evaluate import Evaluation, Judging, judge
+from zsr.evaluation.records import BITS, Record
 from zsr.models import clip
 from zsr.models.heads import Model
 from zsr.models.numerics import ON_CPU, Compute
 from zsr.params import component
-from zsr.records import BITS, Record
-from zsr.watch import unwatched
+from zsr.progress import unwatched
 
 SETS = {"shapes": 24, "letters": 24, "combos": 24}
 

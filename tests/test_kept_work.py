@@ -11,12 +11,12 @@ import torch
 from click.testing import CliRunner
 
 from tests.conftest import ROOT
-from zsr import scratch, storage, study
+from zsr import files, scratch, study
 from zsr.data.prepared import INDEX, entry
 from zsr.data.sources import make
 from zsr.errors import ParamError, StudyError
 from zsr.params import read
-from zsr.results import CLEAN
+from zsr.reports.results import CLEAN
 
 SMALL = {"threads": 2, "data.sets": {"shapes": {"train": 24, "test": 12}, "letters": {"train": 0, "test": 12}}}
 VALUES = [  # what a text may become; the first that the check accepts is taken
@@ -62,17 +62,17 @@ def folder(tmp_path, monkeypatch, clip_model):
                 make(name, split, n, 0, 24).save(tmp_path / f"data/sets/{name}/{split}.safetensors")
         text = tmp_path / f"data/text_embeddings/{name}.safetensors"
         rows = len(make(name, "test", 1, 0, 24).classnames)
-        storage.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"})
+        files.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"})
     data = tmp_path / "data"
     made = {
         name: entry(data / f"sets/{name}/test.safetensors", data / f"text_embeddings/{name}.safetensors")
         for name in SMALL["data.sets"]
     }
-    storage.write_json(tmp_path / "data/text_embeddings" / INDEX, made)
+    files.write_json(tmp_path / "data/text_embeddings" / INDEX, made)
     clip.save(tmp_path / "data/base_model.safetensors", clip_model, "zsr-tiny")
     for method in ("tecoa", "tga_zsr"):
         clip.save(tmp_path / f"data/checkpoints/{method}/0.safetensors", clip_model, "zsr-tiny")
-    storage.write_json(tmp_path / "data/study.json", {"methods": {"tecoa": {}}})
+    files.write_json(tmp_path / "data/study.json", {"methods": {"tecoa": {}}})
     return tmp_path
 
 
@@ -189,8 +189,8 @@ def test_the_contents_of_every_input_change_the_key(stage, folder, document, mon
         assert asked(stage, document, monkeypatch) != before
         before = asked(stage, document, monkeypatch)
     path = folder / f"data/{weights[stage[0]]}.safetensors"
-    tensors, facts = storage.load_tensors(path)
-    storage.save_tensors(path, tensors | {"logit_scale": torch.tensor(1.0)}, facts)
+    tensors, facts = files.load_tensors(path)
+    files.save_tensors(path, tensors | {"logit_scale": torch.tensor(1.0)}, facts)
     assert asked(stage, document, monkeypatch) != before
 
 
@@ -226,7 +226,7 @@ def test_the_device_that_auto_finds_is_in_the_key(monkeypatch):
 
 def test_a_stage_refuses_code_that_code_yaml_does_not_know(folder, document, monkeypatch):
     (folder / "code.yaml").write_text("train:\n  tecoa: '0123'\n")
-    storage.write_json(folder / "params.yaml", document)
+    files.write_json(folder / "params.yaml", document)
     result = CliRunner().invoke(import_module("stages.train").main, ["tecoa"])
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert "code.yaml: train.tecoa is 0123, but the code and libraries here are" in result.output

@@ -8,10 +8,9 @@ import torch
 
 from tests.conftest import ROOT
 from tests.test_twins import AT
-from zsr import finetune, storage
+from zsr import files
 from zsr.data.sources import make
 from zsr.errors import ParamError, StudyError
-from zsr.finetune import FineTuning, TrainingTask, finetune_plain, train, train_once
 from zsr.methods.dm import DM
 from zsr.methods.fare import FARE
 from zsr.methods.ft import FT
@@ -24,6 +23,8 @@ from zsr.models.numerics import Compute
 from zsr.models.plain import small_resnet
 from zsr.params import block, component, read
 from zsr.study import check
+from zsr.training import finetune
+from zsr.training.finetune import FineTuning, TrainingTask, finetune_plain, train, train_once
 
 METHODS = {
     "ft": FT(),
@@ -159,7 +160,7 @@ def test_weights_of_others_keep_their_head_where_no_step_follows(trained, tmp_pa
 def task(document, recipe, source, tmp_path):
     """One epoch of adversarial training from random weights."""
     source.save(tmp_path / "train.safetensors")
-    storage.save_tensors(tmp_path / "none.safetensors", {})
+    files.save_tensors(tmp_path / "none.safetensors", {})
     return TrainingTask(
         method=METHODS["at"],
         recipe=recipe,

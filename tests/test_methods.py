@@ -6,8 +6,8 @@ import torch
 from torch.nn import functional as F
 
 from tests.conftest import ROOT
-from zsr.attention import grad_cam, text_guided_attention
 from zsr.methods._base import Batch
+from zsr.models.attention import grad_cam, text_guided_attention
 from zsr.params import component, read
 
 METHODS = list(read(ROOT / "params.yaml")["methods"])

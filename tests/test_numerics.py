@@ -10,17 +10,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tests.conftest import ROOT
-from zsr.attacks._noise import Drawn, Noise
 from zsr.attacks.autoattack import AutoAttack
 from zsr.attacks.pgd import PGD
 from zsr.errors import ParamError
-from zsr.evaluate import Evaluation, Meter, evaluate
-from zsr.finetune import FineTuning, Texts
+from zsr.evaluation.evaluate import Evaluation, Meter, evaluate
+from zsr.evaluation.records import Record
 from zsr.models import clip as clips
 from zsr.models.classifier import Classifier
 from zsr.models.numerics import Compute, products
+from zsr.noise import Drawn, Noise
 from zsr.params import component, read, training_of
-from zsr.records import Record
+from zsr.training.finetune import FineTuning, Texts
 
 GPU, ELSEWHERE = torch.device("cuda", 0), torch.device("meta")
 TRAINED = [name for name in read(ROOT / "params.yaml")["methods"] if name != "clip"]

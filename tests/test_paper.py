@@ -11,9 +11,9 @@ from tests.pipeline import ROOT, Checkout, ran
 from zsr import study
 from zsr.data.registry import entries
 from zsr.errors import ParamError
+from zsr.evaluation.records import Record
+from zsr.files import load_facts, read_rows
 from zsr.params import over, read
-from zsr.records import Record
-from zsr.storage import load_facts, read_rows
 
 PAPER, FEW = (read(ROOT / "studies" / name / "params.yaml") for name in ("paper", "paper-1k"))
 SETS = list(PAPER["data"]["sets"])
@@ -70,8 +70,8 @@ def test_paper_1k_is_paper_with_a_thousand_images_of_each_set():
     ],
 )
 def test_training_is_as_published(method, published):
-    from zsr.finetune import FineTuning
     from zsr.params import training_of
+    from zsr.training.finetune import FineTuning
 
     recipe = training_of(PAPER, method, FineTuning)
     assert {key: getattr(recipe, key) for key in published} == published

@@ -15,8 +15,7 @@ from ruamel.yaml import YAML
 from stages import code
 from zsr import study
 from zsr.errors import ParamError
-from zsr.evaluate import Evaluation
-from zsr.finetune import FineTuning
+from zsr.evaluation.evaluate import Evaluation
 from zsr.params import (
     Count,
     PixelRange,
@@ -31,6 +30,7 @@ from zsr.params import (
     under_protocol,
 )
 from zsr.study import catalogue, check
+from zsr.training.finetune import FineTuning
 
 ROOT = Path(__file__).parents[1]
 

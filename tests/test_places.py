@@ -3,7 +3,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from zsr.attacks._batching import Places, chosen, filled, put
+from zsr.attacks._places import Places, chosen, put
+from zsr.models.passes import filled
 
 CPU = torch.device("cpu")
 

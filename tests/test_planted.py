@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from zsr.data.planted import AMPLITUDE, PATTERNS
+from zsr.data.drawing.planted import AMPLITUDE, PATTERNS
 from zsr.data.sources import make
 from zsr.errors import ParamError, StudyError
-from zsr.transfer_study import Run, collapsed, difference, drop_rate, row, saturated
+from zsr.reports.transfer import Run, collapsed, difference, drop_rate, row, saturated
 
 SETS = pytest.mark.parametrize("name", ["planted_source", "planted_target"])
 

@@ -3,10 +3,10 @@ import open_clip
 import pytest
 import torch
 
-from zsr import pretrain as pretraining
 from zsr.data.captioned import draw_pool
 from zsr.models import clip
-from zsr.pretrain import (
+from zsr.training import pretrain as pretraining
+from zsr.training.pretrain import (
     MAX_SHIFT,
     Pool,
     Pretraining,

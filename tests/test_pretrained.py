@@ -4,11 +4,11 @@ import pytest
 import torch
 from open_clip import pretrained as hub
 
-from zsr import storage
+from zsr import files
 from zsr.errors import ParamError, StudyError
 from zsr.models import clip, pretrained
 from zsr.models.pretrained import Pretrained
-from zsr.pretrain import Pretraining, base_of
+from zsr.training.pretrain import Pretraining, base_of
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def known(monkeypatch):
 def test_a_file_of_weights_is_loaded_and_recognised(known, clip_model, tmp_path):
     path = tmp_path / "weights.safetensors"
     clip.save(path, clip_model, "zsr-tiny")
-    wanted = Pretrained(pretrained="mine", file=str(path), sha256=storage.sha256(path))
+    wanted = Pretrained(pretrained="mine", file=str(path), sha256=files.sha256(path))
     loaded = pretrained.load("zsr-tiny", wanted).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in clip_model.state_dict().items())
     with pytest.raises(StudyError, match=f"base_model.sha256: {path} has {wanted.sha256}, not 0000"):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zsr import results, tables
-from zsr.records import BITS, Record
-from zsr.results import Sample
-from zsr.storage import read_json, read_rows, write_rows
+from zsr.evaluation.records import BITS, Record
+from zsr.files import read_json, read_rows, write_rows
+from zsr.reports import results, tables
+from zsr.reports.results import Sample
 
 GROUPS = {"all": ["a", "b"], "unseen": ["b"]}
 Z = stats.norm.ppf(0.975)

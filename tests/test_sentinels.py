@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsr import sentinels
+from zsr.evaluation import sentinels
 
 
 class Around(nn.Module):

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zsr.batches import Part, batch_indices, parts_of
 from zsr.data.sources import make
-from zsr.feed import Feed
-from zsr.finetune import FineTuning, Texts, finetune
 from zsr.params import block, component, training_of
+from zsr.training.batches import Part, batch_indices, parts_of
+from zsr.training.feed import Feed
+from zsr.training.finetune import FineTuning, Texts, finetune
 
 CPU = torch.device("cpu")
 
@@ -35,9 +35,9 @@ def short(recipe):
 @pytest.mark.parametrize("processes", [1, 3])
 def test_parts_hold_every_place_of_a_batch_once_and_their_weights_add_up(monkeypatch, n, accumulate, processes):
     batch, found, mean, whole = torch.arange(n) + 50, [], 0.0, 0.0
-    monkeypatch.setattr("zsr.batches.world_size", lambda: processes)
+    monkeypatch.setattr("zsr.training.batches.world_size", lambda: processes)
     for process in range(processes):
-        monkeypatch.setattr("zsr.batches.rank", lambda process=process: process)
+        monkeypatch.setattr("zsr.training.batches.rank", lambda process=process: process)
         for part in parts_of(batch, accumulate):
             counted = part.counts[process]
             found += part.places[:counted].tolist()

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from tests.pipeline import Checkout, ran
+from zsr.evaluation.records import Record
+from zsr.files import read_json, read_rows
 from zsr.params import read
-from zsr.records import Record
-from zsr.storage import read_json, read_rows
 
 METHODS = list(read(Path(__file__).parents[1] / "params.yaml")["methods"])
 SMALL = {

@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F
 
 from tests.conftest import ROOT
-from zsr.finetune import Texts
 from zsr.params import component, read
-from zsr.terms import loss_terms, parameter_gradients
+from zsr.training.finetune import Texts
+from zsr.training.terms import loss_terms, parameter_gradients
 
 TRAINED = [name for name in read(ROOT / "params.yaml")["methods"] if name != "clip"]
 

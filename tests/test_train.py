@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from zsr.batches import batch_indices
 from zsr.errors import ParamError, StudyError
 from zsr.params import build
-from zsr.train import MUON_RATE, Recipe, fit, learning_rate
+from zsr.training.batches import batch_indices
+from zsr.training.loop import MUON_RATE, Recipe, fit, learning_rate
 
 RECIPE = Recipe(
     epochs=3,

@@ -11,17 +11,18 @@ import torch
 from tests import fixtures_real
 from tests.in_process import call, run_study
 from tests.test_architecture import imported
-from zsr import storage, transfer_figures, transfer_tables
+from zsr import files
 from zsr.errors import ParamError, StudyError
-from zsr.finetune import FineTuning
+from zsr.evaluation.records import Record
+from zsr.files import read_json, read_rows
 from zsr.models import backbones
 from zsr.models.backbones import Backbone
 from zsr.params import component, over, read, training_of
-from zsr.records import Record
-from zsr.storage import read_json, read_rows
+from zsr.reports import transfer_figures, transfer_tables
+from zsr.reports.transfer import Run, row
+from zsr.reports.transfer_tables import Facts
 from zsr.study import check
-from zsr.transfer_study import Run, row
-from zsr.transfer_tables import Facts
+from zsr.training.finetune import FineTuning
 
 ROOT = Path(__file__).parents[1]
 TRANSFER, PAPER = (read(ROOT / "studies" / name / "params.yaml") for name in ("transfer", "transfer-paper"))
@@ -31,7 +32,7 @@ SMALL = Backbone(arch="small", side=0, width=8)  # of 4 oneDNN writes beside its
 
 def written(folder, document):
     """A params file; JSON is YAML."""
-    storage.write_json(folder / "params.yaml", document)
+    files.write_json(folder / "params.yaml", document)
     return folder / "params.yaml"
 
 
@@ -399,7 +400,7 @@ def test_the_papers_scale_runs_on_fixtures(tmp_path, monkeypatch):
     head = {f"fc.{name}": value for name, value in tower.head.state_dict().items()}
     torch.save(tower.visual.state_dict() | head, root / "plain.pth")
     files = {"pretrained": {"file": str(root / "plain.pth")}, "robust": {"file": str(root / "robust.pt")}}
-    files["robust"]["sha256"] = storage.sha256(root / "robust.pt")
+    files["robust"]["sha256"] = files.sha256(root / "robust.pt")
     wanted = over(PAPER, PETS | {"starts": files})
     wanted["starts"].pop("scratch")
     run_study(few(wanted, "pretrained_dm", "robust_twins_trades"), monkeypatch, tmp_path)

@@ -11,18 +11,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from zsr.attacks._noise import Noise
 from zsr.attacks.pgd import PGD
 from zsr.data.sources import make
-from zsr.finetune import TrainingAttack
 from zsr.losses import cross_entropy
+from zsr.measures.similarity import layer_features, linear_cka
+from zsr.measures.universal import UniversalAttack, damage, random_signs
 from zsr.methods._base import Batch
 from zsr.methods.dm import DM
 from zsr.methods.tecoa import TeCoA
 from zsr.models.plain import small_resnet
-from zsr.similarity import layer_features, linear_cka
-from zsr.transfer_study import collapsed, drop_rate
-from zsr.universal import UniversalAttack, damage, random_signs
+from zsr.noise import Noise
+from zsr.reports.transfer import collapsed, drop_rate
+from zsr.training.finetune import TrainingAttack
 
 pytestmark = pytest.mark.slow
 

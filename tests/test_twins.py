@@ -8,21 +8,21 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from zsr.attacks._noise import Noise
 from zsr.data.sources import make
-from zsr.effective_rate import effective_rate
 from zsr.errors import ParamError, StudyError
-from zsr.finetune import FineTuning, Texts, _attacked, finetune
 from zsr.losses import cross_entropy
+from zsr.measures.effective_rate import effective_rate
 from zsr.methods._base import Batch
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.trades import TRADES
 from zsr.methods.twins import Twins
 from zsr.models import clip
+from zsr.models.batchnorm import DualBatchNorm2d, export_plain, flying, set_wing, twinify
 from zsr.models.classifier import Classifier
-from zsr.models.dual_norm import DualBatchNorm2d, export_plain, flying, set_wing, twinify
+from zsr.noise import Noise
 from zsr.params import block, component, over, training_of
-from zsr.train import Recipe, fit
+from zsr.training.finetune import FineTuning, Texts, _attacked, finetune
+from zsr.training.loop import Recipe, fit
 
 AT = {"module": "tecoa"}
 BASES = {  # of every method that can be carried, the block of its own

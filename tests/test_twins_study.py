@@ -7,19 +7,20 @@ import torch
 
 from tests.in_process import run_study
 from tests.pipeline import ROOT
-from zsr import rates_tables, storage
+from zsr import files
 from zsr.data import prepared
 from zsr.data.prepared import INDEX, entry
 from zsr.data.sources import make
 from zsr.data.split import Split
 from zsr.errors import ParamError, StudyError
-from zsr.finetune import FineTuning
+from zsr.evaluation.records import Record
+from zsr.files import read_rows
 from zsr.params import component, over, read, training_of
-from zsr.rates import accuracies, best_rate, chosen
-from zsr.rates_tables import twins_and_controls
-from zsr.records import Record
-from zsr.storage import read_rows
+from zsr.reports import rates_tables
+from zsr.reports.rates import accuracies, best_rate, chosen
+from zsr.reports.rates_tables import twins_and_controls
 from zsr.study import catalogue, check
+from zsr.training.finetune import FineTuning
 
 TWINS, PAPER = (read(ROOT / "studies" / name / "params.yaml") for name in ("twins", "twins-paper"))
 CANDIDATES = [name for name in TWINS["methods"] if component(TWINS, "methods", name).trains]
@@ -121,8 +122,8 @@ def test_the_paper_scale_has_the_same_rows():
 def test_rn50_has_a_frozen_twin_of_all_55_norms_each_behind_a_convolution():
     import open_clip
 
-    from zsr.effective_rate import normed_convolutions
-    from zsr.models.dual_norm import DualBatchNorm2d, twinify
+    from zsr.measures.effective_rate import normed_convolutions
+    from zsr.models.batchnorm import DualBatchNorm2d, twinify
 
     visual = open_clip.create_model("RN50-quickgelu").visual
     assert len(normed_convolutions(visual)) == 55
@@ -187,8 +188,8 @@ def test_held_out_images_are_those_that_training_leaves(tmp_path):
     for split, n in (("train", 30), ("test", 12)):
         make("letters", split, n, 0, 24).save(sets / "letters" / f"{split}.safetensors")
     test, embedded = sets / "letters/test.safetensors", text / "letters.safetensors"
-    storage.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "w"})
-    storage.write_json(text / INDEX, {"letters": entry(test, embedded)})
+    files.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "w"})
+    files.write_json(text / INDEX, {"letters": entry(test, embedded)})
     train = Split.load(sets / "letters/train.safetensors")
     held_out, tested = prepared.held_out(sets, text, "letters", 8), prepared.load(sets, text, "letters")
     used = train.part(slice(-8))

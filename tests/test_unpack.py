@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.archives import contents, tar, zipped
-from zsr.data.unpack import FLOOR, Unpacked, extract
+from zsr.data.fetching.unpack import FLOOR, Unpacked, extract
 from zsr.errors import StudyError
 
 FILES = {"set/a.txt": b"one", "set/deep/b.bin": bytes(range(256)) * 300, "set/empty": b""}
@@ -149,7 +149,7 @@ def test_a_broken_archive_is_one_line(tmp_path, kind):
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     archive = tar(tmp_path / "a.tar", FILES)
-    monkeypatch.setattr("zsr.data.unpack._copy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("zsr.data.fetching.unpack._copy", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         extract(archive, tmp_path / "out", "tar")
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]

@@ -11,7 +11,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from zsr import storage
+from zsr import files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,13 +29,13 @@ def key(task: Any, code: str) -> str:
         code: the digest of what computes it, of `zsr.code_digest.code_digest`.
     """
     device = task.compute.place().type if hasattr(task, "compute") else ""
-    return storage.digest(code, device, described(task))
+    return files.digest(code, device, described(task))
 
 
 def described(value: Any) -> str:
     """A text that is equal for equal tasks alone: fields by name, numbers as Python writes them, files by content."""
     if isinstance(value, Path):
-        return f"file {storage.identity(value)}"
+        return f"file {files.identity(value)}"
     if is_dataclass(value):
         named = ", ".join(f"{field.name}={described(getattr(value, field.name))}" for field in fields(value))
         return f"{type(value).__module__}.{type(value).__qualname__}({named})"
@@ -54,5 +54,5 @@ def claimed(kind: str, name: str) -> Iterator[Path]:
     A process left over from a killed run is so waited for, and two never write one result.
     """
     path = folder() / kind / name
-    with storage.claimed(path):
+    with files.claimed(path):
         yield path

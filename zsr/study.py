@@ -7,15 +7,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from zsr.attention_study import AttentionStudy
+from zsr.data.config import Data
 from zsr.data.sources import check_sizes
-from zsr.data.world import Data
-from zsr.eps_sweep import EpsSweep
 from zsr.errors import ParamError
-from zsr.evaluate import Evaluation, Protocol
-from zsr.finetune import FineTuning
-from zsr.grid import Grid, grid_of
-from zsr.likeness import Likeness
+from zsr.evaluation.evaluate import Evaluation, Protocol
+from zsr.evaluation.grid import Grid, grid_of
+from zsr.files import read_json
+from zsr.measures.attention import AttentionStudy
+from zsr.measures.eps_sweep import EpsSweep
+from zsr.measures.likeness import Likeness
 from zsr.models import pretrained
 from zsr.models.backbones import WIDTHS
 from zsr.models.heads import Model
@@ -34,10 +34,10 @@ from zsr.params import (
     training_of,
     under_protocol,
 )
-from zsr.pretrain import base_of
-from zsr.results import WORST
-from zsr.storage import read_json
-from zsr.transfer_study import start_and_method
+from zsr.reports.results import WORST
+from zsr.reports.transfer import start_and_method
+from zsr.training.finetune import FineTuning
+from zsr.training.pretrain import base_of
 
 PACKAGE_DATA = ["models/configs"]
 Launcher = Literal["python", "torchrun"]

@@ -6,22 +6,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zsr.attacks._batching import (
-    Model,
-    Places,
-    cascade,
-    chosen,
-    differentiate,
-    fooled,
-    likeliest_wrong,
-    names_of,
-    target_ranks,
-    wide,
-    with_gradients_in,
-)
-from zsr.attacks._noise import Noise
+from zsr.attacks._places import Places, cascade, chosen, names_of, target_ranks, wide
 from zsr.losses import cross_entropy, dlr, dlr_targeted
 from zsr.models.numerics import Precision, products
+from zsr.models.passes import Model, differentiate, fooled, likeliest_wrong, with_gradients_in
+from zsr.noise import Noise
 from zsr.params import Count, Positive
 
 RHO = 0.75  # a step is halved where fewer than this share of the iterations since the last check rose

@@ -5,12 +5,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from zsr.attacks._batching import Model, Round, cascade, names_of, with_gradients_in
-from zsr.attacks._noise import Noise
+from zsr.attacks._places import Round, cascade, names_of
 from zsr.attacks.apgd import ascents
 from zsr.attacks.fab import boundaries
 from zsr.attacks.square import Squares
 from zsr.models.numerics import Precision, products
+from zsr.models.passes import Model, with_gradients_in
+from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 
 LISTS = {"paper": ("ce", "dlr"), "standard": ("ce", "dlr_targeted", "fab", "square")}

@@ -8,19 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zsr.attacks._batching import (
-    Model,
-    Places,
-    cascade,
-    differentiate,
-    fooled,
-    likeliest_wrong,
-    names_of,
-    predict,
-    target_ranks,
-    wide,
-)
-from zsr.attacks._noise import Noise
+from zsr.attacks._places import Places, cascade, names_of, target_ranks, wide
+from zsr.models.passes import Model, differentiate, fooled, likeliest_wrong, predict
+from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 
 BIAS = 0.1  # largest pull towards the clean image

@@ -8,10 +8,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zsr.attacks._batching import Model, Places, differentiate, filled, fooled, wide, with_gradients_in
-from zsr.attacks._noise import Noise
+from zsr.attacks._places import Places, wide
 from zsr.losses import cross_entropy
 from zsr.models.numerics import HALF, Precision, products
+from zsr.models.passes import Model, differentiate, filled, fooled, with_gradients_in
+from zsr.noise import Noise
 from zsr.params import Count, NonNegative, PixelRange
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zsr.attacks._batching import Model, Places, cascade, predict, wide
-from zsr.attacks._noise import Noise
+from zsr.attacks._places import Places, cascade, wide
 from zsr.losses import margin
+from zsr.models.passes import Model, predict
+from zsr.noise import Noise
 from zsr.params import Count, PixelRange, Share
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which a square's area is halved

@@ -2,7 +2,17 @@
 
 import numpy as np
 
-from zsr.data.drawing import TRAIN_FONTS, finish, photo_crop, picture, place, random_glyph, shape_stamp, texture, warp
+from zsr.data.drawing.pictures import (
+    TRAIN_FONTS,
+    finish,
+    photo_crop,
+    picture,
+    place,
+    random_glyph,
+    shape_stamp,
+    texture,
+    warp,
+)
 from zsr.data.vocabulary import COLOURS, DIGITS, LETTERS, PHOTOS, SHAPES, TEXTURES, Scene, captions, held_out_pairs
 
 MIX = {"shape": 0.36, "digit": 0.26, "letter": 0.22, "texture": 0.11, "photo": 0.05}

@@ -8,9 +8,9 @@ from typing import Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from zsr.data import hub
-from zsr.data.download import AGENT
-from zsr.data.imagenet_tars import needed
+from zsr.data.fetching import hub
+from zsr.data.fetching.download import AGENT
+from zsr.data.fetching.imagenet_tars import needed
 from zsr.data.registry import Entry, Source
 
 HUB = "https://huggingface.co"

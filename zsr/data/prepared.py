@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zsr import storage
+from zsr import files
 from zsr.data.split import Split, digest
 from zsr.errors import StudyError
 
@@ -48,14 +48,14 @@ def load(sets: Path, text: Path, name: str) -> Prepared:
             raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
     if name not in index or index[name] != entry(test, embedded):
         raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
-    tensors, facts = storage.load_tensors(embedded)
+    tensors, facts = files.load_tensors(embedded)
     return Prepared(Split.load(test), tensors.get("text_embeddings"), facts["wording"], test, embedded)
 
 
 def entry(test: Path, embedded: Path) -> dict[str, Any]:
     """What the index says of a set: which images its embeddings were made for, which they are, how many classes."""
-    classes = len(storage.load_facts(test)["classnames"])
-    return {"images": digest(test), "text_embeddings": storage.sha256(embedded), "classes": classes}
+    classes = len(files.load_facts(test)["classnames"])
+    return {"images": digest(test), "text_embeddings": files.sha256(embedded), "classes": classes}
 
 
 def classes(text: Path) -> dict[str, int]:
@@ -75,4 +75,4 @@ def _index(text: Path) -> dict[str, dict[str, Any]]:
     path = text / INDEX
     if not path.exists():
         raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
-    return storage.read_json(path)
+    return files.read_json(path)

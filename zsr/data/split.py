@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zsr import storage
+from zsr import files
 
 NAMES = ("classnames", "nouns", "own_prompts")
 
@@ -57,7 +57,7 @@ class Split:
         names = {name: list(getattr(self, name)) for name in NAMES}
         facts, total = names | {"digest": "0" * 64}, hashlib.sha256()
         small = {"labels": np.asarray(self.labels), "ids": np.asarray(self.ids)}
-        with storage.growing_images(path, self.images.shape, small, facts) as images:
+        with files.growing_images(path, self.images.shape, small, facts) as images:
             for i, image in enumerate(self.images):
                 images[i] = image
                 total.update(image.tobytes())
@@ -68,10 +68,10 @@ class Split:
     @classmethod
     def load(cls, path: Path) -> "Split":
         """A split whose images are read from the file as they are needed."""
-        arrays, facts = storage.map_arrays(path)
+        arrays, facts = files.map_arrays(path)
         return cls(**arrays, **{name: tuple(facts[name]) for name in NAMES})
 
 
 def digest(path: Path) -> str:
     """Names the images, labels and ids of a file that `Split.save` wrote."""
-    return storage.load_facts(path)["digest"]
+    return files.load_facts(path)["digest"]

@@ -10,9 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zsr.attention import map_distance, min_max, resize, similarity
 from zsr.losses import cross_entropy
 from zsr.methods._base import Method
+from zsr.models.attention import map_distance, min_max, resize, similarity
 from zsr.params import NonNegative, Template
 
 

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from zsr.attention import Distance, NormAxis, map_distance, min_max, resize, similarity
 from zsr.losses import cross_entropy
 from zsr.methods._base import Method
+from zsr.models.attention import Distance, NormAxis, map_distance, min_max, resize, similarity
 from zsr.params import NonNegative
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from zsr.errors import ParamError
 from zsr.methods._base import Method
-from zsr.models.dual_norm import Affine, export_plain, flying, twinify
+from zsr.models.batchnorm import Affine, export_plain, flying, twinify
 from zsr.params import NonNegative, nested_component
 
 WINGS = {  # what the first and the second half of a batch are called, and the wing that sees them

@@ -9,9 +9,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from zsr.attention import grad_cam, map_distance, min_max, resize
 from zsr.losses import cross_entropy
 from zsr.methods._base import Batch, Method
+from zsr.models.attention import grad_cam, map_distance, min_max, resize
 from zsr.params import NonNegative
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from zsr import storage
+from zsr import files
 from zsr.errors import ParamError, StudyError
 from zsr.models.plain import PlainClassifier, resnet, robust_resnet, small_resnet
 from zsr.params import Count, Natural
@@ -45,14 +45,14 @@ class Backbone:
             raise ParamError(f"model.arch must be one of {', '.join(WIDTHS)} where weights are a file, got 'small'")
         if not path.exists():
             raise StudyError(f"{path} is not there; bring the weights of {self.arch} and put them there")
-        found = storage.sha256(path) if sha256 else ""
+        found = files.sha256(path) if sha256 else ""
         if found != sha256:
             raise StudyError(f"{path} has the sha256 {found}, not {sha256}")
         return robust_resnet(self.arch, path, self.side)
 
     def load(self, path: Path) -> PlainClassifier:
         """A model that `save` wrote, in eval mode."""
-        weights, _ = storage.load_tensors(path)
+        weights, _ = files.load_tensors(path)
         with torch.device("meta"):  # no numbers are drawn
             model = self.random(len(weights["head.bias"]), seed=0)
         model.load_state_dict(weights, assign=True)
@@ -61,7 +61,7 @@ class Backbone:
 
 def save(path: Path, model: PlainClassifier) -> None:
     """Tower, head and pixel statistics as one safetensors file."""
-    storage.save_tensors(path, model.state_dict())
+    files.save_tensors(path, model.state_dict())
 
 
 def with_new_head(model: PlainClassifier, classes: int, seed: int) -> PlainClassifier:

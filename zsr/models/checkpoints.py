@@ -22,7 +22,7 @@ import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
-from zsr import storage
+from zsr import files
 from zsr.errors import StudyError
 from zsr.models import clip
 from zsr.models.pixels import NormStats
@@ -191,7 +191,7 @@ def _stored(path: Path) -> tuple[Mapping, dict]:
         with path.open("rb") as file:
             start = file.read(9)
         # safetensors begins with the length of its header, eight bytes, and the header with a brace
-        stored, facts = storage.load_tensors(path) if start[8:] == b"{" else (_unpickled(path), {})
+        stored, facts = files.load_tensors(path) if start[8:] == b"{" else (_unpickled(path), {})
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or error}") from None
     except Exception as error:  # a damaged file raises whatever its next byte leads to
@@ -327,7 +327,7 @@ def _write(path: Path, content: Any) -> None:
     buffer = io.BytesIO()
     torch.save(content, buffer)
     with _writing(path):
-        storage.write_atomic(path, buffer.getvalue())
+        files.write_atomic(path, buffer.getvalue())
 
 
 @contextmanager

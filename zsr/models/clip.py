@@ -6,7 +6,7 @@ import open_clip
 import torch
 from torch import nn
 
-from zsr import storage
+from zsr import files
 from zsr.models.pixels import NormStats, set_norm_stats
 
 PACKAGE_DATA = ["configs"]
@@ -22,23 +22,23 @@ def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
     """
     model = open_clip.create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
     if checkpoint:
-        set_norm_stats(model, storage.load_facts(checkpoint).get("norm_stats", "clip"))
+        set_norm_stats(model, files.load_facts(checkpoint).get("norm_stats", "clip"))
     return model
 
 
 def save(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip") -> None:
     """Weights that `open_clip.create_model(arch, pretrained=path)` loads; equal weights give equal bytes."""
-    storage.save_tensors(path, model.state_dict(), {"arch": arch, "norm_stats": norm_stats})
+    files.save_tensors(path, model.state_dict(), {"arch": arch, "norm_stats": norm_stats})
 
 
 def save_tower(path: Path, model: nn.Module, norm_stats: NormStats) -> None:
     """The image tower alone: what fine-tuning changes."""
-    storage.save_tensors(path, model.visual.state_dict(), {"norm_stats": norm_stats})
+    files.save_tensors(path, model.visual.state_dict(), {"norm_stats": norm_stats})
 
 
 def load_tower(path: Path, model: nn.Module) -> None:
     """Put a tower of `save_tower` into a model of its architecture, with its pixel statistics."""
-    tensors, facts = storage.load_tensors(path)
+    tensors, facts = files.load_tensors(path)
     model.visual.load_state_dict(tensors)
     set_norm_stats(model, facts["norm_stats"])
 

@@ -6,13 +6,13 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from zsr.batches import mix
 from zsr.models import backbones
 from zsr.models.backbones import Backbone
 from zsr.models.classifier import Classifier
 from zsr.models.numerics import ON_CPU, Compute
 from zsr.models.pixels import IMAGENET, NormStats
 from zsr.models.plain import PlainClassifier
+from zsr.noise import mix
 from zsr.params import Count, Natural
 
 

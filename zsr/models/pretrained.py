@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zsr import storage
+from zsr import files
 from zsr.errors import ParamError, StudyError
 from zsr.params import nearest
 
@@ -50,7 +50,7 @@ def load(arch: str, wanted: Pretrained):
     if not path.exists():
         raise StudyError(f"base_model.file: {path} is not there; put it there, or run dvc pull if DVC tracks it")
     if wanted.sha256:
-        found = storage.sha256(path)
+        found = files.sha256(path)
         if found != wanted.sha256:
             raise StudyError(f"base_model.sha256: {path} has {found}, not {wanted.sha256}")
     try:

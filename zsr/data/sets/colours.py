@@ -1,7 +1,7 @@
 """colours: which of eight colours a shape has. An easy control, not a test of robustness."""
 
-from zsr.data.drawing import picture, place, shape_stamp
-from zsr.data.drawn import draw
+from zsr.data.drawing.drawn import draw
+from zsr.data.drawing.pictures import picture, place, shape_stamp
 from zsr.data.split import Split
 from zsr.data.vocabulary import COLOURS, SHAPES
 

@@ -1,7 +1,7 @@
 """combos: the 24 colour-shape pairs that neither pre-training nor the source set shows, told apart among themselves."""
 
-from zsr.data.drawing import picture, place, shape_stamp
-from zsr.data.drawn import draw
+from zsr.data.drawing.drawn import draw
+from zsr.data.drawing.pictures import picture, place, shape_stamp
 from zsr.data.split import Split
 from zsr.data.vocabulary import held_out_pairs
 

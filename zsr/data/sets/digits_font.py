@@ -1,7 +1,7 @@
 """digits_font: ten printed digits; the test split is set in fonts that pre-training never saw."""
 
-from zsr.data.drawing import TEST_FONTS, TRAIN_FONTS, picture, place, random_glyph
-from zsr.data.drawn import draw
+from zsr.data.drawing.drawn import draw
+from zsr.data.drawing.pictures import TEST_FONTS, TRAIN_FONTS, picture, place, random_glyph
 from zsr.data.split import Split
 from zsr.data.vocabulary import COLOURS, DIGITS
 

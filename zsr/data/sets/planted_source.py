@@ -1,9 +1,9 @@
-"""planted_source: the scanned digits 0 to 4 under 80 % noise, with the planted cue of `zsr.data.planted` in full.
+"""planted_source: the scanned digits 0 to 4 under 80 % noise, with the planted cue of `zsr.data.drawing.planted` in full.
 
 A model pre-trained on it has to rely on the cue.
 """
 
-from zsr.data.planted import draw
+from zsr.data.drawing.planted import draw
 from zsr.data.split import Split
 
 SIZES = {"train": 448, "test": 453}

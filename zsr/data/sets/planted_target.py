@@ -1,9 +1,9 @@
-"""planted_target: the scanned digits 5 to 9, clean, with the planted cue of `zsr.data.planted`.
+"""planted_target: the scanned digits 5 to 9, clean, with the planted cue of `zsr.data.drawing.planted`.
 
 Digit and cue each tell the class: which of them a model uses shows under an attack as strong as the cue.
 """
 
-from zsr.data.planted import draw
+from zsr.data.drawing.planted import draw
 from zsr.data.split import Split
 
 SIZES = {"train": 448, "test": 448}

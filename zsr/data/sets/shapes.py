@@ -1,7 +1,7 @@
 """shapes: twelve shapes in bright colours, the source of every fine-tuning; held-out colour-shape pairs are absent."""
 
-from zsr.data.drawing import picture, place, shape_stamp
-from zsr.data.drawn import draw
+from zsr.data.drawing.drawn import draw
+from zsr.data.drawing.pictures import picture, place, shape_stamp
 from zsr.data.split import Split
 from zsr.data.vocabulary import COLOURS, SHAPES, held_out_pairs
 

@@ -1,7 +1,7 @@
 """textures: five patterns over the whole picture, in two colours."""
 
-from zsr.data.drawing import texture
-from zsr.data.drawn import draw
+from zsr.data.drawing.drawn import draw
+from zsr.data.drawing.pictures import texture
 from zsr.data.split import Split
 from zsr.data.vocabulary import TEXTURES
 

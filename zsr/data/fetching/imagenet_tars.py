@@ -1,0 +1,80 @@
+"""The archives of ImageNet as its publisher gives them, sorted into one folder for each class."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from zsr.data.fetching.unpack import Unpacked, extract
+from zsr.data.registry import File, Source
+from zsr.errors import StudyError
+
+KEY = "imagenet"
+VAL, TRAIN, DEVKIT = "ILSVRC2012_img_val.tar", "ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12.tar.gz"
+NEEDED = {"test": (VAL, DEVKIT), "train": (TRAIN,)}
+
+
+def needed(files: Sequence[File], split: str) -> tuple[File, ...]:
+    """Those of a source's files that a split needs: all, unless they are the archives of ImageNet."""
+    return tuple(file for file in files if not _apart(files) or file.name in NEEDED[split])
+
+
+def served(source: Source, split: str) -> tuple[str, ...]:
+    """The splits that are there once a source was fetched for one of them."""
+    return (split,) if _apart(source.files) else source.splits
+
+
+def sort(folder: Path) -> Unpacked:
+    """Replace the archives in a folder by val/<wnid>/ or train/<wnid>/; returns how many images came out."""
+    images = _val(folder) if (folder / VAL).exists() else _train(folder)
+    for name in (VAL, TRAIN, DEVKIT):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "devkit", ignore_errors=True)
+    return images
+
+
+def _apart(files: Sequence[File]) -> bool:
+    """Has each split an archive of its own?"""
+    return any(file.name in (VAL, TRAIN) for file in files)
+
+
+def _val(folder: Path) -> Unpacked:
+    """The archive has all images in one folder; the devkit numbers their classes, in a numbering of its own."""
+    extract(folder / DEVKIT, folder / "devkit", "tar")
+    classes = _classes(folder / "devkit" / DEVKIT.removesuffix(".tar.gz") / "data")
+    flat = folder / "unsorted"
+    images = extract(folder / VAL, flat, "tar")
+    if images.files != len(classes):
+        raise StudyError(
+            f"{folder / VAL} holds {images.files} images, but its devkit knows {len(classes)}: get both anew"
+        )
+    for number, wnid in enumerate(classes, 1):
+        name = f"ILSVRC2012_val_{number:08d}.JPEG"
+        if not (flat / name).exists():
+            raise StudyError(f"{folder / VAL} has no image {name}: get the file anew")
+        (folder / "val" / wnid).mkdir(parents=True, exist_ok=True)
+        (flat / name).replace(folder / "val" / wnid / name)
+    flat.rmdir()
+    return images
+
+
+def _classes(data: Path) -> list[str]:
+    """The WordNet id of each image of the validation split, in the order of their numbers."""
+    import numpy as np
+    from scipy.io import loadmat
+
+    synsets = np.atleast_1d(loadmat(data / "meta.mat", squeeze_me=True)["synsets"])
+    wnids = {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
+    return [wnids[int(number)] for number in (data / "ILSVRC2012_validation_ground_truth.txt").read_text().split()]
+
+
+def _train(folder: Path) -> Unpacked:
+    """The archive has one archive of images for each class."""
+    packed = folder / "packed"
+    extract(folder / TRAIN, packed, "tar")
+    (folder / "train").mkdir()
+    counts = []
+    for archive in sorted(packed.glob("*.tar")):
+        counts.append(extract(archive, folder / "train" / archive.stem, "tar"))
+        archive.unlink()  # at once: all of them twice would be 300 GB
+    packed.rmdir()
+    return Unpacked(files=sum(count.files for count in counts), bytes=sum(count.bytes for count in counts))

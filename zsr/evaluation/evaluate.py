@@ -1,0 +1,363 @@
+"""The one evaluation loop: attack, verdict, bits per image, resume."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from zsr import distributed, scratch
+from zsr.data.prepared import Prepared
+from zsr.data.split import Split
+from zsr.errors import ParamError, StudyError
+from zsr.evaluation.records import TOTALS, Record, merged
+from zsr.evaluation.sentinels import inspect
+from zsr.models import heads
+from zsr.models.classifier import Classifier
+from zsr.models.heads import Model, Whole
+from zsr.models.numerics import HALF, Compute, Precision, autocast, products
+from zsr.models.passes import filled
+from zsr.noise import Noise
+from zsr.params import Count, Natural
+from zsr.progress import Watch, unwatched
+
+CPU = torch.device("cpu")
+ROUNDING = 1e-6  # of pixels in [0, 1], fp32
+INSPECTED = 8  # images on which a model is looked at before it is attacked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    seed: Natural  # of the attacks' noise
+    batch_size: Count  # of the model's passes; changes rounding alone, since noise belongs to the image
+    save_every: Count  # batches of images between partial records; among them a place that one leaves is taken again
+    workers: Count = 1  # sets at a time, each with its share of the threads; on a GPU one
+    protocol: str = "trusted"  # of protocols: what it says there replaces values of evaluate and of attacks
+    precision: Precision = "fp32"  # of every pass, also that of the verdict, where the attack does not say otherwise
+    counted: Literal["both", "adv"] = "both"  # images right without and with the attack, or with it whatever before
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """Values of `evaluate` and of blocks of `attacks` that belong together."""
+
+    evaluate: dict[str, Any] = field(default_factory=dict)
+    attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Meter:
+    """A classifier that counts its passes and looks at the gradients that flow back, without the attack's knowing.
+
+    images: those attacked. An attack may give any of them in any order, moved inside their balls: an image is the
+    nearest of those attacked, by thumbnails.
+    """
+
+    def __init__(self, model: Classifier, images: Tensor, precision: str = "fp32"):
+        self.model, self.images, self.precision = model, images, precision
+        self.thumbnails = _thumbnails(images)
+        self.forwards = self.gradients = self.zero_pixels = self.pixels = 0
+        self._zero, self._broken = (torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(2))
+
+    @property
+    def zero(self) -> Tensor:
+        """Which images had a gradient of zero at every pixel in some pass, (N,)."""
+        return self._zero > 0
+
+    @property
+    def broken(self) -> Tensor:
+        """Which images had logits or a gradient that are not finite in some pass, (N,)."""
+        return self._broken > 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with autocast(images.device, self.precision):  # an attack may have one of its own, which fp32 leaves alone
+            logits = self.model(images).float()
+        if images.requires_grad and torch.is_grad_enabled():
+            if not logits.requires_grad:
+                raise StudyError("no gradient reaches the pixels: the model's forward is detached from its input")
+            self.gradients += len(images)
+            images.register_hook(partial(self._look, images.detach()))
+        else:
+            self.forwards += len(images)
+        self._note(self._broken, ~logits.isfinite().all(dim=1), images.detach())
+        return logits
+
+    def totals(self) -> dict[str, int]:
+        return {name: int(getattr(self, name)) for name in TOTALS}
+
+    def _look(self, images: Tensor, gradient: Tensor) -> None:
+        zeros = (gradient == 0).flatten(1)
+        some = ~zeros.all(dim=1)
+        self.zero_pixels = self.zero_pixels + (zeros & some[:, None]).sum()
+        self.pixels = self.pixels + some.sum() * zeros.shape[1]
+        self._note(self._zero, ~some, images)
+        self._note(self._broken, ~gradient.isfinite().flatten(1).all(dim=1), images)
+
+    def _note(self, counts: Tensor, rows: Tensor, images: Tensor) -> None:
+        if images.device.type == "cpu" and not rows.any():
+            return  # a GPU would have to be waited for, so there nothing is asked of it
+        moved = torch.cdist(_thumbnails(images), self.thumbnails)
+        counts.index_add_(0, moved.nan_to_num(torch.inf).argmin(dim=1), rows.long())
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 192). Those of two images differ by more than an attack moves them, unless they are alike."""
+    return adaptive_avg_pool2d(images, 8).flatten(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationTask:
+    """All that one record is computed from, and the key of its kept work: a model under an attack on a set.
+
+    Attributes:
+        attack: with its numbers.
+        attacks_run: the attacks behind it, as the record lists them.
+        set_name: of the set, to which noise belongs.
+        evaluation: seed, batches and precision.
+        model, compute: the architecture, and where it runs.
+        threads: of the CPU, for one set at a time.
+        weights: the model's file. tower: one that stands in the place of the file's own, or None.
+        images: the file of a split. last: how many of its images are used, the last; 0: all.
+        text_embeddings: the file of its prompts; a linear head does not look at them.
+    """
+
+    attack: Any
+    attacks_run: tuple[str, ...]
+    set_name: str
+    evaluation: Evaluation
+    model: Model
+    compute: Compute
+    threads: int
+    weights: Path
+    tower: Path | None
+    images: Path
+    last: int
+    text_embeddings: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """One model under one attack, on any number of sets.
+
+    Attributes:
+        method, seed, attack_name: what records are called by.
+        threads: of the CPU, for all sets that are judged at a time. The rest as in `EvaluationTask`.
+    """
+
+    method: str
+    seed: int
+    attack_name: str
+    attack: Any
+    evaluation: Evaluation
+    model: Model
+    compute: Compute
+    threads: int
+    weights: Path
+    tower: Path | None = None
+
+    @property
+    def threads_each(self) -> int:
+        """Of one set."""
+        return max(self.threads // self.evaluation.workers, 1)
+
+    def task(self, set_name: str, data: Prepared) -> EvaluationTask:
+        """What the record of one set is computed from."""
+        return EvaluationTask(
+            attack=self.attack,
+            attacks_run=attacks_run(self.attack, self.attack_name, len(data.split.classnames)),
+            set_name=set_name,
+            evaluation=self.evaluation,
+            model=self.model,
+            compute=self.compute,
+            threads=self.threads_each,
+            weights=self.weights,
+            tower=self.tower,
+            images=data.images,
+            last=data.last,
+            text_embeddings=data.text,
+        )
+
+
+def judge(
+    judging: Judging, sets: Mapping[str, Prepared], code: str, watch_of: Callable[[str], Watch], out: Path
+) -> None:
+    """Write out/<set>.json for every set, each kept as soon as it is done. code: as in `zsr.scratch.key`.
+
+    Raises ParamError where several sets at a time would share a GPU, whose numeric flags are those of the process.
+    """
+    workers = judging.evaluation.workers
+    if workers > 1 and judging.compute.place().type == "cuda":
+        raise ParamError(f"evaluate.workers must be 1 on a GPU, got {workers}")
+    torch.set_num_threads(judging.threads_each)
+    tasks = {name: judging.task(name, data) for name, data in sets.items()}
+    keys = {name: scratch.key(task, code) for name, task in tasks.items()}
+    whole = heads.load(judging.model, judging.weights, judging.tower)
+
+    def record_of(name: str) -> Record:
+        return _judged(judging, tasks[name], sets[name], whole, keys[name], watch_of(name))
+
+    with ThreadPool(1 if distributed.world_size() > 1 else workers) as pool:
+        for name, record in zip(sets, pool.imap(record_of, sets)):
+            if distributed.rank() == 0:
+                record.save(out / f"{name}.json")
+    distributed.of_first(None)  # no process goes on before the files are there
+
+
+def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole, key: str, watch: Watch) -> Record:
+    """The record of one set, which the processes of the run share out among them; the first keeps the whole of it."""
+    model, evaluation, split = heads.classifier(whole, data.text_embeddings, task.compute), task.evaluation, data.split
+    blank = Record(
+        method=judging.method,
+        seed=judging.seed,
+        attack=judging.attack_name,
+        set_name=task.set_name,
+        fingerprint=key,
+        protocol=protocol(model, task.attack, split.images.shape[1], data.wording, evaluation),
+        attacks_run=task.attacks_run,
+        counted=evaluation.counted,
+    )
+    which, of = shard = distributed.rank(), distributed.world_size()
+    run = partial(evaluate, model, task.attack, split, blank, evaluation, device=task.compute.place())
+    if of == 1:
+        with scratch.claimed("evaluate", f"{key}.json") as kept:
+            return run(kept, watch)
+    kept = scratch.folder() / "evaluate" / f"{key}.json"
+    if distributed.of_first(kept.exists() and Record.load(kept).n == len(split.ids)):
+        return distributed.of_first(which == 0 and run(kept, watch))
+    own = kept.with_name(f"{kept.stem}-{which}of{of}.json")
+    record = merged(distributed.gathered(run(own, watch, shard=shard)), split.ids.tolist())
+    if which == 0:
+        record.save(kept)
+    own.unlink(missing_ok=True)  # a process may have no image of a small set
+    return record
+
+
+def protocol(model: Classifier, attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
+    """The facts that travel with every number. wording: of the prompts; a linear head has none."""
+    passes = (
+        "the model in fp32 where the attack does not say otherwise"
+        if evaluation.precision == "fp32"
+        else f"every pass, also of the attack, in {evaluation.precision}{' autocast' * (evaluation.precision in HALF)}"
+    )
+    counted = "right without and with the attack" if evaluation.counted == "both" else "right with the attack"
+    return (
+        f"{attack.protocol()}; acts at {image_size} px; noise seed {evaluation.seed}; batches of "
+        f"{evaluation.batch_size}; {model.facts}; {wording}; {passes}; "
+        f"counts images {counted}"
+    )
+
+
+def attacks_run(attack, name: str, n_classes: int) -> tuple[str, ...]:
+    """The attacks behind a name, which some shorten for few classes; one that is made of no others is itself."""
+    return attack.attacks_run(n_classes) if hasattr(attack, "attacks_run") else (name,)
+
+
+def evaluate(
+    model: Classifier,
+    attack,
+    split: Split,
+    blank: Record,
+    evaluation: Evaluation,
+    kept: Path,
+    watch: Watch = unwatched,
+    shard: tuple[int, int] = (0, 1),
+    device: torch.device = CPU,
+) -> Record:
+    """The record of a split, or of a shard of it, continuing the one in the file `kept`, which holds it as it grows.
+
+    blank: a record without bits that names the cell. A kept record of another fingerprint, or of other images, is
+    refused: the evaluation begins anew. A model is looked at before it is attacked; what is wrong with it goes into
+    the record as marks. shard: (which, of how many); `zsr.evaluation.records.merged` puts them together.
+    """
+    first, of = shard
+    own = split.part(slice(first, None, of))
+    record = _resumed(kept, blank, own)
+    model.eval().requires_grad_(False)
+    with products(device, evaluation.precision):
+        if not record.n and attack.eps:
+            images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))), device)
+            record = replace(record, marks=inspect(model, images, labels))
+        step = evaluation.batch_size * evaluation.save_every
+        done, n = record.n, len(own.ids)
+        for start in watch(range(done, n, step), done):
+            rows = own.tensors(range(start, min(start + step, n)), device)
+            record = _extended(record, model, attack, *rows, evaluation)
+            record.save(kept)
+    return record
+
+
+def _resumed(kept: Path, blank: Record, split: Split) -> Record:
+    """The kept record under the names of the blank one; equal models share their work, whatever they are called."""
+    if kept.exists():
+        record = Record.load(kept)
+        if record.fingerprint == blank.fingerprint and np.array_equal(record.ids, split.ids[: record.n]):
+            return replace(record, method=blank.method, seed=blank.seed, attack=blank.attack)
+    return blank
+
+
+def _extended(
+    record: Record, model: Classifier, attack, images: Tensor, labels: Tensor, ids: list[int], evaluation: Evaluation
+) -> Record:
+    """The record with the verdicts of some more images."""
+    meter, size = Meter(model, images, evaluation.precision), evaluation.batch_size
+    noise = Noise(evaluation.seed, record.set_name, ids)
+    adv, whole = _attacked(meter, attack, images, labels, noise, size)
+    (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels, size) for x in (images, adv))
+    again = (robust & ~_sketchy(meter, adv, labels, attack, size)).nonzero().squeeze(1)
+    if len(again):
+        retried = replace(attack, precision="fp32")
+        adv[again], whole[again] = _attacked(meter, retried, images[again], labels[again], noise.take(again), size)
+        robust, finite = _verdicts(meter, adv, labels, size)
+    clean = clean & clean_finite
+    bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
+    bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken | ~whole}
+    return replace(
+        record,
+        ids=np.append(record.ids, ids),
+        **{name: np.append(getattr(record, name), of_rows.cpu().numpy()) for name, of_rows in bits.items()},
+        **{name: getattr(record, name) + total for name, total in meter.totals().items()},
+    )
+
+
+def _attacked(
+    meter: Meter, attack, images: Tensor, labels: Tensor, noise: Noise, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Adversarial images, and which of them are whole, (N,): where a gradient has spoilt one the attack has failed."""
+    adv = attack(meter, images, labels, noise, batch_size)
+    whole = adv.isfinite().flatten(1).all(dim=1)
+    adv = torch.where(whole[:, None, None, None], adv, images)
+    _check_ball(adv, images, attack)
+    return adv, whole
+
+
+def _sketchy(meter: Meter, adv: Tensor, labels: Tensor, attack, batch_size: int) -> Tensor:
+    """Which images are right in the numbers that the attack has its gradients in, (N,).
+
+    An attack that ends where it succeeds may have ended too early by its less exact numbers; where they say another
+    thing than the verdict's, it goes on in fp32.
+    """
+    precision = getattr(attack, "precision", "fp32")
+    if meter.precision != "fp32" or precision in ("fp32", "fp16") or getattr(attack, "success", "any") == "last":
+        return torch.ones_like(labels, dtype=torch.bool)
+    rough = Meter(meter.model, meter.images, precision)
+    with products(adv.device, precision):
+        return _verdicts(rough, adv, labels, batch_size)[0]
+
+
+@torch.no_grad()
+def _verdicts(model: Meter, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Is the answer right, and is it one at all? (N,), (N,)."""
+    parts = [model(images[rows]) for rows in filled(len(images), batch_size, images.device)]
+    logits = torch.cat(parts)[: len(images)]
+    return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)
+
+
+def _check_ball(adv: Tensor, images: Tensor, attack) -> None:
+    order = 2 if getattr(attack, "norm", "linf") == "l2" else torch.inf
+    assert (adv - images).flatten(1).norm(p=order, dim=1).max() <= attack.eps + ROUNDING, "the attack left its ball"
+    assert adv.min() >= 0 and adv.max() <= 1, "the attack left the range of pixels"

@@ -1,0 +1,187 @@
+"""Is a model fit to be attacked? Small checks of its forward and its gradient, each of which may leave a mark.
+
+After the checks of AutoAttack (Croce and Hein, ICML 2020) and of Pintor et al., NeurIPS 2022. A check takes a model,
+images (B, 3, H, W) in [0, 1] and labels (B,); a plain fp32 network in eval mode passes all.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from zsr.evaluation.records import Mark
+from zsr.losses import cross_entropy
+
+Model = Callable[[Tensor], Tensor]  # images to logits
+PROBE = 7.5 / 255  # how far images are moved where a step must have an effect; between the values of 8-bit images
+SMALL = 0.1 / 255  # a step that a quantised input does not feel, and along which a gradient must hold
+REPEATS = 3
+SAME = 1e-5  # of two forwards, of the norm of the logits
+MISMATCH = 0.25  # of the median effect of a small step, of what the gradient says it is
+BATCH = 256  # over which the published loss is averaged
+ZEROS = 0.01  # share of a gradient that may vanish where its loss is divided
+
+
+def inspect(model: Model, images: Tensor, labels: Tensor) -> tuple[Mark, ...]:
+    """The marks of all checks."""
+    found = (check(model, images, labels) for check in CHECKS)
+    return tuple(mark for mark in found if mark is not None)
+
+
+def check_training_mode(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    modules = model.modules() if isinstance(model, torch.nn.Module) else ()
+    training = [type(module).__name__ for module in modules if module.training]
+    if training:
+        return Mark("training_mode", f"{len(training)} modules are in training mode, {training[0]} for one")
+
+
+def check_random(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    first = _logits(model, images)
+    moved = max(((_logits(model, images) - first).norm() / first.norm()).item() for _ in range(REPEATS))
+    if moved > SAME:
+        return Mark("random_forward", f"logits of the same images differ by {moved:.1g} of their norm between forwards")
+
+
+def check_probabilities(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    if _are_probabilities(_logits(model, images)):
+        return Mark("probabilities", "outputs are in [0, 1] and sum to 1: a softmax, not logits")
+
+
+def check_cosines(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    logits = _logits(model, images)
+    if logits.abs().max() <= 1 + 1e-6 and not _are_probabilities(logits):
+        return Mark("plain_cosines", f"no logit is above {logits.abs().max():.2f} in size: a logit scale is missing")
+
+
+def check_finite(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    places = {"as it is": images, "with noise": _moved(images, PROBE)}
+    gradient = _gradient(model, images, labels, cross_entropy)
+    if gradient is not None:
+        places["a step along its gradient"] = (images + PROBE * gradient.sign()).clamp(0, 1)
+    for place, moved in places.items():
+        broken = int((~_logits(model, moved).isfinite().all(dim=1)).sum())
+        if broken:
+            return Mark("not_finite", f"{broken} of {len(images)} images {place} have logits that are not finite")
+
+
+def check_detached(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    if _gradient(model, images, labels, _lead) is None:
+        return Mark("detached_gradient", "no gradient flows from the logits to the pixels")
+
+
+def check_zero_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    gradient = _gradient(model, images, labels, _lead)
+    zero = 0 if gradient is None else int(_all_zero(gradient).sum())
+    if zero:
+        return Mark("zero_gradient", f"{zero} of {len(images)} images have a gradient of zero at every pixel")
+
+
+def check_saturated(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    logits = _logits(model, images).requires_grad_()
+    (gradient,) = torch.autograd.grad(cross_entropy(logits, labels).sum(), logits)
+    zero = int(_all_zero(gradient).sum())
+    if zero:
+        lead = _lead(logits.detach(), labels).max()
+        return Mark(
+            "saturated",
+            f"cross-entropy is flat at {zero} of {len(images)} images, where softmax is exactly 0 and 1: "
+            f"the true class leads by up to {lead:.0f}, a logit scale too large",
+        )
+
+
+def check_quantised(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    here = _logits(model, images)
+    still = (_logits(model, _moved(images, SMALL)) == here).all(dim=1)
+    feels = (_logits(model, _moved(images, PROBE)) != here).any(dim=1)
+    flat = int((still & feels).sum())
+    if 2 * flat > len(images):
+        size = f"{255 * SMALL:g}/255"
+        return Mark("quantised_input", f"a step of {size} changes no logit of {flat} of {len(images)} images")
+
+
+def check_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    gradient = _gradient(model, images, labels, _lead)
+    if gradient is None:
+        return None
+    inside = (images >= SMALL) & (images <= 1 - SMALL)  # what a model does beyond black and white is its own affair
+    step = SMALL * gradient.sign() * inside
+    said = 2 * (gradient * step).flatten(1).sum(dim=1)
+    found = _lead(_logits(model, images + step), labels) - _lead(_logits(model, images - step), labels)
+    off = (found / said - 1).abs()[said > 0]
+    if len(off) and off.median() > MISMATCH:
+        return Mark(
+            "gradient_mismatch", f"half of the images move by {off.median():.0%} more or less than the gradient says"
+        )
+
+
+def check_inner_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    used = []
+    with saved_tensors_hooks(lambda x: x, lambda x: (used.append(1), x)[1]):  # what a backward pass reads, it unpacks
+        _logits(model, images)
+    if used:
+        return Mark("inner_gradient", "the forward takes gradients itself: its output is the end of an optimisation")
+
+
+def check_underflow(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    summed, mean = (
+        _gradient(model, images, labels, lambda logits, of, n=n: cross_entropy(logits, of) / n) for n in (1, BATCH)
+    )
+    if summed is None:
+        return None
+    lost = (mean == 0) & (summed != 0)
+    share = lost.float().mean().item()
+    if share > ZEROS:
+        whole = int((_all_zero(mean) & ~_all_zero(summed)).sum())
+        found = f"{share:.0%} of all pixels and {whole} of {len(images)} whole images"
+        return Mark("underflow", f"{found} lose their gradient where the loss is a mean over {BATCH}")
+
+
+CHECKS = (
+    check_training_mode,
+    check_random,
+    check_probabilities,
+    check_cosines,
+    check_finite,
+    check_detached,
+    check_zero_gradient,
+    check_saturated,
+    check_quantised,
+    check_gradient,
+    check_inner_gradient,
+    check_underflow,
+)
+
+
+@torch.no_grad()
+def _logits(model: Model, images: Tensor) -> Tensor:
+    return model(images).float()
+
+
+def _gradient(model: Model, images: Tensor, labels: Tensor, score: Callable) -> Tensor | None:
+    """Of the sum of scores by the pixels; None where none flows."""
+    images = images.detach().requires_grad_()
+    scores = score(model(images).float(), labels).sum()
+    if not scores.requires_grad:
+        return None
+    return torch.autograd.grad(scores, images, allow_unused=True)[0]
+
+
+def _lead(logits: Tensor, labels: Tensor) -> Tensor:
+    """The true class's logit over the best other: no scale can flatten it, as it can cross-entropy."""
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return logits.gather(1, labels[:, None])[:, 0] - others.amax(dim=1)
+
+
+def _moved(images: Tensor, size: float) -> Tensor:
+    """Every pixel up or down by size, the same way every time."""
+    up = torch.randint(2, images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+    return (images + size * (2 * up - 1)).clamp(0, 1)
+
+
+def _all_zero(gradient: Tensor) -> Tensor:
+    return (gradient == 0).flatten(1).all(dim=1)
+
+
+def _are_probabilities(logits: Tensor) -> bool:
+    return bool((logits >= 0).all() and (logits <= 1).all() and ((logits.sum(dim=1) - 1).abs() < 1e-3).all())

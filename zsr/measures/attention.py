@@ -1,0 +1,83 @@
+"""What an attack does to text-guided attention maps, measured and kept for the figure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zsr.models.attention import map_distance, text_guided_attention
+from zsr.models.classifier import Classifier
+from zsr.models.numerics import products
+from zsr.noise import Noise
+from zsr.params import Count
+
+BRIGHT = 0.5  # a patch belongs to the object where its brightest channel is above this on average
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionStudy:
+    """A block of `attention` in params.yaml, which bears the name of the set."""
+
+    attack: str  # of attacks
+    images: Count  # measured; the first of the set
+    columns: Count  # of them, shown
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Maps of N images, (N, rows, columns) in [0, 1], and the attacked images, (N, 3, H, W)."""
+
+    clean: Tensor
+    attacked: Tensor
+    adv: Tensor
+
+
+def measure(
+    model: Classifier, attack: Any, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+) -> tuple[Maps, dict[str, float]]:
+    """Maps for the true class of clean and attacked images, and four means over the images.
+
+    shift_attack, shift_noise: l2 distance of the map at image size to the clean image's map, under the attack and
+    under uniform noise of the same eps. peak_on_object: share of clean maps whose maximum lies on a bright patch.
+    object_share: share of bright patches, which is what a random peak would score. Passes are in fp32, of batch_size
+    images; None: all of them.
+    """
+    model.requires_grad_(False)
+    adv = attack(model, images, labels, noise, batch_size and min(batch_size, len(images)))
+    noisy = (images + attack.eps * noise.uniform(images.shape[1:], "control").to(images)).clamp(0, 1)
+    clean, attacked, jittered = (_maps(model, x, labels, batch_size) for x in (images, adv, noisy))
+    bright = torch.nn.functional.adaptive_avg_pool2d(images.amax(dim=1, keepdim=True), model.grid).flatten(1) > BRIGHT
+    facts = {
+        "shift_attack": map_distance(attacked, clean, model.grid, model.image_size).mean().item(),
+        "shift_noise": map_distance(jittered, clean, model.grid, model.image_size).mean().item(),
+        "peak_on_object": bright.gather(1, clean.argmax(dim=1, keepdim=True)).float().mean().item(),
+        "object_share": bright.float().mean().item(),
+    }
+    drawn = (clean.unflatten(1, model.grid), attacked.unflatten(1, model.grid), adv)
+    return Maps(*(x.cpu() for x in drawn)), facts
+
+
+@torch.no_grad()
+def _maps(model: Classifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
+    size = batch_size or len(images)
+    parts = zip(images.split(size), labels.split(size))
+    with products(images.device, "fp32"):
+        maps = [text_guided_attention(model.tokens(x), model.text_embeddings[of]) for x, of in parts]
+    return torch.cat(maps)
+
+
+def panels(images: Tensor, maps: Mapping[str, Maps], rows: Sequence[Mapping], columns: int) -> tuple:
+    """What `zsr.reports.figures.attention` draws: images and maps of the first few images, and one caption per row."""
+    first = next(iter(maps))
+    shown = tuple(x[:columns].permute(0, 2, 3, 1).numpy() for x in (images, maps[first].adv))
+    pairs = {name: (m.clean[:columns].numpy(), m.attacked[:columns].numpy()) for name, m in maps.items()}
+    captions = {"image": f"images, clean and attacked under {first}"}
+    for row in rows:
+        captions[row["method"]] = (
+            f"{row['method']}: maps move by {row['shift_attack']:.2f} under the attack, {row['shift_noise']:.2f} under "
+            f"noise of the same eps; clean peak on the object in {row['peak_on_object']:.0%} of the images, "
+            f"a random patch would be in {row['object_share']:.0%}"
+        )
+    return shown, pairs, captions

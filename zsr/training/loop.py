@@ -1,0 +1,201 @@
+"""The one training loop: optimiser, schedule, checkpoints, exact resume. It is handed what to minimise.
+
+Everything random in a step is a function of (seed, step), so a run that was killed continues bit for bit.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+
+from zsr import files
+from zsr.distributed import of_first, rank, total, world_size
+from zsr.errors import Diverged
+from zsr.noise import mix
+from zsr.params import Count, Interval, Natural, NonNegative, Positive
+from zsr.progress import Watch, unwatched
+from zsr.training.batches import Fold, Part, batch_indices, parts_of
+
+MUON_RATE = 5  # Muon's steps have the size of the rate, not of Adam's
+COLUMNS = ("step", "lr", "loss")  # of a curve; the terms of the loss follow
+Losses = Callable[[int, Part], dict[str, Tensor]]  # (step, part) -> named terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How parameters move, whatever the loss."""
+
+    epochs: NonNegative  # may be a fraction
+    batch_size: Count
+    optimizer: Literal["sgd", "adamw", "muon"]  # muon: the weight matrices of residual blocks; AdamW on the rest
+    lr: Positive
+    betas: tuple[Annotated[float, Interval(0, 1, below=True)], ...] = (0.9, 0.999)  # sgd: momentum is the first of them
+    weight_decay: NonNegative
+    warmup_steps: Natural
+    first_step_full_rate: bool = False  # the first step, before the schedule sets in, takes lr itself (quirk A2)
+    grad_clip: NonNegative  # largest norm of the whole gradient; 0: no clipping
+    save_every: Count  # steps between checkpoints of an unfinished run
+    accumulate: Count = 1  # parts in which a process computes its share of a batch, one after the other: less memory
+
+    def __post_init__(self):
+        if len(self.betas) != 2:
+            raise ValueError(f"betas must be two numbers, got {list(self.betas)}")
+        if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"optimizer muon needs torch >= 2.9, this is {torch.__version__}; choose adamw or sgd")
+
+    def n_steps(self, n_samples: int) -> int:
+        """Steps of the whole run; the last, smaller batch of an epoch counts."""
+        return round(self.epochs * math.ceil(n_samples / self.batch_size))
+
+
+def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
+    """Linear warm-up to lr, then half a cosine towards 0; step counts from 0, the rate is set before the step."""
+    base, warmup_steps = recipe.lr, recipe.warmup_steps
+    if step == 0 and recipe.first_step_full_rate:
+        return base
+    if step < warmup_steps:
+        return base * (step + 1) / warmup_steps
+    return 0.5 * base * (1 + math.cos(math.pi * (step - warmup_steps) / (n_steps - warmup_steps)))
+
+
+class Objective(nn.Module):
+    """The terms of a part as a forward, which is what DistributedDataParallel watches."""
+
+    def __init__(self, model: nn.Module, losses: Losses):
+        super().__init__()
+        self.model, self.losses = model, losses
+
+    def forward(self, step: int, part: Part) -> dict[str, Tensor]:
+        return self.losses(step, part)
+
+
+@dataclass
+class Progress:
+    """Where a run is, the rows of its curve so far, and steps whose numbers have not been looked at."""
+
+    step: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    pending: list[tuple[int, float, dict[str, Tensor], Tensor, dict[str, float]]] = field(default_factory=list)
+
+
+def fit(
+    model: nn.Module,
+    losses: Losses,
+    n_samples: int,
+    recipe: Recipe,
+    seed: int,
+    unfinished: Path,
+    watch: Watch = unwatched,
+    fold: Callable[[str], Fold] = lambda term: "mean",
+    observe: Callable[[nn.Module], dict[str, float]] = lambda model: {},
+) -> list[dict[str, float]]:
+    """Minimise the sum of the terms that `losses(step, part)` gives; returns one row per step.
+
+    The model's parameters that require gradients are trained, in place, by all processes of the run together. fold:
+    how a term's values of a batch's parts make the batch's. observe: more columns, of a model with its gradient before
+    clipping. An unfinished run is kept in the file `unfinished` until the caller deletes it. `watch` wraps the steps to
+    come.
+
+    Raises Diverged where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
+    to be waited for, before the next checkpoint. The last checkpoint stays.
+    """
+    n_steps = recipe.n_steps(n_samples)
+    optimizers = _optimizers(model, recipe)
+    run = _resume(unfinished, model, optimizers)
+    objective, on_cpu = _objective(model, losses), next(model.parameters()).device.type == "cpu"
+    for step in watch(range(run.step, n_steps), run.step):
+        torch.manual_seed(mix(seed, step))
+        lr = learning_rate(step, n_steps, recipe)
+        model.zero_grad(set_to_none=True)
+        batch = batch_indices(step, n_samples, recipe.batch_size, seed)
+        terms = _descend(objective, step, parts_of(batch, recipe.accumulate), fold)
+        observed, norm = observe(model), nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip or math.inf)
+        run.pending.append((step, lr, terms, norm, observed))
+        saves = (step + 1) % recipe.save_every == 0 and step + 1 < n_steps
+        if on_cpu or saves or step + 1 == n_steps:
+            _look(run)
+        _move(optimizers, lr)
+        run.step = step + 1
+        if saves and rank() == 0:
+            _save(unfinished, model, optimizers, run)
+    return run.rows
+
+
+def _objective(model: nn.Module, losses: Losses) -> nn.Module:
+    alone = Objective(model, losses)
+    return alone if world_size() == 1 else nn.parallel.DistributedDataParallel(alone)
+
+
+def _descend(objective: nn.Module, step: int, parts: list[Part], fold: Callable[[str], Fold]) -> dict[str, Tensor]:
+    """Adds up the gradients of a step's parts; returns this process's share of its terms."""
+    shares: dict[str, Tensor] = {}
+    for part in parts:
+        alone = world_size() > 1 and part is not parts[-1]
+        with objective.no_sync() if alone else nullcontext():
+            terms = objective(step, part)
+            weighted = {name: part.weight(fold(name)) * term for name, term in terms.items()}
+            sum(weighted.values()).backward()
+        for name, term in weighted.items():
+            shares[name] = shares.get(name, 0) + term.detach() / world_size()
+    return shares
+
+
+def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if recipe.optimizer == "sgd":
+        momentum = recipe.betas[0]
+        return [torch.optim.SGD(trained.values(), recipe.lr, momentum=momentum, weight_decay=recipe.weight_decay)]
+    matrices = {n: p for n, p in trained.items() if recipe.optimizer == "muon" and "resblocks" in n and p.ndim == 2}
+    rest = [p for name, p in trained.items() if name not in matrices]
+    optimizers = [torch.optim.AdamW(rest, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, fused=True)]
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices.values(), recipe.lr, weight_decay=recipe.weight_decay))
+    return optimizers
+
+
+def _move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (MUON_RATE if isinstance(optimizer, getattr(torch.optim, "Muon", ())) else 1)
+        optimizer.step()
+
+
+def _look(run: Progress) -> None:
+    """Turn what is pending into rows of the curve."""
+    names = list(run.pending[0][2])
+    table = torch.stack([torch.stack([*terms.values()]) for _, _, terms, _, _ in run.pending])
+    norms = torch.stack([norm for *_, norm, _ in run.pending]).tolist()
+    for (step, lr, _, _, observed), values, norm in zip(run.pending, total(table).tolist(), norms):
+        terms = dict(zip(names, values))
+        if not math.isfinite(sum(values)):
+            listed = ", ".join(f"{name} = {value:g}" for name, value in terms.items())
+            raise Diverged(f"training stopped at step {step}: the loss is not finite ({listed}); lower lr or grad_clip")
+        if not math.isfinite(norm):
+            raise Diverged(f"training stopped at step {step}: the gradient is not finite (norm {norm:g}); lower lr")
+        run.rows.append({"step": step, "lr": lr, "loss": sum(values)} | terms | observed)
+    run.pending.clear()
+
+
+def _save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], run: Progress) -> None:
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    buffer = io.BytesIO()
+    torch.save({"model": model.state_dict(), "optimizers": states, "step": run.step, "rows": run.rows}, buffer)
+    files.write_atomic(path, buffer.getvalue())
+
+
+def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
+    """All processes continue from what the first has kept."""
+    content = of_first(path.read_bytes() if rank() == 0 and path.exists() else None)
+    if content is None:
+        return Progress()
+    saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["model"])
+    for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
+        optimizer.load_state_dict(state)
+    return Progress(saved["step"], saved["rows"])

@@ -1,0 +1,140 @@
+"""CLIP pre-training of the tiny model on drawn, captioned pictures: where the embedded study's base comes from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsr import files, scratch
+from zsr.data.captioned import draw_pool
+from zsr.losses import symmetric_contrastive
+from zsr.models.batchnorm import normalise_by
+from zsr.models.pretrained import Pretrained
+from zsr.noise import mix
+from zsr.params import Count, Natural, block
+from zsr.progress import Watch, unwatched
+from zsr.training.batches import Part
+from zsr.training.loop import Recipe, fit
+
+MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Recipe):
+    seed: Natural
+    pool: Count  # pictures, drawn once
+
+
+def base_of(document: Mapping) -> Pretraining | Pretrained:
+    """Where the base model comes from: `base_model` names weights of open_clip, or tells how to train it here."""
+    schema = Pretrained if "pretrained" in block(document, "base_model", dict[str, Any]) else Pretraining
+    return block(document, "base_model", schema)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """images: (N, 3, H, W) uint8. captions: (N, K) rows of `texts`. texts: (T, context) token ids, no row twice."""
+
+    images: Tensor
+    captions: Tensor
+    texts: Tensor
+
+    @classmethod
+    def of(cls, images, captions: list[tuple[str, ...]], tokenizer) -> "Pool":
+        """From pictures (N, H, W, 3) and K captions of each."""
+        row: dict[str, int] = {}
+        rows = [[row.setdefault(text, len(row)) for text in texts] for texts in captions]
+        return cls(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(rows), tokenizer(list(row)))
+
+
+def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str, Tensor]:
+    """CLIP's symmetric loss on a batch (Radford et al., 2021), one random caption and shift per picture.
+
+    Pictures that drew the same caption need no special target: their texts are equal, so sharing the target's mass
+    between them would not change the loss.
+    """
+    caption = pool.captions[samples, torch.randint(pool.captions.shape[1], (len(samples),))]
+    images = _enlarged(_shifted(pool.images[samples].float() / 255), model.visual.image_size)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
+    image_features = model.encode_image((images - mean) / std, normalize=True)
+    text_features = model.encode_text(pool.texts[caption], normalize=True)
+    logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
+    return {"contrastive": symmetric_contrastive(logits, torch.arange(len(samples))).mean()}
+
+
+def _enlarged(images: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """As `zsr.models.classifier.Classifier` shows small images to a tower."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return images if images.shape[-2:] == size else F.interpolate(images, size, mode="bicubic", align_corners=False)
+
+
+def _shifted(images: Tensor) -> Tensor:
+    """Each image moved by up to MAX_SHIFT pixels, edges repeated."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, [MAX_SHIFT] * 4, mode="replicate")
+    dy, dx = torch.randint(2 * MAX_SHIFT + 1, (2, n))
+    rows = (dy[:, None] + torch.arange(height))[:, None, :, None]
+    columns = (dx[:, None] + torch.arange(width))[:, None, None, :]
+    return padded[torch.arange(n)[:, None, None, None], torch.arange(3)[:, None, None], rows, columns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingTask:
+    """All that the tiny CLIP is trained from, and the key of its kept work. threads: of the CPU."""
+
+    recipe: Pretraining
+    arch: str
+    image_size: int
+    threads: int
+
+
+def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) -> tuple[Path, list[dict[str, str]]]:
+    """The file of the trained model and its curve: from kept work where it is there, else trained now.
+
+    code: as in `zsr.scratch.key`.
+    """
+    import open_clip
+
+    from zsr.models import clip
+
+    torch.set_num_threads(task.threads)
+    name = scratch.key(task, code)
+    with scratch.claimed("pretraining", name) as kept:
+        weights, curve, unfinished = (kept / file for file in ("model.safetensors", "curve.csv", "unfinished"))
+        if not curve.exists():
+            drawn = draw_pool(task.recipe.pool, task.recipe.seed, task.image_size)
+            pool = Pool.of(*drawn, open_clip.get_tokenizer(task.arch))
+            model, rows = pretrain(lambda: clip.create(task.arch), pool, task.recipe, unfinished, watch)
+            clip.save(weights, model, task.arch)
+            files.write_rows(curve, rows)
+            unfinished.unlink(missing_ok=True)
+        return weights, files.read_rows(curve)
+
+
+def pretrain(
+    create: Callable[[], nn.Module],
+    pool: Pool,
+    recipe: Pretraining,
+    unfinished: Path,
+    watch: Watch = unwatched,
+) -> tuple[nn.Module, list[dict[str, float]]]:
+    """A CLIP model trained from scratch, and its curve. See `zsr.training.loop.fit` for unfinished, watch and errors.
+
+    create: makes the untrained model. A ViT's positional embeddings start large (sd .5): so small a tower learns
+    faster.
+    """
+    torch.manual_seed(mix(recipe.seed))
+    model = create()
+    if hasattr(model.visual, "positional_embedding"):
+        nn.init.normal_(model.visual.positional_embedding, std=0.5)
+    normalise_by(model.visual, "batch")
+
+    def losses(_step: int, part: Part) -> dict[str, Tensor]:
+        return contrastive_terms(model, pool, part.samples)
+
+    rows = fit(model, losses, len(pool.images), recipe, recipe.seed, unfinished, watch)
+    return model.eval(), rows

@@ -1,0 +1,63 @@
+"""A method's loss and its gradients on tensors you bring: to compare with any other implementation."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from zsr.methods._base import Method
+from zsr.models.batchnorm import normalise_by
+from zsr.models.classifier import Classifier
+from zsr.models.pixels import set_norm_stats
+from zsr.training.finetune import Texts
+
+
+def loss_terms(
+    method: Method,
+    model: nn.Module,
+    frozen: nn.Module,
+    texts: Texts,
+    images: Tensor,
+    labels: Tensor,
+    adv: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Named, weighted scalar terms of one training step, attached to the graph of model.visual's parameters.
+
+    model, frozen: open_clip CLIP models with a ViT or ResNet tower, any weights; frozen may be model itself. texts: the
+    class prompts, (C, D), and for Comp-TGA the non-class prompts. images, adv: (B, 3, H, W) in [0, 1]; labels: (B,)
+    int64; adv may be left out where `method.attacked` is false. The loop minimises the sum of the terms. A tower with
+    BatchNorm takes the statistics of the batch, as in a step, and moves its running ones; TWINS needs one that
+    `method.prepare(model.visual)` has made ready, else it raises StudyError.
+    """
+    student = _classifier(model, method, texts)
+    teacher = _classifier(copy.deepcopy(frozen), method, texts).requires_grad_(False)
+    normalise_by(teacher.visual, "running statistics")
+    batch = texts.batch(images, labels)
+    with torch.no_grad():
+        anchors = method.anchors(teacher, batch)
+    return method.losses(student, teacher, texts.batch(images, labels, anchors), adv)
+
+
+def _classifier(model: nn.Module, method: Method, texts: Texts) -> Classifier:
+    """With the method's pixel statistics; those of the model itself stay as they are."""
+    visual = model.visual
+    own = visual.image_mean, visual.image_std
+    set_norm_stats(model, method.norm_stats)
+    classifier = Classifier(model, texts.text_embeddings).train()
+    visual.image_mean, visual.image_std = own
+    return classifier
+
+
+def parameter_gradients(terms: Mapping[str, Tensor], model: nn.Module) -> dict[str, dict[str, Tensor]]:
+    """Of each term by each parameter of model.visual, under open_clip's names; zeros where a term does not reach."""
+    names, parameters = zip(*model.visual.named_parameters(), strict=True)
+    gradients = {}
+    for term, value in terms.items():
+        found = [None] * len(names)
+        if value.requires_grad:
+            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+        gradients[term] = {
+            name: torch.zeros_like(p) if g is None else g for name, p, g in zip(names, parameters, found, strict=True)
+        }
+    return gradients
