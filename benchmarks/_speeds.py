@@ -19,7 +19,7 @@ from zsr.evaluation.evaluate import Evaluation, evaluate
 from zsr.evaluation.records import Record
 from zsr.methods._base import Method
 from zsr.models.classifier import Classifier
-from zsr.models.numerics import Compute, autocast, products
+from zsr.models.passes import Compute, autocast, products
 from zsr.progress import Watch
 from zsr.training.finetune import FineTuning, Texts, finetune
 

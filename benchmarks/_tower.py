@@ -14,7 +14,7 @@ from zsr.data.split import Split
 from zsr.errors import ParamError
 from zsr.models import clip
 from zsr.models.classifier import Classifier
-from zsr.models.numerics import Compute
+from zsr.models.passes import Compute
 from zsr.params import nearest
 
 CLASSES = 200

@@ -25,7 +25,7 @@ from stages.command import WRITTEN, StageCommand
 from zsr import files
 from zsr.attacks.clean import Clean
 from zsr.evaluation.evaluate import Evaluation
-from zsr.models.numerics import Compute
+from zsr.models.passes import Compute
 from zsr.params import Count, block, component, read, training_of, under_protocol
 from zsr.training.finetune import FineTuning
 

@@ -13,7 +13,7 @@ from zsr.evaluation.evaluate import Evaluation
 from zsr.measures import attention
 from zsr.measures.attention import AttentionStudy
 from zsr.models import heads
-from zsr.models.numerics import Compute
+from zsr.models.passes import Compute
 from zsr.noise import Noise
 from zsr.params import Count, block, component
 from zsr.reports import figures
@@ -32,7 +32,7 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     model, noise, maps, rows = block(document, "model", heads.Model), Noise(evaluation.seed, set_name, ids), {}, []
     for method in files.read_json(CATALOGUE)["methods"]:
         whole = heads.load(model, heads.first_checkpoint(CHECKPOINTS / method))
-        classifier = heads.classifier(whole, data.text_embeddings, compute)
+        classifier = heads.classifier(model, whole, data.text_embeddings, compute)
         maps[method], facts = attention.measure(
             classifier, attack, images, labels, noise, evaluation.batch_size
         )

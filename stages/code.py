@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from stages.command import CODE, StageCommand, cells, key_of, modules_of
-from zsr import code_digest
+from zsr import code_digest, files
 from zsr.errors import StudyError
 from zsr.params import read
 
@@ -19,15 +19,15 @@ PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][a-z0-9_]*")  # what YAML read
 
 @click.command(cls=StageCommand, help=__doc__)
 def main() -> None:
-    document, digests, files = read(Path("params.yaml")), {}, set()
+    document, digests, run = read(Path("params.yaml")), {}, set()
     for name, cell in cells(document):
         try:
             modules = modules_of(document, name, cell)
             digests[key_of(name, cell)] = code_digest.code_digest(modules)
-            files |= code_digest.closure(modules)
+            run |= code_digest.closure(modules)
         except (StudyError, KeyError, TypeError, AttributeError):
             continue  # a row that makes no sense: the check, which comes next, says what is wrong with it
-    files.write_atomic(CODE, text(digests, code_digest.libraries(files)).encode())
+    files.write_atomic(CODE, text(digests, code_digest.libraries(run)).encode())
 
 
 def text(digests: dict[str, str], libraries: dict[str, str]) -> str:

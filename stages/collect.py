@@ -6,7 +6,7 @@ from pathlib import Path
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, stage
 from zsr import files
 from zsr.data.prepared import classes
-from zsr.evaluation import audit
+from zsr.reports import audit
 from zsr.evaluation.records import Record
 from zsr.reports import results
 from zsr.reports.rates import rate_rows

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from stages import launch
 from zsr import code_digest
 from zsr.code_digest import ROOT
 from zsr.errors import ParamError, StudyError
 from zsr.params import block, read
 
+CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
 EXISTING = click.Path(exists=True, path_type=Path)
 WRITTEN = click.Path(path_type=Path)
 
@@ -32,6 +32,7 @@ CURVES = METRICS / "curves"
 RESULTS = METRICS / "results"
 PUBLISHED = ROOT / "published"
 
+HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # modules of models
 PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # of the modules of rows
 
 
@@ -61,8 +62,8 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
     def made(function: Callable) -> click.Command:
         def run(**arguments: str) -> None:
             document = read(Path("params.yaml"))
-            if parallel and block(document, "launcher", str) == "torchrun" and launch.CHILD not in os.environ:
-                return launch.start(f"stages.{name}", list(arguments.values()))
+            if parallel and document["launcher"] == "torchrun" and CHILD not in os.environ:
+                return _start_processes(f"stages.{name}", list(arguments.values()))
             modules = modules_of(document, name, list(arguments.values()))
             code = code_digest.code_digest(modules)
             _compare(code, name, list(arguments.values()))
@@ -77,6 +78,37 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
         return command(run)
 
     return made
+
+
+def _start_processes(module: str, arguments: list[str]) -> None:
+    """Run `python -m module arguments` in several processes, one for each GPU of this host.
+
+    How many there are, and on which hosts, is no part of what is computed, so it is not in params.yaml:
+    PET_NPROC_PER_NODE and torchrun's other variables say it.
+
+    Raises StudyError, one line, where a process fails: torchrun then ends the others, and what they have kept in the
+    scratch folder is there when the same command is run again.
+    """
+    import logging
+
+    import torch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import get_args_parser, run
+
+    os.environ.setdefault("PET_NPROC_PER_NODE", "gpu" if torch.cuda.is_available() else "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    alone = [] if {"PET_RDZV_ENDPOINT", "PET_MASTER_ADDR"} & set(os.environ) else ["--standalone"]
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        run(get_args_parser().parse_args([*alone, "-m", module, *arguments]))
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        code = failure.exitcode
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}; its message is above"
+        raise StudyError(
+            f"{module}: process {rank} of the run {how}; the others were ended. Finished work is kept: run the same "
+            "command again and it goes on from there"
+        ) from None
 
 
 def _joined(parallel: bool) -> AbstractContextManager:
@@ -106,21 +138,31 @@ def key_of(name: str, cell: list[str]) -> str:
 
 def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:
     """The script of a stage, and the modules that params.yaml names for a cell of it."""
-    own = cell[-1] if cell else ""
+    own, model = cell[-1] if cell else "", []
+    if name in ("start", "train", "evaluate", "eps_sweep", "attention", "likeness"):
+        model = [HEADS[document["model"].get("head", "text")]]
     if name == "start":
-        named = [module for start in document["starts"] for module in _of_row(document, "starts", start)]
+        named = [module for start in document["starts"] for module in _of_training(document, "starts", start)]
     elif name == "data":
         named = [f"zsr.data.sets.{own}"]
     elif name == "train":
         grid = document["grid"].get("attack")
-        named = _of_row(document, "methods", own) + ([f"zsr.attacks.{grid['module']}"] if grid else [])
+        named = _of_training(document, "methods", own) + ([f"zsr.attacks.{grid['module']}"] if grid else [])
     elif name in ("evaluate", "eps_sweep"):
         named = _of_row(document, "attacks", own)
     elif name == "attention":
         named = _of_row(document, "attacks", document["attention"][own]["attack"])
     else:
         named = []
-    return [f"stages.{name}", *dict.fromkeys(named)]
+    return [f"stages.{name}", *dict.fromkeys(model + named)]
+
+
+def _of_training(document: Mapping, kind: str, name: str) -> list[str]:
+    """Those of a row that is trained, and what it may log besides losses."""
+    row = document[kind][name]
+    own = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any]).get("train", {})
+    logs = (document["train"] | own).get("log_effective_rate")
+    return _of_row(document, kind, name) + (["zsr.measures.effective_rate"] if logs else [])
 
 
 def _of_row(document: Mapping, kind: str, name: str) -> list[str]:

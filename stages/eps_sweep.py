@@ -8,7 +8,7 @@ from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation
 from zsr.measures.eps_sweep import EpsSweep, SweepTask, measure
 from zsr.models import heads
-from zsr.models.numerics import Compute
+from zsr.models.passes import Compute
 from zsr.params import Count, block, component, under_protocol
 
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from stages.command import CHECKPOINTS, RECORDS, SETS, TEXT_EMBEDDINGS, progress, stage
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
-from zsr.evaluation.grid import grid_of
 from zsr.models.heads import Model
-from zsr.models.numerics import Compute
-from zsr.params import Count, block, component, under_protocol
+from zsr.models.passes import Compute
+from zsr.params import Count, block, component, nested_component, under_protocol
 
 
 @stage("evaluate", "method", "attack", parallel=True)
 def main(document: Mapping, code: str, method: str, attack: str) -> None:
-    grid, document = grid_of(document), under_protocol(document)
+    grid, document = document["grid"], under_protocol(document)
     sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name) for name in prepared.names(TEXT_EMBEDDINGS)}
     folder, out, source = CHECKPOINTS / method, RECORDS / f"{method}-{attack}", block(document, "data.source", str)
     made = component(document, "attacks", attack)
@@ -42,7 +41,8 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
     for weights in sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem)):
         run(weights, sets, out)
     module = document["attacks"][attack].get("module", attack)
-    if grid and grid.attack["module"] == module and made == grid.made_attack:
+    choosing = nested_component(grid["attack"], "attacks", "grid.attack") if grid else None
+    if grid and grid["attack"]["module"] == module and made == choosing:
         for tower in sorted(folder.glob("rates/*/*.safetensors")):
             run(folder / tower.name, {source: sets[source]}, out / "rates" / tower.parent.name, tower)
 

@@ -6,7 +6,7 @@ from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, progre
 from zsr import files, scratch
 from zsr.measures.likeness import Likeness, LikenessTask, measure
 from zsr.models.heads import Model
-from zsr.models.numerics import Compute
+from zsr.models.passes import Compute
 from zsr.params import Count, Natural, block
 from zsr.reports.transfer import start_and_method
 

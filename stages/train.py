@@ -13,11 +13,10 @@ from zsr import distributed, files
 from zsr.data import prepared
 from zsr.errors import Diverged
 from zsr.evaluation.evaluate import Judging, judge
-from zsr.evaluation.grid import Grid, grid_of
-from zsr.evaluation.records import Record
+from zsr.evaluation.grid import Grid, best_rate, grid_of
+from zsr.evaluation.records import Record, accuracies
 from zsr.models import heads
 from zsr.params import Natural, block, row
-from zsr.reports.rates import accuracies, best_rate
 from zsr.training.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
 from zsr.training.loop import COLUMNS
 
@@ -42,8 +41,8 @@ def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
     origin, tasks = "start" if start else without_start(document), []
     for seed in block(document, "seeds", tuple[Natural, ...]):
         weights = STARTS / start / f"{seed}.safetensors" if start else BASE_MODEL
-        files = {"images": images, "text_embeddings": text, "weights": weights, "origin": origin}
-        tasks.append(task_of(document, "methods", name, seed, **files))
+        paths = {"images": images, "text_embeddings": text, "weights": weights, "origin": origin}
+        tasks.append(task_of(document, "methods", name, seed, **paths))
     return tasks if tasks[0].method.trains or origin != "base" else tasks[:1]
 
 

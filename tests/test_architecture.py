@@ -7,26 +7,23 @@ from pathlib import Path
 
 import pytest
 
+from stages.command import modules_of
 from zsr.code_digest import closure
+from zsr.params import read
 
 ROOT = Path(__file__).parents[1]
-LAYERS = [
-    {"errors", "losses", "watch"},
-    {"code_digest", "params", "storage"},
-    {"scratch"},
+ROOMS = [  # modules and folders of zsr, from the ground up; those of one line do not know each other
+    {"errors", "losses", "progress"},
+    {"code_digest", "files", "params"},
+    {"distributed", "noise", "scratch"},
     {"data"},
-    {"distributed"},
-    {"batches"},
-    {"models", "records"},
-    {"attention", "frequency", "similarity", "universal"},
+    {"models"},
     {"attacks"},
     {"methods"},
-    {"sentinels"},
-    {"effective_rate", "train"},
-    {"feed"},
-    {"attention_study", "evaluate", "finetune", "likeness", "pretrain", "results", "transfer_study"},
-    {"audit", "eps_sweep", "figures", "grid", "rates", "tables", "terms"},
-    {"comparison", "rates_tables", "study", "transfer_figures", "transfer_tables"},
+    {"training", "evaluation"},
+    {"measures"},
+    {"reports"},
+    {"study"},
 ]
 CODE = sorted([*(ROOT / "zsr").rglob("*.py"), *(ROOT / "stages").glob("*.py")])
 CORE = [path for path in CODE if path.is_relative_to(ROOT / "zsr") and path.name != "__init__.py"]
@@ -47,22 +44,29 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-def layer(module: str) -> int:
+def floor(module: str) -> int:
     part = module.split(".")[1]
-    return next(i for i, names in enumerate(LAYERS) if part in names)
+    return next(i for i, names in enumerate(ROOMS) if part in names)
 
 
-@pytest.mark.parametrize("path", CORE, ids=name)
-def test_imports_point_down(path):
-    own = name(path)
-    for module in imported(path):
-        if module.startswith("zsr.") and module.split(".")[1] != own.split(".")[1]:
-            assert layer(module) < layer(own), f"{own} imports {module}"
-        assert module.split(".")[0] not in ("stages", "tests", "click", "dvc"), f"{own} imports {module}"
+def test_imports_point_down():
+    for path in CORE:
+        own = name(path)
+        for module in imported(path):
+            if module.startswith("zsr.") and module.split(".")[1] != own.split(".")[1]:
+                assert floor(module) < floor(own), f"{own} imports {module}"
+            assert module.split(".")[0] not in ("stages", "tests", "click", "dvc"), f"{own} imports {module}"
 
 
-@pytest.mark.parametrize("kind", ["methods", "attacks", "data/sets"])
-def test_methods_attacks_and_sets_import_no_sibling(kind):
+@pytest.mark.parametrize("stage", [("train", "tga_zsr"), ("evaluate", "tga_zsr", "pgd"), ("eps_sweep", "pgd")])
+def test_the_study_of_clip_runs_no_code_of_the_other_studies(stage):
+    files = closure(modules_of(read(ROOT / "params.yaml"), stage[0], list(stage[1:])))
+    others = ("twins", "transfer", "linear", "effective_rate", "likeness")
+    assert not [path for path in files if any(word in path.name for word in others)]
+
+
+@pytest.mark.parametrize("kind", ["methods", "data/sets"])
+def test_methods_and_sets_import_no_sibling(kind):
     folder = ROOT / "zsr" / kind
     siblings = {name(path) for path in folder.glob("*.py") if not path.name.startswith("_")}
     for path in folder.glob("*.py"):
@@ -88,11 +92,9 @@ def test_cheap_stages_load_no_torch_and_run_none_of_what_trains_or_judges(stage)
     assert not files & {"finetune", "evaluate", "classifier", "clip"}
 
 
-def test_functions_and_files_stay_small():
+def test_functions_stay_small():
     for path in CODE:
         text = path.read_text()
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                assert node.end_lineno - node.lineno < 40, f"{path}:{node.name}"
-        if path.parent.name in ("methods", "attacks"):
-            assert text.count("\n") <= 80, path
+                assert node.end_lineno - node.lineno < 45, f"{path}:{node.name}"

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from zsr.evaluation import audit
+from zsr.reports import audit
 from zsr.evaluation.records import Mark, Record
 from zsr.files import read_json, read_rows, write_rows
 from zsr.reports import results, tables

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from stages.launch import CHILD
+from stages.command import CHILD
 from tests.conftest import ROOT
 from tests.prepared_sets import prepared_sets
 from zsr import distributed, files
@@ -25,7 +25,7 @@ from zsr.methods.tecoa import TeCoA
 from zsr.methods.twins import Twins
 from zsr.models import clip
 from zsr.models.heads import Model
-from zsr.models.numerics import ON_CPU
+from zsr.models.passes import ON_CPU
 from zsr.params import block, component, over, read, training_of
 from zsr.progress import unwatched
 from zsr.training.finetune import FineTuning, Texts, TrainingTask, finetune, train, train_once

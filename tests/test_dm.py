@@ -13,7 +13,7 @@ from zsr.errors import ParamError
 from zsr.methods._base import Batch
 from zsr.methods.dm import DM
 from zsr.methods.fare import FARE
-from zsr.models.plain import small_resnet
+from zsr.models.linear import small_resnet
 from zsr.noise import Drawn, Noise
 from zsr.params import build
 from zsr.training.finetune import TrainingAttack

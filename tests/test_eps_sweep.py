@@ -10,7 +10,7 @@ from zsr.errors import ParamError
 from zsr.evaluation.evaluate import Evaluation
 from zsr.measures.eps_sweep import EpsSweep, SweepTask, measure, note, sweep
 from zsr.models import heads
-from zsr.models.numerics import ON_CPU
+from zsr.models.passes import ON_CPU
 from zsr.noise import Noise
 from zsr.params import build
 

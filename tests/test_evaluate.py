@@ -12,7 +12,7 @@ from zsr.attacks.clean import Clean
 from zsr.attacks.cw import CW
 from zsr.attacks.pgd import PGD
 from zsr.errors import StudyError
-from zsr.evaluation import audit
+from zsr.reports import audit
 from zsr.evaluation.evaluate import Evaluation, evaluate, protocol
 from zsr.evaluation.records import BITS, Record, merged
 

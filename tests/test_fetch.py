@@ -117,13 +117,13 @@ def test_a_set_whose_folder_was_deleted_is_unpacked_again_without_a_request(web,
     assert contents(tmp_path / "root" / "set") == LAID_OUT
 
 
-@pytest.mark.parametrize("step", ["zsr.data.fetching.install.place", "zsr.data.fetching.fetch.write_json", "zsr.data.fetching.install.extract"])
+@pytest.mark.parametrize("step", ["install.place", "fetch.write_json", "install.extract"])
 def test_a_kill_at_any_step_is_made_good_by_the_next_run(web, of, tmp_path, monkeypatch, step):
     def killed(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(step, killed)
+        patch.setattr(f"zsr.data.fetching.{step}", killed)
         fetch(of, wish(tmp_path))
     web.seen.clear()
     assert fetch(of, wish(tmp_path)).state == "fetched" and not web.seen

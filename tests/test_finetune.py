@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
+from zsr import files
 from zsr.data.sources import make
 from zsr.errors import Diverged
 from zsr.losses import cross_entropy
@@ -232,11 +233,11 @@ def task(document, clip_model, texts, source, tmp_path, monkeypatch):
     """TeCoA from the small CLIP, with its files."""
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
     names = ("images", "text_embeddings", "weights")
-    files = {name: tmp_path / f"{name}.safetensors" for name in names}
-    source.save(files["images"])
-    files.save_tensors(files["text_embeddings"], {"text_embeddings": texts.text_embeddings})
-    clip.save(files["weights"], clip_model, "zsr-tiny")
-    made = task_of(document, "methods", "tecoa", 0, origin="base", **files)
+    paths = {name: tmp_path / f"{name}.safetensors" for name in names}
+    source.save(paths["images"])
+    files.save_tensors(paths["text_embeddings"], {"text_embeddings": texts.text_embeddings})
+    clip.save(paths["weights"], clip_model, "zsr-tiny")
+    made = task_of(document, "methods", "tecoa", 0, origin="base", **paths)
     return replace(made, recipe=short(made.recipe), threads=torch.get_num_threads())
 
 

@@ -11,7 +11,7 @@ from zsr.evaluation.evaluate import Evaluation, Judging, judge
 from zsr.evaluation.records import BITS, Record
 from zsr.models import clip
 from zsr.models.heads import Model
-from zsr.models.numerics import ON_CPU, Compute
+from zsr.models.passes import ON_CPU, Compute
 from zsr.params import component
 from zsr.progress import unwatched
 
@@ -86,7 +86,7 @@ def test_numeric_flags_of_a_gpu_are_never_set_from_a_thread():
 
     import torch
 
-    from zsr.models.numerics import products
+    from zsr.models.passes import products
 
     def enter():
         with products(torch.device("cuda"), "fp32"):

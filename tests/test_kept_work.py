@@ -212,7 +212,7 @@ def test_other_code_another_library_and_another_device_are_other_keys(stage, fol
 def test_the_device_that_auto_finds_is_in_the_key(monkeypatch):
     from dataclasses import dataclass
 
-    from zsr.models.numerics import Compute
+    from zsr.models.passes import Compute
 
     @dataclass(frozen=True)
     class Task:

@@ -19,8 +19,8 @@ from zsr.methods.trades import TRADES
 from zsr.methods.twins import Twins
 from zsr.models import heads
 from zsr.models.heads import Model
-from zsr.models.numerics import Compute
-from zsr.models.plain import small_resnet
+from zsr.models.linear import small_resnet
+from zsr.models.passes import Compute
 from zsr.params import block, component, read
 from zsr.study import check
 from zsr.training import finetune

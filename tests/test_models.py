@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from zsr.errors import ParamError
 from zsr.models import clip
-from zsr.models.classifier import Classifier
-from zsr.models.pixels import set_norm_stats
+from zsr.models.classifier import Classifier, set_norm_stats
 
 
 def normalised(visual, images):

@@ -17,7 +17,7 @@ from zsr.evaluation.evaluate import Evaluation, Meter, evaluate
 from zsr.evaluation.records import Record
 from zsr.models import clip as clips
 from zsr.models.classifier import Classifier
-from zsr.models.numerics import Compute, products
+from zsr.models.passes import Compute, products
 from zsr.noise import Drawn, Noise
 from zsr.params import component, read, training_of
 from zsr.training.finetune import FineTuning, Texts

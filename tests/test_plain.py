@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from zsr.errors import ParamError, StudyError
-from zsr.models import plain
-from zsr.models.pixels import IMAGENET
-from zsr.models.plain import robust_resnet, small_resnet
+from zsr.models import linear
+from zsr.models.classifier import IMAGENET
+from zsr.models.linear import robust_resnet, small_resnet
 
 OWN = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))  # pixel statistics that are nobody else's
 
@@ -132,12 +132,12 @@ def test_no_file_half_a_file_and_another_arch_are_told(tower, tmp_path):
     with pytest.raises(StudyError, match="whole.pt: .*|whole.pt does not fit resnet50"):
         robust_resnet("resnet50", tmp_path / "whole.pt")
     with pytest.raises(ParamError, match="arch must be one of resnet18, .*, got 'resnet8'; did you mean 'resnet18'?"):
-        plain.resnet("resnet8")
+        linear.resnet("resnet8")
 
 
 def test_the_names_of_all_architectures_are_torchvisions():
     for arch, width in {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}.items():
-        assert plain.resnet(arch, 10).head.in_features == width
+        assert linear.resnet(arch, 10).head.in_features == width
 
 
 # what a classifier is
@@ -154,7 +154,7 @@ def test_the_small_network_takes_pictures_from_8_pixels_up(size):
 
 
 def test_a_tower_enlarges_inside_so_that_attacks_act_on_native_pixels():
-    model = plain.resnet("resnet18", 5, side=32)
+    model = linear.resnet("resnet18", 5, side=32)
     images = torch.rand(2, 3, 8, 8, requires_grad=True)
     (slope,) = torch.autograd.grad(model(images).square().sum(), images)
     assert slope.shape == images.shape and slope.any()

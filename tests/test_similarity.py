@@ -9,7 +9,7 @@ from torch import nn
 from zsr.errors import StudyError
 from zsr.measures.similarity import compare, layer_features, linear_cka, mean_cca, stages
 from zsr.models.classifier import Classifier
-from zsr.models.plain import resnet, small_resnet
+from zsr.models.linear import resnet, small_resnet
 
 BOTH = pytest.mark.parametrize("measure", [linear_cka, mean_cca])
 

@@ -15,8 +15,8 @@ from zsr import files
 from zsr.errors import ParamError, StudyError
 from zsr.evaluation.records import Record
 from zsr.files import read_json, read_rows
-from zsr.models import backbones
-from zsr.models.backbones import Backbone
+from zsr.models import linear
+from zsr.models.linear import Backbone
 from zsr.params import component, over, read, training_of
 from zsr.reports import transfer_figures, transfer_tables
 from zsr.reports.transfer import Run, row
@@ -171,17 +171,17 @@ def test_a_seed_has_one_tower_and_one_head_for_all_starts(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), same.state_dict().values()))
     assert not torch.equal(one.visual.conv1.weight, other.visual.conv1.weight)
     before = torch.get_rng_state()
-    heads = [backbones.with_new_head(model, 7, seed=3).head.weight for model in (one, other)]
+    heads = [linear.with_new_head(model, 7, seed=3).head.weight for model in (one, other)]
     assert torch.equal(*heads) and heads[0].shape == (7, 32)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_model_is_kept_whole(tmp_path):
-    model = backbones.with_new_head(SMALL.random(5, 0), 3, 1)
+    model = linear.with_new_head(SMALL.random(5, 0), 3, 1)
     with torch.no_grad():
         model.visual.bn1.running_mean.fill_(0.3)
         model.mean.fill_(0.25)
-    backbones.save(tmp_path / "0.safetensors", model)
+    linear.save(tmp_path / "0.safetensors", model)
     found, images = SMALL.load(tmp_path / "0.safetensors"), torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(found(images), model(images), rtol=0, atol=0)
 
@@ -399,9 +399,9 @@ def test_the_papers_scale_runs_on_fixtures(tmp_path, monkeypatch):
     tower = Backbone(arch="resnet18", side=32).random(1000, 2)
     head = {f"fc.{name}": value for name, value in tower.head.state_dict().items()}
     torch.save(tower.visual.state_dict() | head, root / "plain.pth")
-    files = {"pretrained": {"file": str(root / "plain.pth")}, "robust": {"file": str(root / "robust.pt")}}
-    files["robust"]["sha256"] = files.sha256(root / "robust.pt")
-    wanted = over(PAPER, PETS | {"starts": files})
+    starts = {"pretrained": {"file": str(root / "plain.pth")}, "robust": {"file": str(root / "robust.pt")}}
+    starts["robust"]["sha256"] = files.sha256(root / "robust.pt")
+    wanted = over(PAPER, PETS | {"starts": starts})
     wanted["starts"].pop("scratch")
     run_study(few(wanted, "pretrained_dm", "robust_twins_trades"), monkeypatch, tmp_path)
     start = Backbone(arch="resnet18", side=32).load(Path("data/starts/pretrained/0.safetensors"))

@@ -19,7 +19,7 @@ from zsr.measures.universal import UniversalAttack, damage, random_signs
 from zsr.methods._base import Batch
 from zsr.methods.dm import DM
 from zsr.methods.tecoa import TeCoA
-from zsr.models.plain import small_resnet
+from zsr.models.linear import small_resnet
 from zsr.noise import Noise
 from zsr.reports.transfer import collapsed, drop_rate
 from zsr.training.finetune import TrainingAttack

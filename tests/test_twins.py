@@ -15,9 +15,8 @@ from zsr.measures.effective_rate import effective_rate
 from zsr.methods._base import Batch
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.trades import TRADES
-from zsr.methods.twins import Twins
+from zsr.methods.twins import DualBatchNorm2d, Twins, export_plain, flying, set_wing, twinify
 from zsr.models import clip
-from zsr.models.batchnorm import DualBatchNorm2d, export_plain, flying, set_wing, twinify
 from zsr.models.classifier import Classifier
 from zsr.noise import Noise
 from zsr.params import block, component, over, training_of

@@ -13,11 +13,12 @@ from zsr.data.prepared import INDEX, entry
 from zsr.data.sources import make
 from zsr.data.split import Split
 from zsr.errors import ParamError, StudyError
-from zsr.evaluation.records import Record
+from zsr.evaluation.grid import best_rate
+from zsr.evaluation.records import Record, accuracies
 from zsr.files import read_rows
 from zsr.params import component, over, read, training_of
 from zsr.reports import rates_tables
-from zsr.reports.rates import accuracies, best_rate, chosen
+from zsr.reports.rates import chosen
 from zsr.reports.rates_tables import twins_and_controls
 from zsr.study import catalogue, check
 from zsr.training.finetune import FineTuning
@@ -123,7 +124,7 @@ def test_rn50_has_a_frozen_twin_of_all_55_norms_each_behind_a_convolution():
     import open_clip
 
     from zsr.measures.effective_rate import normed_convolutions
-    from zsr.models.batchnorm import DualBatchNorm2d, twinify
+    from zsr.methods.twins import DualBatchNorm2d, twinify
 
     visual = open_clip.create_model("RN50-quickgelu").visual
     assert len(normed_convolutions(visual)) == 55

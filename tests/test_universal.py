@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from zsr.measures.universal import UniversalAttack, damage, random_signs
-from zsr.models.plain import PlainClassifier, small_resnet
+from zsr.models.linear import PlainClassifier, small_resnet
 
 ATTACK = UniversalAttack(eps=8 / 255, step_size=2 / 255, epochs=3, batch_size=10)
 

@@ -17,9 +17,9 @@ from zsr.measures.attention import AttentionStudy
 from zsr.measures.eps_sweep import EpsSweep
 from zsr.measures.likeness import Likeness
 from zsr.models import pretrained
-from zsr.models.backbones import WIDTHS
 from zsr.models.heads import Model
-from zsr.models.numerics import Compute
+from zsr.models.linear import WIDTHS
+from zsr.models.passes import Compute
 from zsr.models.pretrained import Pretrained
 from zsr.params import (
     Count,

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from zsr.attacks._places import Places, cascade, chosen, names_of, target_ranks, wide
 from zsr.losses import cross_entropy, dlr, dlr_targeted
-from zsr.models.numerics import Precision, products
-from zsr.models.passes import Model, differentiate, fooled, likeliest_wrong, with_gradients_in
+from zsr.models.passes import Model, Precision, differentiate, fooled, likeliest_wrong, products, with_gradients_in
 from zsr.noise import Noise
 from zsr.params import Count, Positive
 

@@ -9,8 +9,7 @@ from zsr.attacks._places import Round, cascade, names_of
 from zsr.attacks.apgd import ascents
 from zsr.attacks.fab import boundaries
 from zsr.attacks.square import Squares
-from zsr.models.numerics import Precision, products
-from zsr.models.passes import Model, with_gradients_in
+from zsr.models.passes import Model, Precision, products, with_gradients_in
 from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 

@@ -20,11 +20,11 @@ TINY = 1e-8
 
 
 def step_to_plane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
-    """Steps s, (B, d), smallest in l-infinity, with normals * s summing to -gaps, (B,), and points + s in [0, 1]: eq. 5.
+    """Steps s, (B, d), smallest in l-infinity, with normals * s summing to -gaps, (B,), and points + s in [0, 1].
 
-    Where the box does not reach the plane, the step to the corner nearest to it. A step moves every coordinate by
-    min(reach, room), so it closes sum |w| min(reach, room) of the gap: concave and piecewise linear in the reach,
-    hence Newton's method from 0 arrives from below after as many passes as it meets slopes, without a sort.
+    Equation 5. Where the box does not reach the plane, the step to the corner nearest to it. A step moves every
+    coordinate by min(reach, room), so it closes sum |w| min(reach, room) of the gap: concave and piecewise linear in
+    the reach, hence Newton's method from 0 arrives from below after as many passes as it meets slopes, without a sort.
     """
     normals = torch.where(gaps < 0, -1.0, 1.0)[:, None] * normals
     gaps, weights = gaps.abs()[:, None], normals.abs()

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from zsr.attacks._places import Places, wide
 from zsr.losses import cross_entropy
-from zsr.models.numerics import HALF, Precision, products
-from zsr.models.passes import Model, differentiate, filled, fooled, with_gradients_in
+from zsr.models.passes import HALF, Model, Precision, differentiate, filled, fooled, products, with_gradients_in
 from zsr.noise import Noise
 from zsr.params import Count, NonNegative, PixelRange
 

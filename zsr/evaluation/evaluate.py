@@ -21,8 +21,7 @@ from zsr.evaluation.sentinels import inspect
 from zsr.models import heads
 from zsr.models.classifier import Classifier
 from zsr.models.heads import Model, Whole
-from zsr.models.numerics import HALF, Compute, Precision, autocast, products
-from zsr.models.passes import filled
+from zsr.models.passes import HALF, Compute, Precision, autocast, filled, products
 from zsr.noise import Noise
 from zsr.params import Count, Natural
 from zsr.progress import Watch, unwatched
@@ -210,7 +209,8 @@ def judge(
 
 def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole, key: str, watch: Watch) -> Record:
     """The record of one set, which the processes of the run share out among them; the first keeps the whole of it."""
-    model, evaluation, split = heads.classifier(whole, data.text_embeddings, task.compute), task.evaluation, data.split
+    model = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
+    evaluation, split = task.evaluation, data.split
     blank = Record(
         method=judging.method,
         seed=judging.seed,

@@ -1,10 +1,13 @@
 """The block `grid` of params.yaml: learning rates that every row is tried at, and how one of them is chosen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
+from zsr.errors import StudyError
 from zsr.evaluation.evaluate import Evaluation
+from zsr.files import distinct
 from zsr.params import Count, Positive, build, nested_component
 
 
@@ -41,3 +44,20 @@ class Grid:
 def grid_of(document: Mapping) -> Grid | None:
     """The grid of a study, if it has one."""
     return build(Grid, document["grid"], "grid") if document["grid"] else None
+
+
+def best_rate(rows: Sequence[Mapping]) -> str:
+    """The rate with the highest held-out accuracy under attack, mean over seeds; of equal ones the smallest.
+
+    rows: of one method, {lr, held_out_robust, ...}; a rate at which a seed has a blank is out. Raises StudyError where
+    all are.
+    """
+    values_of: dict[str, list[float]] = {}
+    for lr in distinct(rows, "lr"):
+        values = [row["held_out_robust"] for row in rows if row["lr"] == lr]
+        if "" not in values:
+            values_of[lr] = [float(value) for value in values]
+    if not values_of:
+        tried = ", ".join(distinct(rows, "lr"))
+        raise StudyError(f"{rows[0]['method']} diverges at every rate of grid.lrs ({tried}); add smaller ones")
+    return max(sorted(values_of, key=float), key=lambda lr: fmean(values_of[lr]))

@@ -142,3 +142,9 @@ def _pack(bits: np.ndarray) -> str:
 
 def _unpack(text: str, n: int) -> np.ndarray:
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=n).astype(bool)
+
+
+def accuracies(name: str, record: Record | None) -> dict[str, float | str]:
+    """Percent right without the attack and with it too; blank where there is no record: the training diverged."""
+    bits = {"clean": record.clean_bits, "robust": record.robust_bits} if record else {}
+    return {f"{name}_{kind}": round(100 * float(bits[kind].mean()), 2) if bits else "" for kind in ("clean", "robust")}

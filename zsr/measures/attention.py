@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zsr.models.attention import map_distance, text_guided_attention
 from zsr.models.classifier import Classifier
-from zsr.models.numerics import products
+from zsr.models.passes import products
 from zsr.noise import Noise
 from zsr.params import Count
 

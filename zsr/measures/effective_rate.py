@@ -28,7 +28,7 @@ def normed_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
 
 @torch.no_grad()
 def effective_rate(module: nn.Module) -> dict[str, float]:
-    """Means over convolutions before BatchNorm of what their gradients are now: a row of an `observe` of `zsr.training.loop`.
+    """Means over convolutions before BatchNorm of what their gradients are now, more columns of a training's curve.
 
     rho = ||g|| / ||W||, radial = |<W, g>| / (||W|| ||g||), weight_norm = ||W||, gradient_norm = ||g||, Frobenius, and
     the mean rho of every stage, such as rho_layer1, stem for what is in none. Times lr, rho is the effective rate.

@@ -13,8 +13,7 @@ from zsr.evaluation.evaluate import Evaluation
 from zsr.models import heads
 from zsr.models.classifier import Classifier
 from zsr.models.heads import Model
-from zsr.models.numerics import Compute, products
-from zsr.models.passes import predict
+from zsr.models.passes import Compute, predict, products
 from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 
@@ -60,7 +59,7 @@ def measure(task: SweepTask, sets: Mapping[str, Prepared]) -> list[dict]:
     rows, whole, device = [], heads.load(task.model, task.weights), task.compute.place()
     for name, of in sets.items():
         images, labels, ids = of.split.tensors(range(min(task.sweep.images, len(of.split.ids))), device)
-        model = heads.classifier(whole, of.text_embeddings, task.compute)
+        model = heads.classifier(task.model, whole, of.text_embeddings, task.compute)
         noise, size = Noise(task.evaluation.seed, name, ids), task.evaluation.batch_size
         with products(device, "fp32"):
             counts = sweep(model, task.attack, images, labels, noise, task.sweep.eps, size)

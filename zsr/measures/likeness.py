@@ -19,8 +19,8 @@ from zsr.measures.similarity import compare, layer_features, linear_cka, mean_cc
 from zsr.measures.universal import UniversalAttack, damage, random_signs
 from zsr.models import heads
 from zsr.models.heads import Model
-from zsr.models.numerics import Compute, products
-from zsr.models.plain import PlainClassifier
+from zsr.models.linear import PlainClassifier
+from zsr.models.passes import Compute, products
 from zsr.params import Count, Positive
 
 SIMILARITIES = {"cka": linear_cka, "cca": mean_cca}

@@ -53,7 +53,7 @@ def stages(tower: nn.Module) -> dict[str, nn.Module]:
 def layer_features(model: nn.Module, images: Tensor, batch_size: int = 100) -> dict[str, Tensor]:
     """What every stage of model.visual gives, averaged over places or tokens, (N, width); and "features", (N, D).
 
-    model: a `zsr.models.classifier.Classifier` or a `zsr.models.plain.PlainClassifier`. It runs in eval mode and is
+    model: a `zsr.models.classifier.Classifier` or a `zsr.models.linear.PlainClassifier`. It runs in eval mode and is
     left in the mode that it had.
     """
     found: dict[str, list[Tensor]] = {}

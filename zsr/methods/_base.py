@@ -7,8 +7,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from zsr.losses import cross_entropy
-from zsr.models.classifier import Classifier
-from zsr.models.pixels import NormStats
+from zsr.models.classifier import Classifier, NormStats
 
 
 @dataclass(frozen=True)

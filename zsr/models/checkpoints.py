@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from zsr import files
 from zsr.errors import StudyError
 from zsr.models import clip
-from zsr.models.pixels import NormStats
+from zsr.models.classifier import NormStats
 from zsr.params import nearest
 
 FORMATS = ("zsr", "official", "robustvlm")

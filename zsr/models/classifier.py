@@ -1,11 +1,51 @@
 """CLIP as a zero-shot classifier of pixels: the text side is a fixed matrix, only the image tower computes."""
 
+from typing import Literal, Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsr.errors import ParamError
-from zsr.models.numerics import ON_CPU, Compute
+from zsr.models.passes import ON_CPU, Compute
+
+NormStats = Literal["clip", "imagenet"]  # clip: those that the tower names itself
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of pixels in [0, 1]
+
+
+def set_norm_stats(model: nn.Module, norm_stats: NormStats) -> None:
+    """What every `Classifier` made of this open_clip model from now on normalises by."""
+    if norm_stats == "imagenet":
+        model.visual.image_mean, model.visual.image_std = IMAGENET
+
+
+class PixelClassifier(Protocol):
+    """What methods, attacks and measures may ask of a model. Images are (B, 3, H, W), pixels in [0, 1].
+
+    Attributes:
+        visual: the image tower, which training moves.
+        text_embeddings: prompts of the classes, (C, D), unit norm; CLIP alone has them, `logit_scale` and `tokens`.
+        logit_scale: what cosines are multiplied by.
+    """
+
+    visual: nn.Module
+    text_embeddings: Tensor
+    logit_scale: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits, (B, C)."""
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Raw, unnormalised image features, (B, D)."""
+
+    def classify(self, image_features: Tensor) -> Tensor:
+        """Logits of raw features, (B, D) -> (B, C)."""
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """CLS and patch tokens, (B, 1+P, D)."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Raw image features of tokens, (B, 1+P, D) -> (B, D)."""
 
 
 def _has_plain_patches(visual: nn.Module) -> bool:

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import open_clip
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zsr import files
-from zsr.models.pixels import NormStats, set_norm_stats
+from zsr.models.classifier import Classifier, NormStats, set_norm_stats
+from zsr.models.heads import Model, Origin
+from zsr.models.passes import ON_CPU, Compute
 
 PACKAGE_DATA = ["configs"]
 
@@ -44,7 +46,30 @@ def load_tower(path: Path, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> torch.Tensor:
+def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> Tensor:
     """Unit-norm text embeddings of C prompts, (C, D) fp32."""
     tokens = open_clip.get_tokenizer(arch)(prompts)
     return model.encode_text(tokens, normalize=True).float()
+
+
+# What `zsr.models.heads` asks of a module of models
+
+
+def load(model: Model, weights: Path, tower: Path | None = None) -> nn.Module:
+    """As `zsr.models.heads.load`."""
+    whole = create(model.arch, weights)
+    if tower:
+        load_tower(tower, whole)
+    return whole
+
+
+def classifier(whole: nn.Module, text_embeddings: Tensor, compute: Compute = ON_CPU) -> Classifier:
+    """As `zsr.models.heads.classifier`."""
+    return Classifier(whole, text_embeddings, compute)
+
+
+def first_weights(
+    model: Model, weights: Path, origin: Origin, classes: int, seed: int, sha256: str, trained: bool
+) -> nn.Module:
+    """As `zsr.models.heads.first_weights`. CLIP has no random head, so the seed changes nothing."""
+    return create(model.arch, weights)

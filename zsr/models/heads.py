@@ -1,28 +1,32 @@
 """Models of either head: CLIP, whose class prompts are its head, or a tower with a linear head."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Literal
+from types import ModuleType
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from zsr.models import backbones
-from zsr.models.backbones import Backbone
-from zsr.models.classifier import Classifier
-from zsr.models.numerics import ON_CPU, Compute
-from zsr.models.pixels import IMAGENET, NormStats
-from zsr.models.plain import PlainClassifier
-from zsr.noise import mix
+from zsr.models.classifier import IMAGENET, NormStats
+from zsr.models.passes import ON_CPU, Compute
 from zsr.params import Count, Natural
+
+MODULES = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # of models, by their heads
+Whole = nn.Module  # an open_clip model, or a `zsr.models.linear.PlainClassifier`
+Origin = Literal["base", "start", "file", "random"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The block `model` of params.yaml.
 
-    arch: with the head `text` a model name of open_clip; with the head `linear` one of `zsr.models.backbones`. side and
-    width are of linear heads: images are enlarged to side x side pixels inside (0: never), and width is that of the
-    first stage of the arch `small`.
+    Attributes:
+        arch: with the head `text` a model name of open_clip; with the head `linear` an arch of
+            `zsr.models.linear.Backbone`.
+        head: class prompts, or a linear layer that is trained with the tower.
+        side: of linear heads: images are enlarged to side x side pixels inside; 0: never.
+        width: of linear heads: of the first stage of the arch `small`.
     """
 
     arch: str
@@ -31,34 +35,29 @@ class Model:
     width: Count = 16
 
     @property
-    def backbone(self) -> Backbone:
-        """The tower below a linear head."""
-        return Backbone(arch=self.arch, side=self.side, width=self.width)
+    def module(self) -> ModuleType:
+        """Where models of the head are made, loaded and saved; a study loads that of its own head alone."""
+        return import_module(MODULES[self.head])
 
-
-Whole = nn.Module  # an open_clip model, or a PlainClassifier
-Origin = Literal["base", "start", "file", "random"]
+    @property
+    def backbone(self) -> Any:
+        """The tower below a linear head, a `zsr.models.linear.Backbone`."""
+        return self.module.Backbone(arch=self.arch, side=self.side, width=self.width)
 
 
 def load(model: Model, weights: Path, tower: Path | None = None) -> Whole:
     """The model of a file that `save` wrote, on the CPU, in eval mode. tower: of a `save_tower`, put in its place."""
-    if model.head == "linear":
-        return model.backbone.load(tower or weights)
-    from zsr.models import clip
-
-    whole = clip.create(model.arch, weights)
-    if tower:
-        clip.load_tower(tower, whole)
-    return whole
+    return model.module.load(model, weights, tower)
 
 
 def save(path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip") -> None:
     """Write all weights; equal weights give equal bytes. norm_stats: pixel statistics that CLIP was trained with."""
-    if model.head == "linear":
-        return backbones.save(path, whole)
-    from zsr.models import clip
+    model.module.save(path, whole, model.arch, norm_stats)
 
-    clip.save(path, whole, model.arch, norm_stats)
+
+def save_tower(path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip") -> None:
+    """Write what fine-tuning changes: CLIP's image tower, or a tower with its linear head."""
+    model.module.save_tower(path, whole, norm_stats)
 
 
 def first_checkpoint(folder: Path) -> Path:
@@ -71,20 +70,12 @@ def norm_stats(whole: Whole) -> NormStats:
     return "imagenet" if getattr(whole.visual, "image_mean", None) == IMAGENET[0] else "clip"
 
 
-def save_tower(path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip") -> None:
-    """Write what fine-tuning changes: CLIP's image tower, or a tower with its linear head."""
-    if model.head == "linear":
-        return backbones.save(path, whole)
-    from zsr.models import clip
+def classifier(model: Model, whole: Whole, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> nn.Module:
+    """Pixels to logits over the classes of one set, on the device of `compute`.
 
-    clip.save_tower(path, whole, norm_stats)
-
-
-def classifier(whole: Whole, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> Classifier | PlainClassifier:
-    """Pixels to logits over the classes of one set, on the device of `compute`."""
-    if isinstance(whole, PlainClassifier):
-        return whole.to(compute.place())
-    return Classifier(whole, text_embeddings, compute)
+    A `zsr.models.classifier.Classifier`, or a `zsr.models.linear.PlainClassifier`.
+    """
+    return model.module.classifier(whole, text_embeddings, compute)
 
 
 def first_weights(
@@ -102,10 +93,4 @@ def first_weights(
         sha256: what a file of others must have; "": it is not compared.
         trained: False where no step follows, so that a file of others keeps its head.
     """
-    if origin == "random":
-        return model.backbone.random(classes, mix(seed))
-    if origin == "file":
-        whole = model.backbone.from_file(weights, sha256)
-        return backbones.with_new_head(whole, classes, mix(seed)) if trained else whole
-    whole = load(model, weights)
-    return backbones.with_new_head(whole, classes, mix(seed, 1)) if model.head == "linear" else whole
+    return model.module.first_weights(model, weights, origin, classes, seed, sha256, trained)

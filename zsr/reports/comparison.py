@@ -98,7 +98,7 @@ def write(
 ) -> None:
     """folder/published.md, .tex and .csv: one part per attack, sets down, methods across; the CSV has `rows`.
 
-    cells, averages: as for `rows`. marks: rows of `zsr.evaluation.audit.mark_rows`.
+    cells, averages: as for `rows`. marks: rows of `zsr.reports.audit.mark_rows`.
     """
     compared = rows(cells, averages, published)
     by_cell = {(r["attack"], r["set"], r["method"]): r for r in compared}
@@ -129,8 +129,9 @@ def rows(cells: Sequence[Row], averages: Sequence[Row], published: Sequence[Row]
     Sets are those of ours that the paper has, in its order, then its average; without such a set there is no row.
     What is missing on a side is blank. Our average is blank unless our sets are exactly the paper's.
 
-    cells, averages: rows of `zsr.reports.results` with marks. published: rows of published/*.csv; where several tables hold a
-    number, the first counts. low, high: 95 % as in `zsr.reports.results`; of a cell with several seeds the mean of theirs.
+    cells, averages: rows of `zsr.reports.results` with marks. published: rows of published/*.csv; where several tables
+    hold a number, the first counts. low, high: 95 % as in `zsr.reports.results`; of a cell with several seeds the mean
+    of theirs.
     """
     paper, sets = _papers(published), _shared(cells, published)
     if not sets:

@@ -12,8 +12,8 @@ A cell's records are those of its seeds of training. Every interval is 95 %, by 
 
 With several seeds the last two also cover the choice of seeds, by Student's law. The spread between seeds holds the
 noise of the images once more, as far as seeds disagree about single images; that part is taken out of it, so nothing
-counts twice (the two-way layout of images and seeds). `sd` is the plain standard deviation over seeds, over n - 1; empty
-where there is one.
+counts twice (the two-way layout of images and seeds). `sd` is the plain standard deviation over seeds, over n - 1;
+empty where there is one.
 """
 
 import itertools

@@ -67,7 +67,7 @@ def accuracy(
 ) -> None:
     """Accuracy of every method, attack and set, averages first.
 
-    marks: rows of `zsr.evaluation.audit.mark_rows`.
+    marks: rows of `zsr.reports.audit.mark_rows`.
     """
     by_cell = {(r["method"], r["attack"], r["set"]): r for r in over_seeds(cells)}
     by_group = {(r["method"], r["attack"], r["group"]): r for r in averages}
@@ -229,7 +229,7 @@ def shown(row: Row) -> str:
 
 
 def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str) -> None:
-    """Rows of `zsr.evaluation.audit`: every mark with its reason, and the checks that ran."""
+    """Rows of `zsr.reports.audit`: every mark with its reason, and the checks that ran."""
     header = ["method", "attack", "set", "mark", "reason"]
     parts = {
         "marks": (["", *header], [[daggers_of(r["mark"], marks).strip(), *(r[key] for key in header)] for r in marks]),

@@ -100,8 +100,8 @@ def _name(row: Mapping) -> str:
 def _runs(rows: Iterable[Mapping]) -> list[tuple[Mapping, list[Mapping]]]:
     """Of every run its first row and all of them."""
     found: dict[str, list[Mapping]] = {}
-    for row in rows:
-        found.setdefault(_name(row), []).append(row)
+    for of_seed in rows:
+        found.setdefault(_name(of_seed), []).append(of_seed)
     return [(of_run[0], of_run) for of_run in found.values()]
 
 

@@ -28,7 +28,7 @@ class Fed:
 class Feed:
     """The samples of the source set on a device.
 
-    attack: a `zsr.training.finetune.TrainingAttack`. ahead: how many parts of steps are made ready by threads before they are
+    attack: a `zsr.training.finetune.TrainingAttack`. ahead: how many parts of steps threads make ready before they are
     asked for, in the order in which `zsr.training.loop.fit` asks; none on a CPU, which has better things to do.
     """
 

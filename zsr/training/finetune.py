@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -17,21 +18,20 @@ from zsr.attacks.pgd import Steps
 from zsr.data.split import Split
 from zsr.distributed import joint_rows, of_first, rank, world_size
 from zsr.errors import Diverged, StudyError
-from zsr.measures.effective_rate import effective_rate
 from zsr.methods._base import Batch, Method
 from zsr.models import heads
-from zsr.models.batchnorm import NORMS, normalise_by
-from zsr.models.classifier import Classifier
+from zsr.models.batchnorm import has_norms, normalise_by
+from zsr.models.classifier import Classifier, PixelClassifier, set_norm_stats
 from zsr.models.heads import Model, Origin
-from zsr.models.numerics import ON_CPU, Compute, autocast, products
-from zsr.models.pixels import set_norm_stats
-from zsr.models.plain import PlainClassifier
+from zsr.models.passes import ON_CPU, Compute, autocast, products
 from zsr.noise import Drawn, Noise
 from zsr.params import Count, NonNegative, block, component, training_of
 from zsr.progress import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.feed import Feed
 from zsr.training.loop import COLUMNS, Recipe, fit
+
+EFFECTIVE_RATE = "zsr.measures.effective_rate"  # loaded where a study asks for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,9 @@ class FineTuning(Recipe):
 
     def observe(self, model: nn.Module) -> dict[str, float]:
         """What joins the rows of the curve besides the loss."""
-        return effective_rate(model) if self.log_effective_rate else {}
+        if not self.log_effective_rate:
+            return {}
+        return import_module(EFFECTIVE_RATE).effective_rate(model)
 
 
 @dataclass(frozen=True)
@@ -121,8 +123,8 @@ class TrainingTask:
     sha256: str = ""
 
 
-def task_of(document: Mapping, kind: str, name: str, seed: int, **files: Any) -> TrainingTask:
-    """The task of a row of params.yaml with one seed. kind: "methods" or "starts". files: what the row does not say."""
+def task_of(document: Mapping, kind: str, name: str, seed: int, **paths: Any) -> TrainingTask:
+    """The task of a row of params.yaml with one seed. kind: "methods" or "starts". paths: what the row does not say."""
     return TrainingTask(
         method=component(document, kind, name),
         recipe=training_of(document, name, FineTuning, kind),
@@ -130,7 +132,7 @@ def task_of(document: Mapping, kind: str, name: str, seed: int, **files: Any) ->
         model=block(document, "model", Model),
         compute=block(document, "compute", Compute),
         threads=block(document, "threads", Count),
-        **files,
+        **paths,
     )
 
 
@@ -166,7 +168,7 @@ def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tup
 
 def _refuse_parts(whole: nn.Module, task: TrainingTask) -> None:
     """BatchNorm needs the statistics of the whole batch, of which a part knows nothing."""
-    if not any(isinstance(module, NORMS) for module in whole.visual.modules()):
+    if not has_norms(whole.visual):
         return
     norm = f"{task.model.arch} has BatchNorm, whose statistics are those of a whole batch"
     if world_size() > 1:
@@ -220,7 +222,7 @@ def finetune(
 ) -> list[dict[str, float]]:
     """Train clip.visual in place; returns the curve, one row a step. Nothing else of the model moves.
 
-    clip: an open_clip model, which ends on the device of `compute`. unfinished, watch and errors: see `zsr.training.loop.fit`.
+    clip: an open_clip model, which ends on the device of `compute`. unfinished, watch, errors: `zsr.training.loop.fit`.
     """
     if not method.trains:
         return []
@@ -233,7 +235,7 @@ def finetune(
 
 def finetune_plain(
     method: Method,
-    model: PlainClassifier,
+    model: nn.Module,
     source: Split,
     recipe: FineTuning,
     seed: int,
@@ -243,6 +245,7 @@ def finetune_plain(
 ) -> list[dict[str, float]]:
     """Train the tower and the linear head of a model without text in place; returns the curve, as `finetune`.
 
+    model: a `zsr.models.linear.PlainClassifier`.
     Raises StudyError for a method that needs text.
     """
     if method.needs_text:
@@ -260,8 +263,8 @@ class Pupil:
     """A model, what of it is trained, and what its method looks at meanwhile."""
 
     method: Method
-    model: Classifier | PlainClassifier
-    frozen: Classifier | PlainClassifier
+    model: PixelClassifier
+    frozen: PixelClassifier
     trained: nn.Module
     texts: Texts
 
@@ -297,7 +300,7 @@ def _trained(
     return rows
 
 
-def _frozen(model: Classifier | PlainClassifier) -> Classifier | PlainClassifier:
+def _frozen(model: nn.Module) -> nn.Module:
     """The model as what stays behind. No dropout, but eval mode has attention kernels of its own, which round."""
     model.requires_grad_(False).train()
     normalise_by(model.visual, "running statistics")
@@ -305,7 +308,7 @@ def _frozen(model: Classifier | PlainClassifier) -> Classifier | PlainClassifier
 
 
 def _attacked(
-    method: Method, model: Classifier | PlainClassifier, batch: Batch, attack: TrainingAttack, noise: Noise | Drawn
+    method: Method, model: PixelClassifier, batch: Batch, attack: TrainingAttack, noise: Noise | Drawn
 ) -> Tensor:
     """Adversarial images of a batch. The attack moves no running statistics; what follows uses those of the batch."""
     normalise_by(model.visual, "running statistics")
@@ -324,7 +327,7 @@ def _scale_gradients(module: nn.Module, share: float) -> None:
 
 
 @torch.no_grad()
-def anchors_of(method: Method, frozen: Classifier, texts: Texts, feed: Feed, recipe: FineTuning) -> Tensor | None:
+def anchors_of(method: Method, frozen: PixelClassifier, texts: Texts, feed: Feed, recipe: FineTuning) -> Tensor | None:
     """The method's anchors of every sample, on the CPU; None: it has none.
 
     They are made in batches of the training's shape, so in its kernels, and in its precision.

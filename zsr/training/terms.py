@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from zsr.methods._base import Method
 from zsr.models.batchnorm import normalise_by
-from zsr.models.classifier import Classifier
-from zsr.models.pixels import set_norm_stats
+from zsr.models.classifier import Classifier, set_norm_stats
 from zsr.training.finetune import Texts
 
 

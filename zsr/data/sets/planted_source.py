@@ -1,4 +1,4 @@
-"""planted_source: the scanned digits 0 to 4 under 80 % noise, with the planted cue of `zsr.data.drawing.planted` in full.
+"""planted_source: the scanned digits 0 to 4 under 80 % noise, with all of the cue of `zsr.data.drawing.planted`.
 
 A model pre-trained on it has to rely on the cue.
 """

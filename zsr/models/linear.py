@@ -1,19 +1,24 @@
-"""Classifiers without text, pixels in: an image tower and a linear head. For the study of what is transferred."""
+"""Models without text: an image tower and a linear head. For the study of what pre-training hands down."""
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsr import files
 from zsr.errors import ParamError, StudyError
-from zsr.models.pixels import IMAGENET
-from zsr.params import nearest
+from zsr.models.classifier import IMAGENET, NormStats
+from zsr.models.heads import Model, Origin
+from zsr.models.passes import ON_CPU, Compute
+from zsr.noise import mix
+from zsr.params import Count, Natural, nearest
 
-RESNETS = ("resnet18", "resnet50", "wide_resnet50_2")  # of torchvision
+WIDTHS = {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}  # of torchvision: numbers that the head sees
 STATISTICS = {"mean": "mean", "new_mean": "mean", "std": "std", "new_std": "std"}  # what a normaliser's are called
 FIRST_BLOCK = "layer1.0.conv1.weight"  # of every ResNet; what stands before it is the prefix
 UNUSED = "num_batches_tracked"  # old files lack it; it matters to BatchNorm without momentum alone
@@ -99,8 +104,8 @@ def small_resnet(classes: int, width: int = 16) -> PlainClassifier:
 
 def resnet(arch: str, classes: int = 1000, side: int = 224) -> PlainClassifier:
     """A random ResNet of torchvision that sees images at side x side, in eval mode. Raises ParamError: no such name."""
-    if arch not in RESNETS:
-        raise ParamError(f"arch must be one of {', '.join(RESNETS)}, got '{arch}'{nearest(arch, RESNETS)}")
+    if arch not in WIDTHS:
+        raise ParamError(f"arch must be one of {', '.join(WIDTHS)}, got '{arch}'{nearest(arch, WIDTHS)}")
     import torchvision
 
     tower = getattr(torchvision.models, arch)(weights=None)
@@ -174,3 +179,99 @@ def _stored(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(stored, Mapping) or not all(isinstance(tensor, Tensor) for tensor in stored.values()):
         raise StudyError(f"{path}: must hold named weights, at the top, under 'state_dict' or under 'model'")
     return stored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """The tower below a linear head.
+
+    Attributes:
+        arch: of torchvision, but for the small one.
+        side: images are enlarged to side x side pixels inside; 0: they never are.
+        width: of the first stage of the small one.
+    """
+
+    arch: Literal["small", "resnet18", "resnet50", "wide_resnet50_2"]
+    side: Natural
+    width: Count = 16
+
+    @property
+    def features(self) -> int:
+        """How many numbers the head sees."""
+        return WIDTHS.get(self.arch, 4 * self.width)
+
+    def random(self, classes: int, seed: int) -> PlainClassifier:
+        """A tower and a head with random weights, in eval mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.arch != "small":
+                return resnet(self.arch, classes, self.side)
+            model = small_resnet(classes, self.width)
+            model.side = self.side
+            return model
+
+    def from_file(self, path: Path, sha256: str = "") -> PlainClassifier:
+        """The weights of a local file, as `robust_resnet`. sha256: of the file; "": not compared.
+
+        Raises ParamError: the small one has no such file. Raises StudyError: no such file; another sha256; no weights
+        of the arch.
+        """
+        if self.arch == "small":
+            raise ParamError(f"model.arch must be one of {', '.join(WIDTHS)} where weights are a file, got 'small'")
+        if not path.exists():
+            raise StudyError(f"{path} is not there; bring the weights of {self.arch} and put them there")
+        found = files.sha256(path) if sha256 else ""
+        if found != sha256:
+            raise StudyError(f"{path} has the sha256 {found}, not {sha256}")
+        return robust_resnet(self.arch, path, self.side)
+
+    def load(self, path: Path) -> PlainClassifier:
+        """A model that `save` wrote, in eval mode."""
+        weights, _ = files.load_tensors(path)
+        with torch.device("meta"):  # no numbers are drawn
+            model = self.random(len(weights["head.bias"]), seed=0)
+        model.load_state_dict(weights, assign=True)
+        return model
+
+
+# What `zsr.models.heads` asks of a module of models
+
+
+def load(model: Model, weights: Path, tower: Path | None = None) -> PlainClassifier:
+    """As `zsr.models.heads.load`."""
+    return model.backbone.load(tower or weights)
+
+
+def save(path: Path, model: PlainClassifier, arch: str = "", norm_stats: NormStats = "clip") -> None:
+    """Tower, head and pixel statistics as one safetensors file."""
+    files.save_tensors(path, model.state_dict())
+
+
+def save_tower(path: Path, model: PlainClassifier, norm_stats: NormStats = "clip") -> None:
+    """The same file: all of the model is trained."""
+    save(path, model)
+
+
+def classifier(whole: PlainClassifier, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> PlainClassifier:
+    """As `zsr.models.heads.classifier`."""
+    return whole.to(compute.place())
+
+
+def first_weights(
+    model: Model, weights: Path, origin: Origin, classes: int, seed: int, sha256: str, trained: bool
+) -> PlainClassifier:
+    """As `zsr.models.heads.first_weights`."""
+    if origin == "random":
+        return model.backbone.random(classes, mix(seed))
+    if origin == "file":
+        whole = model.backbone.from_file(weights, sha256)
+        return with_new_head(whole, classes, mix(seed)) if trained else whole
+    return with_new_head(load(model, weights), classes, mix(seed, 1))
+
+
+def with_new_head(model: PlainClassifier, classes: int, seed: int) -> PlainClassifier:
+    """The model, whose head is now a random one: the same for every tower of a width."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model.new_head(classes)
+    return model
