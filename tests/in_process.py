@@ -12,7 +12,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from tests.pipeline import ROOT
+from tests.checkout import ROOT
 from zsr import code_digest, files
 from zsr.params import block, read
 

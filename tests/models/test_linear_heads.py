@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import ROOT
-from tests.test_twins import AT
+from tests.methods.test_twins import AT
 from zsr import files
 from zsr.data.sources import make
 from zsr.errors import ParamError, StudyError

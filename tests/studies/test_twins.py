@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
+from tests.checkout import ROOT
 from tests.in_process import run_study
-from tests.pipeline import ROOT
 from zsr import files
 from zsr.data import prepared
 from zsr.data.prepared import INDEX, entry

@@ -32,7 +32,7 @@ from zsr.params import (
 from zsr.study import catalogue, check
 from zsr.training.finetune import FineTuning
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
+from tests.checkout import Checkout
 from tests.conftest import ROOT
-from tests.pipeline import Checkout
 from zsr import files
 from zsr.errors import ParamError
 from zsr.evaluation.records import Record

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.test_methods import disturb, gradients, moved, total
+from tests.methods.test_methods import disturb, gradients, moved, total
 from zsr.attacks.pgd import PGD
 from zsr.errors import ParamError
 from zsr.methods._base import Batch

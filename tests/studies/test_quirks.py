@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.pipeline import ROOT, versions
+from tests.checkout import ROOT, versions
 from zsr.params import read
 
 

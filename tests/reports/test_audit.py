@@ -4,10 +4,9 @@ import dataclasses
 
 import pytest
 
-from zsr.reports import audit
 from zsr.evaluation.records import Mark, Record
 from zsr.files import read_json, read_rows, write_rows
-from zsr.reports import results, tables
+from zsr.reports import audit, results, tables
 
 N = 100
 

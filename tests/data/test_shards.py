@@ -85,7 +85,7 @@ def test_a_process_started_anew_reads_them_without_torch(folder, tmp_path):
     code = "import pickle, sys; from tests.fixtures_real import images_digest as d; "
     code += "print(d(pickle.load(open(sys.argv[1], 'rb'))), 'torch' in sys.modules)"
     command = [sys.executable, "-c", code, str(tmp_path / "samples")]
-    said = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True).stdout
+    said = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True).stdout
     assert said.split() == [fixtures_real.images_digest(samples), "False"]
 
 

@@ -11,7 +11,7 @@ from stages.command import modules_of
 from zsr.code_digest import closure
 from zsr.params import read
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROOMS = [  # modules and folders of zsr, from the ground up; those of one line do not know each other
     {"errors", "losses", "progress"},
     {"code_digest", "files", "params"},

@@ -8,7 +8,7 @@ import pytest
 import ruamel.yaml
 from dvc.utils.serialize import load_yaml
 
-from tests.pipeline import ROOT, Checkout
+from tests.checkout import ROOT, Checkout
 from zsr.params import read
 
 PARAMS = read(ROOT / "params.yaml")

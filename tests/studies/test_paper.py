@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import fixtures_real
-from tests.pipeline import ROOT, Checkout, ran
+from tests.checkout import ROOT, Checkout, ran
 from zsr import study
 from zsr.data.registry import entries
 from zsr.errors import ParamError

@@ -8,7 +8,7 @@ from zsr.files import read_rows
 from zsr.reports import comparison
 from zsr.reports.comparison import AVERAGE, BLANK
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAPER_SETS = ["tiny_imagenet", "cifar10", "stl10"]
 MARKS = [
     {"method": "m", "attack": "pgd", "set": "shapes", "mark": "elsewhere", "reason": "not of this table"},

@@ -12,9 +12,9 @@ from zsr.attacks.clean import Clean
 from zsr.attacks.cw import CW
 from zsr.attacks.pgd import PGD
 from zsr.errors import StudyError
-from zsr.reports import audit
 from zsr.evaluation.evaluate import Evaluation, evaluate, protocol
 from zsr.evaluation.records import BITS, Record, merged
+from zsr.reports import audit
 
 PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum")
 BLANK = Record(method="clip", seed=0, attack="pgd", set_name="shapes", fingerprint="f", protocol="p")

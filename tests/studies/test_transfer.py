@@ -10,7 +10,7 @@ import torch
 
 from tests import fixtures_real
 from tests.in_process import call, run_study
-from tests.test_architecture import imported
+from tests.pipeline.test_architecture import imported
 from zsr import files
 from zsr.errors import ParamError, StudyError
 from zsr.evaluation.records import Record
@@ -24,7 +24,7 @@ from zsr.reports.transfer_tables import Facts
 from zsr.study import check
 from zsr.training.finetune import FineTuning
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TRANSFER, PAPER = (read(ROOT / "studies" / name / "params.yaml") for name in ("transfer", "transfer-paper"))
 STARTS, SECTIONS = ("scratch", "pretrained", "robust"), ("ft", "dm", "trades", "at")
 SMALL = Backbone(arch="small", side=0, width=8)  # of 4 oneDNN writes beside its memory in backward passes with AVX2

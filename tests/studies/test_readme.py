@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readme_table
-from tests.pipeline import ROOT, files, versions
+from tests.checkout import ROOT, files, versions
 from zsr.params import read
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]

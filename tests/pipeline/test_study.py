@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.pipeline import Checkout, ran
+from tests.checkout import Checkout, ran
 from zsr.evaluation.records import Record
 from zsr.files import read_json, read_rows
 from zsr.params import read
 
-METHODS = list(read(Path(__file__).parents[1] / "params.yaml")["methods"])
+METHODS = list(read(Path(__file__).parents[2] / "params.yaml")["methods"])
 SMALL = {
     "threads": 1,
     "data.sets.shapes": {"train": 160, "test": 30},
