@@ -1,4 +1,4 @@
-# make repro: the whole study. make test: the tests. Each makes its own virtual environment first.
+# make repro: the whole study. make test: lint, types and the tests. Each makes its own virtual environment first.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
@@ -10,6 +10,8 @@ repro: $(READY)
 	dvc repro
 
 test: $(READY)
+	ruff check --quiet zsr stages tests benchmarks
+	mypy
 	python -m pytest
 
 $(READY): requirements.txt

@@ -93,10 +93,10 @@ def trained(clip_model, split):
     return model
 
 
-LONGEST = ["test_study.py", "test_graph.py", "test_evaluate.py", "test_twins_study.py", "test_transfer.py"]
+LONGEST = ["pipeline/test_study.py", "pipeline/test_graph.py", "studies/test_twins.py", "studies/test_transfer.py"]
 
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that the others are done beside them."""
     places = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
+    items.sort(key=lambda item: places.get("/".join(item.path.parts[-2:]), len(LONGEST)))

@@ -63,7 +63,8 @@ def libraries(files: Iterable[Path]) -> dict[str, str]:
 
 def loaded_files(root: Path = ROOT) -> set[Path]:
     """The files of the project's modules that this process has loaded."""
-    files = {Path(module.__file__) for module in list(sys.modules.values()) if getattr(module, "__file__", None)}
+    named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = {Path(name) for name in named if name}
     return {path for path in files if any(path.is_relative_to(root / package) for package in PACKAGES)}
 
 
@@ -127,6 +128,7 @@ def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, 
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise StudyError(f"{path}: line {node.lineno} imports relatively; name the whole module")
+            assert node.module is not None  # only a relative import may lack it
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGE_DATA":
             data_files += ast.literal_eval(node.value)

@@ -20,6 +20,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
+    """How many processes the run has; 1 where it is not distributed."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 

@@ -27,14 +27,16 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, indented, with a newline at its end."""
     write_atomic(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
+    """What a JSON file holds."""
     return json.loads(path.read_text())
 
 
-def write_rows(path: Path, rows: Sequence[dict], header: Sequence[str] = ()) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping], header: Sequence[str] = ()) -> None:
     """A CSV file; header: its columns where there may be no row."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else list(header), lineterminator="\n")
@@ -44,6 +46,7 @@ def write_rows(path: Path, rows: Sequence[dict], header: Sequence[str] = ()) -> 
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by column; every value is text."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -148,9 +151,10 @@ def digest(*parts: bytes | str | Path) -> str:
     """A short hash of byte strings, texts and the contents of files, in order; none can run into the next."""
     total = hashlib.sha256()
     for part in parts:
-        hexadecimal = sha256(part) if isinstance(part, Path) else None
-        content = part.encode() if isinstance(part, str) else part
-        total.update(bytes.fromhex(hexadecimal) if hexadecimal else hashlib.sha256(content).digest())
+        if isinstance(part, Path):
+            total.update(bytes.fromhex(sha256(part)))
+        else:
+            total.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
     return total.hexdigest()[:32]
 
 

@@ -16,7 +16,13 @@ def mix(*numbers: int) -> int:
 
 @dataclass(frozen=True)
 class Noise:
-    """Draws for the images of one batch, keyed by (seed, scope, image id, stream). scope names a set or a step."""
+    """Draws for the images of one batch, keyed by (seed, scope, image id, stream).
+
+    Attributes:
+        seed: of all draws.
+        scope: the name of a set or of a step.
+        ids: the images' own numbers, (B,).
+    """
 
     seed: int
     scope: str
@@ -41,13 +47,19 @@ class Noise:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Uniform noise that was drawn before it is asked for, (B, ...), of one stream."""
+    """Uniform noise of one stream that was drawn before it is asked for.
+
+    Attributes:
+        rows: the noise of each image, (B, ...).
+    """
 
     rows: Tensor
 
     def take(self, rows: Tensor) -> "Drawn":
+        """The noise of some images of the batch."""
         return Drawn(self.rows[rows])
 
     def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
+        """The noise that was drawn, (B, *shape). It must have been drawn in that shape."""
         assert self.rows.shape[1:] == tuple(shape)
         return self.rows

@@ -5,7 +5,7 @@ The schema of a block is the dataclass beside the code that the block configures
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from fractions import Fraction
@@ -20,7 +20,14 @@ from zsr.errors import ParamError
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers a key may take; `low` itself is in unless `above`, `high` unless `below`."""
+    """The numbers a key may take.
+
+    Attributes:
+        low: the lower end.
+        high: the upper end.
+        above: numbers must be above low; else low itself is in.
+        below: numbers must be below high; else high itself is in.
+    """
 
     low: float
     high: float = math.inf
@@ -114,7 +121,7 @@ def build(schema: Any, value: Any, key: str) -> Any:
     return _build_scalar(schema, value, key)
 
 
-def _build_dataclass(schema: type, value: Any, key: str) -> Any:
+def _build_dataclass(schema: Any, value: Any, key: str) -> Any:
     if not isinstance(value, Mapping):
         raise ParamError(f"{key} must hold keys and values, got {value!r}")
     names = [field.name for field in fields(schema)]
@@ -160,7 +167,7 @@ def _choices(options: tuple) -> str:
     return "one of " + ", ".join(map(str, options))
 
 
-def nearest(value: Any, options) -> str:
+def nearest(value: Any, options: Iterable) -> str:
     """What follows an unknown name in a message: "; did you mean 'x'?", or nothing where no option is close."""
     close = get_close_matches(str(value), list(map(str, options)), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
@@ -175,7 +182,9 @@ class Row:
         numbers: hyper-parameters, without the keys of ROW_KEYS and without `train`.
         train: what the row changes in the block `train`.
         key: of the block that holds the numbers.
-        start, file, sha256: which weights a training begins with.
+        start: a row of starts, whose weights a training begins with; "": none.
+        file: weights of others that a training begins with; "": none.
+        sha256: what that file must have; "": it is not compared.
     """
 
     module: ModuleType

@@ -57,7 +57,12 @@ IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
 
 @dataclass(frozen=True, kw_only=True)
 class Quirk:
-    """A row of the table of quirks: its ID in docs/quirks.md, and the method that the effect is measured against."""
+    """A row of the table of quirks.
+
+    Attributes:
+        id: of the quirk in docs/quirks.md.
+        against: the method that the effect is measured against.
+    """
 
     id: str
     against: str
@@ -73,14 +78,26 @@ class Study:
         up: from the folder of params.yaml to the repository's root.
         threads: of the CPU, in every stage that computes.
         launcher: of training and evaluation; torchrun: a process for each GPU.
+        compute: where models run, and how.
         seeds: of training: order of batches, noise of the training attack, random weights.
-        starts: rows of models that other trainings begin with; methods: the rows of the tables.
-        shared: blocks of numbers that several rows name as their section; method: one of these, of TGA-ZSR.
+        data: which sets there are, and how many images of each.
+        model: architecture and head.
+        base_model: weights of open_clip, or how the base model of CLIP is trained here.
+        starts: rows of models that other trainings begin with.
+        train: how every row is trained that does not say otherwise.
+        method: a block of numbers that several rows name as their section, of TGA-ZSR.
+        shared: more such blocks, by name.
+        methods: the rows of the tables.
         grid: the learning rates that every row is tried at; {}: its own alone.
-        eps_sweep, attention, likeness: what is measured besides, by the name of the attack, of the set, of the start.
+        evaluate: how models are judged.
         protocols: values that belong together; evaluate.protocol names those in force.
+        attacks: what models are judged under, by name.
+        eps_sweep: sweeps over eps, by the name of the attack.
+        attention: studies of attention maps, by the name of the set.
+        likeness: comparisons with a start, by its name.
         quirks: rows of the table of quirks, by method.
-        tables, figures: those that the study has.
+        tables: those that the study has.
+        figures: those that the study has.
     """
 
     name: str
@@ -109,7 +126,7 @@ class Study:
     tables: tuple[Table, ...]
     figures: tuple[Figure, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.attacks:
             raise ValueError("attacks must have at least one, got none")
         if not self.methods:
@@ -126,9 +143,7 @@ class Study:
             _among(f"attention.{name}.attack", [shown.attack], "attacks", self.attacks)
             n = self.data.sets[name].test
             if not shown.columns <= shown.images <= n:
-                raise ValueError(
-                    f"attention.{name}: columns <= images <= {n}, got {shown.columns} and {shown.images}"
-                )
+                raise ValueError(f"attention.{name}: columns <= images <= {n}, got {shown.columns} and {shown.images}")
 
     @property
     def judged(self) -> list[str]:
@@ -179,7 +194,7 @@ def check(path: Path) -> Study:
 def _check_names(document: Mapping) -> None:
     """Names of rows become parts of paths, of keys and of commands."""
     for key in ("methods", "starts", "attacks", "shared", "data.sets"):
-        rows = document
+        rows: Any = document
         for part in key.split("."):
             rows = rows.get(part) if isinstance(rows, Mapping) else None
         for name in rows if isinstance(rows, Mapping) else ():
@@ -337,8 +352,10 @@ def _check_protocols(document: dict) -> None:
 
 def _checked_tower(arch: str, image_size: int) -> dict[str, Any]:
     """What the config file of an arch says of its image tower; importing open_clip takes seconds."""
+    open_clip = find_spec("open_clip")
+    assert open_clip is not None and open_clip.origin is not None
     folders = [
-        Path(find_spec("open_clip").origin).parent / "model_configs",
+        Path(open_clip.origin).parent / "model_configs",
         Path(__file__).parent / "models" / "configs",
     ]
     configs = {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}

@@ -1,8 +1,10 @@
 """The shape of the code: imports point down, the core knows neither click nor DVC, no function is long."""
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,40 @@ def test_functions_stay_small():
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 45, f"{path}:{node.name}"
+
+
+def public(body: list[ast.stmt]) -> Iterator[ast.ClassDef | ast.FunctionDef]:
+    """What a module or a public class has for others: names without a leading underscore, and __call__."""
+    for node in body:
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and (node.name[0] != "_" or node.name == "__call__"):
+            yield node
+            if isinstance(node, ast.ClassDef):
+                yield from public(node.body)
+
+
+def fields_of(node: ast.ClassDef | ast.FunctionDef) -> list[str]:
+    """The public fields of a dataclass; what is none has none."""
+    if not any(ast.unparse(decorator).startswith("dataclass") for decorator in node.decorator_list):
+        return []
+    fields = [part for part in node.body if isinstance(part, ast.AnnAssign)]
+    names = [ast.unparse(part.target) for part in fields if "ClassVar" not in ast.unparse(part.annotation)]
+    return [field for field in names if field[0] != "_"]
+
+
+def explained(field: str, docstring: str) -> bool:
+    """Has it an entry of its own below `Attributes:`, or one with others, as in "file, sha256: ..."?"""
+    return (
+        re.search(rf"^    (\w+, )*{field}(, \w+)*:", docstring.partition("Attributes:\n")[2], re.MULTILINE) is not None
+    )
+
+
+def test_every_public_name_is_documented():
+    missing = []
+    for path in CORE:
+        tree = ast.parse(path.read_text())
+        missing += [] if ast.get_docstring(tree) else [name(path)]
+        for node in public(tree.body):
+            said, place = ast.get_docstring(node) or "", f"{name(path)}:{node.lineno} {node.name}"
+            missing += [] if said else [place]
+            missing += [f"{place}.{field}" for field in fields_of(node) if not explained(field, said)]
+    assert not missing, "\n".join(missing)

@@ -1,8 +1,8 @@
 """What attacks share: places of a batch that images leave once they are done, and attacks one after another."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import fields, replace
-from typing import Generic, TypeVar
+from dataclasses import Field, fields, replace
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,8 +10,27 @@ from torch import Tensor
 from zsr.models.passes import Model, fooled, predict
 from zsr.noise import Noise
 
-Round = Callable[[Model, Tensor, Tensor, Noise, int | None], Tensor]  # an attack, or one restart or target of it
-State = TypeVar("State")  # a dataclass of tensors (R, ...), one row for each image, or of such dataclasses
+
+class Round(Protocol):
+    """An attack, or one restart or target of it."""
+
+    @property
+    def name(self) -> str:
+        """The attack that it belongs to."""
+
+    def __call__(
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    ) -> Tensor:
+        """Adversarial images, (N, 3, H, W) in [0, 1] -> the same shape, in the ball."""
+
+
+class Rows(Protocol):
+    """A dataclass of tensors (R, ...), one row for each image, or of such dataclasses."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+State = TypeVar("State", bound=Rows)
 
 
 # Attacks one after another
@@ -31,6 +50,10 @@ def cascade(
     success.
 
     Args:
+        model: pixels to logits.
+        images: (N, 3, H, W) in [0, 1].
+        labels: (N,).
+        noise: of the N images.
         batch_size: of the model's passes; None: all images.
         rounds: from the number of classes to the rounds.
 
@@ -72,7 +95,7 @@ class Places(Generic[State]):
     The state may also hold images that are done. The shape of the batch stays while images wait; then it shrinks.
     """
 
-    def __init__(self, n: int, size: int | None, device: torch.device, begin: Callable[[Tensor], State]):
+    def __init__(self, n: int, size: int | None, device: torch.device, begin: Callable[[Tensor], State]) -> None:
         """size: None stands for n. begin: numbers of images, (K,) -> their state before the first pass."""
         self._rows, self._begin = torch.arange(n, device=device), begin
         self._begun = min(size or n, n)
@@ -117,17 +140,19 @@ def wide(per_image: Tensor) -> Tensor:
 
 def chosen(where: Tensor, some: State, others: State) -> State:
     """Of every row, (R,) bool, the state in `some` where true, else in `others`."""
-    if isinstance(some, Tensor):
-        return torch.where(where.view(-1, *[1] * (some.ndim - 1)), some, others)
-    pairs = {field.name: (getattr(some, field.name), getattr(others, field.name)) for field in fields(some)}
-    return replace(some, **{name: chosen(where, *pair) for name, pair in pairs.items()})
+    return _mapped(lambda one, other: torch.where(where.view(-1, *[1] * (one.ndim - 1)), one, other), some, others)
 
 
 def take(state: State, rows: Tensor) -> State:
     """The state of some rows."""
-    if isinstance(state, Tensor):
-        return state[rows]
-    return replace(state, **{field.name: take(getattr(state, field.name), rows) for field in fields(state)})
+    return _mapped(lambda all_rows: all_rows[rows], state)
+
+
+def _mapped(of: Callable[..., Tensor], *states: State) -> State:
+    """The state whose every tensor is a function of the tensors that the given states have in its place."""
+    parts = {field.name: [getattr(state, field.name) for state in states] for field in fields(states[0])}
+    new = {name: of(*part) if isinstance(part[0], Tensor) else _mapped(of, *part) for name, part in parts.items()}
+    return replace(states[0], **new)
 
 
 def put(state: State, rows: Tensor, new: State) -> None:

@@ -1,7 +1,7 @@
 """APGD: PGD that needs no step size. Croce and Hein, ICML 2020, section 3 and algorithm 1."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,11 @@ NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr_targeted": "apgd-t"}
 
 @dataclass(frozen=True)
 class Linf:
-    """The ball of radius eps in the l-infinity norm."""
+    """The ball in the l-infinity norm.
+
+    Attributes:
+        eps: its radius, in units of the pixel range [0, 1].
+    """
 
     eps: float
 
@@ -43,7 +47,11 @@ class Linf:
 
 @dataclass(frozen=True)
 class L2:
-    """The ball of radius eps in the l2 norm."""
+    """The ball in the l2 norm.
+
+    Attributes:
+        eps: its radius, in units of the pixel range [0, 1].
+    """
 
     eps: float
 
@@ -67,7 +75,7 @@ def _length(x: Tensor) -> Tensor:
     return x.square().sum((1, 2, 3), keepdim=True).sqrt()
 
 
-BALLS = {"linf": Linf, "l2": L2}
+BALLS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
 
 
 # The step size is halved where it has stopped helping: section 3.3.
@@ -92,14 +100,23 @@ def due(n_iter: int, device: torch.device) -> Tensor:
 
 @dataclass
 class Controller:
-    """The step size of every image and what it depends on, each (B,)."""
+    """The step size of every image and what it depends on, each (B,).
+
+    Attributes:
+        step: the step size, in the units of the ball's radius.
+        best: the largest loss so far.
+        previous: the loss of the iterate before.
+        rises: how often the loss rose since the last check.
+        checked: the best loss at the last check.
+        halved: was the step halved at the last check?
+    """
 
     step: Tensor
-    best: Tensor  # the largest loss so far
-    previous: Tensor  # the loss of the iterate before
-    rises: Tensor  # since the last check
-    checked: Tensor  # the best loss at the last check
-    halved: Tensor  # was the step halved at the last check?
+    best: Tensor
+    previous: Tensor
+    rises: Tensor
+    checked: Tensor
+    halved: Tensor
 
     @classmethod
     def begin(cls, step: float | Tensor, loss: Tensor) -> "Controller":
@@ -134,15 +151,26 @@ class Controller:
 
 @dataclass
 class Trajectory:
-    """Where the ascent is with R images; `x` and its like are (R, 3, H, W) in [0, 1]."""
+    """Where the ascent is with R images; `x` and its like are (R, 3, H, W) in [0, 1].
 
-    images: Tensor  # the centres of the balls
+    Attributes:
+        images: the centres of the balls.
+        x: the iterate.
+        before: the iterate before x.
+        gradient: of the loss at x, (R, 3, H, W).
+        best: the iterate of largest loss.
+        best_gradient: of the loss at `best`, (R, 3, H, W).
+        passes: of the model, so far, (R,).
+        control: the step sizes.
+    """
+
+    images: Tensor
     x: Tensor
-    before: Tensor  # the iterate before x
-    gradient: Tensor  # at x
-    best: Tensor  # the iterate of largest loss
+    before: Tensor
+    gradient: Tensor
+    best: Tensor
     best_gradient: Tensor
-    passes: Tensor  # of the model, so far
+    passes: Tensor
     control: Controller
 
     @classmethod
@@ -186,13 +214,23 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """One restart of APGD, towards the rank-th wrong class where the loss is targeted; 0: towards none."""
+    """One restart of APGD.
+
+    Attributes:
+        norm: of the ball: "linf" or "l2".
+        eps: its radius, in units of the pixel range [0, 1].
+        n_iter: iterations.
+        loss: what is raised: "ce", "dlr" or "dlr_targeted".
+        early_drop: an image leaves the batch once fooled.
+        restart: the number of the restart, from 0.
+        rank: a targeted loss aims at the rank-th wrong class, from the likeliest, 1; 0: at none.
+    """
 
     norm: str
     eps: float
     n_iter: int
     loss: str
-    early_drop: bool  # an image leaves the batch once fooled
+    early_drop: bool
     restart: int = 0
     rank: int = 0
 
@@ -239,8 +277,11 @@ class Ascent:
         return fooled(logits, labels), loss, gradient
 
 
-def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settings) -> list[Ascent]:
-    """APGD's rounds. Targeted DLR needs four classes and DLR three: where they lack, the next simpler loss is used."""
+def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settings: Any) -> list[Ascent]:
+    """APGD's rounds. Targeted DLR needs four classes and DLR three: where they lack, the next simpler loss is used.
+
+    settings: norm, eps, n_iter and early_drop of `Ascent`.
+    """
     loss = "dlr" if loss == "dlr_targeted" and n_classes < 4 else loss
     loss = "ce" if loss == "dlr" and n_classes < 3 else loss
     ranks = target_ranks(n_classes, n_targets) if loss == "dlr_targeted" else [0]
@@ -272,7 +313,7 @@ class APGD:
     early_drop: bool = True
     precision: Precision = "fp32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.norm == "linf" and self.eps > 1:
             raise ValueError(f"eps must be at most 1 in l-inf, the range of pixels, got {self.eps:g}")
 
@@ -284,9 +325,7 @@ class APGD:
         batch_size: of the model's passes, all images by default.
         """
         with products(images.device, self.precision):
-            return cascade(
-                with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds
-            )
+            return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the attack for a set of so few classes."""

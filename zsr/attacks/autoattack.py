@@ -48,9 +48,7 @@ class AutoAttack:
         batch_size: of the model's passes, all images by default.
         """
         with products(images.device, self.precision):
-            return cascade(
-                with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds
-            )
+            return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
         """What is left of the list for a set of so few classes."""
@@ -68,7 +66,7 @@ class AutoAttack:
 
     def _rounds(self, n_classes: int) -> list[Round]:
         shared = {"eps": self.eps, "n_iter": self.n_iter, "early_drop": self.early_drop}
-        rounds = []
+        rounds: list[Round] = []
         for attack in LISTS[self.version]:
             if attack == "fab":
                 rounds += boundaries(n_classes, self.n_targets, **shared)

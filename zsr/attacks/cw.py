@@ -15,7 +15,9 @@ class CW(SignAttack):
     """PGD on the margin between the best wrong logit and the true one.
 
     Attributes:
-        kappa: an image is pushed on until the best wrong logit leads by so much.
+        kappa: an image is pushed on until the best wrong logit leads by so much, at least 0.
+        title: as the protocol names it.
+        stream: of noise.
     """
 
     kappa: NonNegative

@@ -4,6 +4,7 @@ Towards one class at a time, in l-infinity.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,11 +56,19 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """The boundary to the rank-th wrong class, from the clean image: nothing is random."""
+    """The boundary to the rank-th wrong class, from the clean image: nothing is random.
+
+    Attributes:
+        eps: radius of the ball, in units of the pixel range [0, 1].
+        n_iter: iterations.
+        early_drop: an image leaves the batch at a success inside the ball; else the nearest one is sought.
+        rank: of the class among the wrong ones, from the likeliest, 1.
+        name: as AutoAttack's authors have it.
+    """
 
     eps: float
     n_iter: int
-    early_drop: bool  # an image leaves the batch at a success inside the ball; else the nearest one is sought
+    early_drop: bool
     rank: int
     name = "fab-t"
 
@@ -102,8 +111,8 @@ class Boundary:
         return mixed.clamp(0, 1).view_as(run.x)
 
 
-def boundaries(n_classes: int, n_targets: int, **settings) -> list[Boundary]:
-    """FAB's rounds."""
+def boundaries(n_classes: int, n_targets: int, **settings: Any) -> list[Boundary]:
+    """FAB's rounds, one for each class that is aimed at. settings: eps, n_iter and early_drop of `Boundary`."""
     return [Boundary(rank=rank, **settings) for rank in target_ranks(n_classes, n_targets)]
 
 

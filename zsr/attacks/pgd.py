@@ -11,7 +11,7 @@ from torch import Tensor
 from zsr.attacks._places import Places, wide
 from zsr.losses import cross_entropy
 from zsr.models.passes import HALF, Model, Precision, differentiate, filled, fooled, products, with_gradients_in
-from zsr.noise import Noise
+from zsr.noise import Drawn, Noise
 from zsr.params import Count, NonNegative, PixelRange
 
 
@@ -28,6 +28,7 @@ class Steps:
         reduction: of the loss over the batch. Under fp16 the mean underflows with the batch, quirk S2.
         clip_start: False: the first forward may see pixels outside [0, 1], as in FARE.
         init_sigma: standard deviation of a Gaussian random start, cut at the ball; 0: the start is uniform.
+        stream: of noise, so that two attacks draw different numbers.
     """
 
     eps: PixelRange
@@ -38,13 +39,13 @@ class Steps:
     reduction: Literal["sum", "mean"]
     clip_start: bool = True
     init_sigma: NonNegative = 0.0
-    stream: ClassVar[str] = "pgd"  # of noise
+    stream: ClassVar[str] = "pgd"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.init_sigma and not self.random_start:
             raise ValueError(f"init_sigma: {self.init_sigma:g} needs random_start: true")
 
-    def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise) -> Tensor:
+    def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise | Drawn) -> Tensor:
         """The last point, in the ball and in [0, 1], of an ascent of objective: (B, 3, H, W) -> (B,)."""
         adv = self.start(images, noise)
         with products(images.device, self.precision):
@@ -53,7 +54,7 @@ class Steps:
                 adv = self.moved(adv, self.ascent(objective, leaf), images)
         return adv
 
-    def start(self, images: Tensor, noise: Noise) -> Tensor:
+    def start(self, images: Tensor, noise: Noise | Drawn) -> Tensor:
         """The points of the first forward."""
         if not self.random_start:
             return images
@@ -111,16 +112,21 @@ class SignAttack(Steps):
     Attributes:
         success: last: an image counts as fooled at its last point alone. any: at any point, where the image then stays
             and costs no more.
+        title: as the protocol names it.
     """
 
     success: Literal["last", "any"] = "last"
     title: ClassVar[str]
-    loss: ClassVar[str]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.success == "any" and (not self.clip_start or self.precision == "fp16" or self.reduction != "sum"):
             raise ValueError("success: any needs clip_start: true, reduction: sum and another precision than fp16")
+
+    @property
+    def loss(self) -> str:
+        """What is raised, for the protocol."""
+        raise NotImplementedError
 
     def scores(self, logits: Tensor, labels: Tensor) -> Tensor:
         """What is raised, (B, C), (B,) -> (B,)."""
@@ -175,7 +181,12 @@ class SignAttack(Steps):
 
 @dataclass(frozen=True, kw_only=True)
 class PGD(SignAttack):
-    """PGD on the cross-entropy of the true class."""
+    """PGD on the cross-entropy of the true class.
+
+    Attributes:
+        title: as the protocol names it.
+        loss: what is raised, for the protocol.
+    """
 
     title: ClassVar[str] = "PGD"
     loss: ClassVar[str] = "cross-entropy"

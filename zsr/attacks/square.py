@@ -46,7 +46,14 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Squares:
-    """One run of the attack."""
+    """One run of the attack.
+
+    Attributes:
+        eps: radius of the ball, in units of the pixel range [0, 1].
+        n_queries: of the model, for each image.
+        p_init: share of the image that the first squares cover.
+        name: as AutoAttack's authors have it.
+    """
 
     eps: float
     n_queries: int

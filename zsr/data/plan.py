@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
-from typing import Literal
+from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -18,10 +18,20 @@ HUB = "https://huggingface.co"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One file of one source. choice: 1 for the source that is tried first; the others are alternatives to it.
+    """One file of one source.
 
-    file: what it must be called in the folder given to --from, which for shards has a folder of the repository's name.
-    size: in bytes, 0 where unknown. note: for a person, where there is no address.
+    Attributes:
+        set: key of the set.
+        choice: 1 for the source that is tried first; the others are alternatives to it.
+        kind: of the source.
+        status: of the source, as the registry has it.
+        file: what it must be called in the folder given to --from, which for shards has a folder of the repository's
+            name; "": nothing is known of files.
+        urls: mirrors of the same bytes; (): a person has to get it.
+        size: in bytes; 0: unknown.
+        sha256: in hexadecimal; "": unknown.
+        md5: in hexadecimal; "": unknown.
+        note: for a person, where there is no address.
     """
 
     set: str
@@ -47,13 +57,14 @@ def plan(sets: Iterable[Entry], split: str) -> list[dict]:
 
 
 def _rows(of: Entry, source: Source, split: str, choice: int) -> Iterator[Row]:
-    common = {"set": of.key, "choice": choice, "kind": source.kind, "status": source.status, "note": source.note}
+    common: dict[str, Any] = {"set": of.key, "choice": choice, "kind": source.kind}
+    common |= {"status": source.status, "note": source.note}
     if source.kind == "hub":
         facts = hub.locked().get(source.repo, {"revision": hub.asked(source), "files": {}})
         files = facts["files"] or {name: {} for name in _shard_names(source)}
         for name, file in files.items():
             url = f"{_hub()}/datasets/{source.repo}/resolve/{facts['revision']}/{name}"
-            known = {"size": file.get("size", 0), "sha256": file.get("sha256", "")}
+            known: dict[str, Any] = {"size": file.get("size", 0), "sha256": file.get("sha256", "")}
             yield Row(file=f"{source.folder}/{name}", urls=(url,), **known, **common)
         return
     for file in needed(source.files, split):

@@ -19,7 +19,8 @@ class Prepared:
         split: its images.
         text_embeddings: (C, D) torch tensor, unit rows; None below a linear head.
         wording: of its prompts, for the protocol.
-        images, text: the files that these come from.
+        images: the file that the split comes from.
+        text: the file that the text embeddings come from.
         last: how many images of the file are used, its last; 0: all.
     """
 

@@ -51,10 +51,16 @@ SLIPS = {("pcam", "0"): ("This", "Tthis")}  # typing errors of whole prompts, th
 class ClassRow:
     """One class, as a line of a file has it.
 
-    index: its label. raw_key: its wnid, folder, variant or name on disk. name_official, prompt_official: as the
-    authors' code makes them, errors included. name_clean, prompt_clean: without errors, and no two classes alike.
-    name_openclip: open_clip's name, "" where it has none. lemmas: WordNet's words for a wnid, with ", " between. note:
-    why clean differs.
+    Attributes:
+        index: its label.
+        raw_key: its wnid, folder, variant or name on disk.
+        name_official: its name as the authors' code makes it, errors included.
+        prompt_official: its whole prompt, likewise.
+        name_clean: its name without errors; no two classes have the same.
+        prompt_clean: its whole prompt with that name.
+        name_openclip: open_clip's name; "" where it has none.
+        lemmas: WordNet's words for a wnid, with ", " between.
+        note: why the clean name differs.
     """
 
     index: int

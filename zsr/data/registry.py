@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import hexdigits
-from typing import Literal
+from typing import Any, Literal
 
 from zsr.errors import ParamError
 from zsr.params import Count, Natural, build, nearest, read
@@ -21,7 +21,13 @@ DIGITS = {"sha256": 64, "md5": 32}  # of a hash written in hexadecimal
 class Inner:
     """An archive inside an archive, and the only member of it that is needed.
 
-    name: its path inside. into: the folder below the data root where what it holds is put.
+    Attributes:
+        name: its path inside.
+        size: in bytes; 0 where unknown.
+        sha256: in hexadecimal; "" where unknown.
+        md5: in hexadecimal; "" where unknown.
+        unpack: its kind; "tar" may be compressed in any way, "gz" is one compressed file.
+        into: the folder below the data root where what it holds is put.
     """
 
     name: str
@@ -31,7 +37,7 @@ class Inner:
     unpack: Literal["tar", "zip", "gz"] = "tar"
     into: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_hashes(self)
         _check_inside(self.into)
 
@@ -40,10 +46,16 @@ class Inner:
 class File:
     """One file to download.
 
-    name: what it is called once it is here, without a folder. urls: mirrors of the same bytes, the best first; () where
-    a person has to get it. size: in bytes; 0 where unknown. unpack: "gz" is one compressed file, "tar" may be
-    compressed in any way, "none" leaves the file as it is. into: the folder below the data root where what it holds, or
-    with "none" the file itself, is put; "" is the data root. inner: at most one; nothing else is then taken out.
+    Attributes:
+        name: what it is called once it is here, without a folder.
+        urls: mirrors of the same bytes, the best first; () where a person has to get it.
+        size: in bytes; 0 where unknown.
+        sha256: in hexadecimal; "" where unknown.
+        md5: in hexadecimal; "" where unknown.
+        unpack: its kind; "tar" may be compressed in any way, "gz" is one compressed file, "none" leaves it as it is.
+        into: the folder below the data root where what it holds, or with "none" the file itself, is put; "" is the
+            data root.
+        inner: at most one archive inside; nothing else is then taken out.
     """
 
     name: str
@@ -55,7 +67,7 @@ class File:
     into: str = ""
     inner: tuple[Inner, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_hashes(self)
         _check_inside(self.into)
         if "/" in self.name or not self.name:
@@ -68,11 +80,20 @@ class File:
 class Source:
     """One way to get the splits it serves; those of an entry are tried in order.
 
-    kind: "archive" has files to download, "hub" a data-set repository of the Hugging Face Hub, "manual" is a way that
-    only a person can go, as `note` says; a `repo` is then where it starts. revision: a commit, maybe abbreviated; ""
-    where none was pinned. include: patterns of the files that are needed. shards: tar files of the split, 0 where
-    unknown. size: all in bytes, about; 0 where unknown. backend: the form in which it arrives. status: "slow" works,
-    "dead" is kept so that nobody tries it again, "gated" needs an account and accepted terms, "manual" a person.
+    Attributes:
+        kind: "archive" has files to download, "hub" a data-set repository of the Hugging Face Hub, "manual" is a way
+            that only a person can go, as `note` says.
+        splits: those that it serves.
+        files: those to download; () of a repository.
+        repo: a repository of the Hub, as owner/name; of a manual way it is where the way starts.
+        revision: a commit, maybe abbreviated; "" where none was pinned.
+        include: patterns of the files of the repository that are needed.
+        shards: tar files of the split; 0 where unknown.
+        size: of all, in bytes, about; 0 where unknown.
+        backend: the form in which it arrives.
+        status: "slow" works, "dead" is kept so that nobody tries it again, "gated" needs an account and accepted
+            terms, "manual" a person.
+        note: for a person: what to do, or what is wrong.
     """
 
     kind: Literal["archive", "hub", "manual"]
@@ -87,7 +108,7 @@ class Source:
     status: Literal["ok", "slow", "dead", "gated", "manual"] = "ok"
     note: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.kind == "archive" and not (self.files and all(file.urls for file in self.files)):
             raise ValueError("kind archive needs files, each with urls")
         if self.kind == "hub" and not (self.repo.count("/") == 1 and self.include):
@@ -105,11 +126,25 @@ class Source:
 class Entry:
     """One set.
 
-    splits: number of images of each; "test" is the one evaluated, whatever its publisher calls it. whole: is "test" all
-    the images there are? layout_root: the one folder below the data root that the set fills, laid out as torchvision
-    expects it. transform_group: "small" images are stretched to a square, "natural" ones resized and cropped.
-    prompt_sets: see `zsr.data.prompts`. download_gb: what the test split costs. redistributable: may others be given
-    the images?
+    Attributes:
+        key: its name in params.yaml.
+        title: its name for people.
+        aliases: other names that stand for it.
+        splits: number of images of each; "test" is the one evaluated, whatever its publisher calls it.
+        whole: is "test" all the images there are?
+        num_classes: how many classes it has.
+        layout_root: the one folder below the data root that the set fills, laid out as torchvision expects it.
+        layout: how that folder is laid out, for messages.
+        transform_group: "small" images are stretched to a square, "natural" ones resized and cropped.
+        prompt_sets: those that it has, see `zsr.data.prompts`.
+        download_gb: what the test split costs, in GB.
+        licence: its name; "" where none is stated.
+        licence_url: where it stands.
+        registration: do its terms have to be accepted first?
+        redistributable: may others be given the images?
+        citation: of its paper.
+        known_issues: what is amiss with it, for people.
+        sources: ways to get it, in the order in which they are tried.
     """
 
     key: str
@@ -131,7 +166,7 @@ class Entry:
     known_issues: tuple[str, ...] = ()
     sources: tuple[Source, ...]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_inside(self.layout_root)
         if "test" not in self.splits or set(self.splits) - {"train", "test"}:
             raise ValueError(f"splits must be test, or train and test, got {', '.join(self.splits)}")
@@ -165,7 +200,7 @@ def entry(name: str) -> Entry:
     return by_name[name]
 
 
-def _keyed(key: str, value):
+def _keyed(key: str, value: Any) -> Any:
     return value | {"key": key} if isinstance(value, dict) else value
 
 

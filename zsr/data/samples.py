@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image
@@ -22,9 +22,12 @@ COMMAND = "python -m stages.fetch"
 class Samples:
     """N images of C classes.
 
-    ids: (N,) relative paths, shard and key, or row numbers: the same on every machine, none twice. labels: (N,) int64
-    in [0, C). raw_keys: (C,) class keys exactly as on disk, in the order of the labels. load: the image of a number, in
-    any mode; may be sent to another process and called by threads. backend: the form that was read.
+    Attributes:
+        ids: (N,) relative paths, shard and key, or row numbers: the same on every machine, none twice.
+        labels: (N,) int64 in [0, C).
+        raw_keys: (C,) class keys exactly as on disk, in the order of the labels.
+        load: the image of a number, in any mode; may be sent to another process and called by threads.
+        backend: the form that was read.
     """
 
     ids: tuple[str, ...]
@@ -36,26 +39,37 @@ class Samples:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Opens the image files of a folder by number."""
+    """Opens the image files of a folder by number.
+
+    Attributes:
+        folder: the folder.
+        names: (N,) paths in it.
+    """
 
     folder: Path
     names: tuple[str, ...]
 
     def __call__(self, row: int) -> Image.Image:
+        """The image of a number. Raises StudyError where its file is missing or damaged."""
         return decoded(self.folder / self.names[row], self.folder / self.names[row])
 
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Images that are in memory anyway, (N, H, W, 3) uint8."""
+    """Images that are in memory anyway.
+
+    Attributes:
+        pixels: (N, H, W, 3) uint8.
+    """
 
     pixels: np.ndarray
 
     def __call__(self, row: int) -> Image.Image:
+        """The image of a number."""
         return Image.fromarray(self.pixels[row])
 
 
-def decoded(file, name: object) -> Image.Image:
+def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
     """The image in a file, with all its pixels. Raises StudyError naming it where it is missing or damaged."""
     try:
         with Image.open(file) as image:

@@ -25,7 +25,14 @@ REWORDED = 0.05  # share of class names that may be none of ours, where all othe
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of an image are."""
+    """Where the bytes of an image are.
+
+    Attributes:
+        shard: path of the tar file in the folder of shards.
+        key: the member's name without its ending.
+        start: where its bytes begin in the tar file.
+        size: in bytes.
+    """
 
     shard: str
     key: str
@@ -35,12 +42,18 @@ class Member:
 
 @dataclass(frozen=True)
 class ShardImages:
-    """Opens images of shards by number. Every call opens the file, so that threads and processes share nothing."""
+    """Opens images of shards by number. Every call opens the file, so that threads and processes share nothing.
+
+    Attributes:
+        folder: the folder of shards.
+        members: (N,) where the images are.
+    """
 
     folder: Path
     members: tuple[Member, ...]
 
     def __call__(self, row: int) -> Image.Image:
+        """The image of a number. Raises StudyError where its shard cannot be read, or the image is damaged."""
         member = self.members[row]
         path = self.folder / member.shard
         try:
@@ -75,7 +88,7 @@ def first_found(
         if (root / source.folder).is_dir():
             with parsing(name, root / source.folder, LAYOUT):
                 return read(name, root / source.folder, split, aliases)
-    raise missing(name, [root / path for path in (*ways, *(source.folder for source in hubs))], split)
+    raise missing(name, [*(root / path for path in ways), *(root / source.folder for source in hubs)], split)
 
 
 def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str] | None = None) -> Samples:
@@ -112,7 +125,7 @@ def recognised(name: str, lines: Sequence[str], known: Sequence[ClassRow], alias
         strange = [plain(line) not in every for line in lines]
         if all(map(any, zip(ours, strange))) and sum(strange) <= REWORDED * len(known):
             return list(range(len(known)))
-    found = []
+    found: list[int] = []
     for line in lines:
         fitting = [row for row, own in enumerate(names) if plain(line) in own]
         if len(fitting) != 1 or fitting[0] in found:
@@ -151,7 +164,7 @@ def _index(folder: Path, shard: str) -> list[tuple[Member, int]]:
         for info in tar:
             key, _, kind = info.name.partition(".")
             if kind == "cls":
-                labels[key] = int(tar.extractfile(info).read())
+                labels[key] = int(tar.extractfile(info).read())  # type: ignore[union-attr]  # no file: `parsing` reports
             elif kind in IMAGES:
                 images[key] = Member(shard, key, info.offset_data, info.size)
     odd = sorted(images.keys() ^ labels.keys())

@@ -7,6 +7,7 @@ from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
@@ -24,8 +25,11 @@ DECODERS = 8  # threads; decoding releases Python's lock
 class Files:
     """How the files of public sets are read.
 
-    root: the folder that `python -m stages.fetch` fills. native: are small images left at their own size? prompt_set:
-    of `zsr.data.prompts.PROMPT_SETS`. complete: must every image of the set be there?
+    Attributes:
+        root: the folder that `python -m stages.fetch` fills.
+        native: are small images left at their own size?
+        prompt_set: of `zsr.data.prompts.PROMPT_SETS`.
+        complete: must every image of the set be there?
     """
 
     root: Path
@@ -36,16 +40,25 @@ class Files:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images of N samples, (N, H, W, 3) uint8, decoded as they are gone through: they may not fit into memory."""
+    """Images of N samples, (N, H, W, 3) uint8, decoded as they are gone through: they may not fit into memory.
+
+    Attributes:
+        samples: whose images they are.
+        rows: (N,) their numbers among the samples.
+        group: "small" images are stretched to a square, "natural" ones resized and cropped.
+        side: of the square that images are brought to, in pixels.
+        native: are small images left at their own size?
+    """
 
     samples: Samples
     rows: tuple[int, ...]
-    group: str
+    group: Literal["small", "natural"]
     side: int
     native: bool
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """(N, H, W, 3), as the first image has it."""
         return (len(self.rows), *self._decode(self.rows[0]).shape)
 
     def __len__(self) -> int:
@@ -74,6 +87,7 @@ def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: F
     check_sizes(module, {split: n})
     if hasattr(module, "make"):
         return module.make(split, n, seed, image_size)
+    assert files is not None, "a public set is read from files"
     samples = checked(module.read(files.root, split), set_name, split, complete=files.complete)
     rows = chosen(samples.ids, set_name, n, seed)
     if len(rows) < n:
@@ -81,7 +95,7 @@ def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: F
     classes = prompts.join(set_name, samples.raw_keys, files.complete)
     decoded = Decoded(samples, tuple(rows), entry(set_name).transform_group, image_size, files.native)
     return Split(
-        decoded,
+        decoded,  # type: ignore[arg-type]  # has what `Split.save` asks of an array, and need not fit into memory
         samples.labels[rows],
         np.array([number(samples.ids[row], set_name) for row in rows]),
         tuple(of.raw_key for of in classes),

@@ -4,10 +4,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zsr import files
+
+if TYPE_CHECKING:
+    import torch
 
 NAMES = ("classnames", "nouns", "own_prompts")
 
@@ -16,9 +20,13 @@ NAMES = ("classnames", "nouns", "own_prompts")
 class Split:
     """N labelled images of C classes.
 
-    images: (N, H, W, 3) uint8. labels: (N,) int64 in [0, C). ids: (N,) int64, each image's own number in its
-    set, whatever part of the set was chosen. nouns: the class names as a prompt says them, "a star". own_prompts: the
-    whole prompts of a set that has its own, one of each class; () where the study's template makes them.
+    Attributes:
+        images: (N, H, W, 3) uint8.
+        labels: (N,) int64 in [0, C).
+        ids: (N,) int64, each image's own number in its set, whatever part of the set was chosen.
+        classnames: (C,) names of the classes.
+        nouns: (C,) the class names as a prompt says them, "a star".
+        own_prompts: (C,) the whole prompts of a set that has its own; () where the study's template makes them.
     """
 
     images: np.ndarray
@@ -28,16 +36,19 @@ class Split:
     nouns: tuple[str, ...]
     own_prompts: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels) == len(self.ids) == len(set(self.ids.tolist()))
         assert len(self.classnames) == len(self.nouns)
         assert not len(self.labels) or len(self.nouns) > self.labels.max() >= self.labels.min() >= 0
         assert len(self.own_prompts) in (0, len(self.nouns))
 
     def prompts(self, template: str) -> list[str]:
+        """One prompt a class, the noun in the place of {} in a template."""
         return [template.format(noun) for noun in self.nouns]
 
-    def tensors(self, rows: Sequence[int], device="cpu"):
+    def tensors(
+        self, rows: Sequence[int], device: "torch.device | str" = "cpu"
+    ) -> tuple["torch.Tensor", "torch.Tensor", list[int]]:
         """Images (B, 3, H, W) fp32 in [0, 1], labels (B,) and ids of some rows, for torch."""
         import torch
 
@@ -50,6 +61,7 @@ class Split:
         return self.part(slice(n))
 
     def part(self, rows: slice) -> "Split":
+        """The images of a slice; the classes stay."""
         return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
 
     def save(self, path: Path) -> None:
@@ -69,7 +81,8 @@ class Split:
     def load(cls, path: Path) -> "Split":
         """A split whose images are read from the file as they are needed."""
         arrays, facts = files.map_arrays(path)
-        return cls(**arrays, **{name: tuple(facts[name]) for name in NAMES})
+        names: dict[str, Any] = {name: tuple(facts[name]) for name in NAMES}
+        return cls(**arrays, **names)
 
 
 def digest(path: Path) -> str:

@@ -43,11 +43,17 @@ def noun_phrase(classname: str) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one drawn picture shows; every caption of it is true."""
+    """What one drawn picture shows; every caption of it is true.
 
-    noun: str  # "star", "letter a", "digit three", "striped texture", "photo of a flower"
-    colour: str  # a key of COLOURS, or "" where colour is no attribute of the noun
-    background: str  # "a navy background", "a photo of a flower", or ""
+    Attributes:
+        noun: "star", "letter a", "digit three", "striped texture", "photo of a flower".
+        colour: a key of COLOURS, of a texture two with "and" between; "" where colour is no attribute of the noun.
+        background: "a navy background", "a photo of a flower", or "".
+    """
+
+    noun: str
+    colour: str
+    background: str
 
 
 def captions(scene: Scene) -> tuple[str, ...]:

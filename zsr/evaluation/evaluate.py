@@ -1,11 +1,12 @@
 """The one evaluation loop: attack, verdict, bits per image, resume."""
 
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from zsr.errors import ParamError, StudyError
 from zsr.evaluation.records import TOTALS, Record, merged
 from zsr.evaluation.sentinels import inspect
 from zsr.models import heads
-from zsr.models.classifier import Classifier
+from zsr.models.classifier import PixelClassifier
 from zsr.models.heads import Model, Whole
 from zsr.models.passes import HALF, Compute, Precision, autocast, filled, products
 from zsr.noise import Noise
@@ -33,34 +34,88 @@ INSPECTED = 8  # images on which a model is looked at before it is attacked
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    seed: Natural  # of the attacks' noise
-    batch_size: Count  # of the model's passes; changes rounding alone, since noise belongs to the image
-    save_every: Count  # batches of images between partial records; among them a place that one leaves is taken again
-    workers: Count = 1  # sets at a time, each with its share of the threads; on a GPU one
-    protocol: str = "trusted"  # of protocols: what it says there replaces values of evaluate and of attacks
-    precision: Precision = "fp32"  # of every pass, also that of the verdict, where the attack does not say otherwise
-    counted: Literal["both", "adv"] = "both"  # images right without and with the attack, or with it whatever before
+    """The block `evaluate` of params.yaml.
+
+    Attributes:
+        seed: of the attacks' noise.
+        batch_size: of the model's passes; changes rounding alone, since noise belongs to the image.
+        save_every: batches of images between partial records; among them a place that one leaves is taken again.
+        workers: sets at a time, each with its share of the threads; on a GPU one.
+        protocol: of protocols: what it says there replaces values of evaluate and of attacks.
+        precision: of every pass, also that of the verdict, where the attack does not say otherwise.
+        counted: images right without and with the attack, or with it whatever before.
+    """
+
+    seed: Natural
+    batch_size: Count
+    save_every: Count
+    workers: Count = 1
+    protocol: str = "trusted"
+    precision: Precision = "fp32"
+    counted: Literal["both", "adv"] = "both"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Values of `evaluate` and of blocks of `attacks` that belong together."""
+    """Values of `evaluate` and of blocks of `attacks` that belong together.
+
+    Attributes:
+        evaluate: keys of `evaluate` and their values.
+        attacks: keys of blocks of `attacks` and their values, by the attack's name.
+    """
 
     evaluate: dict[str, Any] = field(default_factory=dict)
     attacks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
+class Attack(typing.Protocol):
+    """What is asked of an attack, a frozen dataclass of its numbers."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def eps(self) -> float:
+        """Radius of the ball around an image, in units of the pixel range [0, 1]."""
+
+    def __call__(
+        self,
+        model: Callable[[Tensor], Tensor],
+        images: Tensor,
+        labels: Tensor,
+        noise: Noise,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball."""
+
+    def protocol(self) -> str:
+        """The facts that travel with every number of this attack."""
+
+
 class Meter:
     """A classifier that counts its passes and looks at the gradients that flow back, without the attack's knowing.
 
-    images: those attacked. An attack may give any of them in any order, moved inside their balls: an image is the
-    nearest of those attacked, by thumbnails.
+    An attack may give any of the images in any order, moved inside their balls: an image is the nearest of those
+    attacked, by thumbnails.
+
+    Attributes:
+        model: the classifier.
+        images: those attacked, (N, 3, H, W) in [0, 1].
+        precision: of the passes, where the attack has none of its own.
+        thumbnails: of the images, (N, 192).
+        forwards: passes without a gradient, one for each image of a batch.
+        gradients: passes with a gradient, likewise.
+        zero_pixels: entries that are exactly zero of the gradients that are not zero everywhere.
+        pixels: entries of those gradients.
     """
 
-    def __init__(self, model: Classifier, images: Tensor, precision: str = "fp32"):
+    zero_pixels: int | Tensor
+    pixels: int | Tensor
+
+    def __init__(self, model: PixelClassifier, images: Tensor, precision: Precision = "fp32") -> None:
         self.model, self.images, self.precision = model, images, precision
         self.thumbnails = _thumbnails(images)
-        self.forwards = self.gradients = self.zero_pixels = self.pixels = 0
+        self.forwards = self.gradients = 0
+        self.zero_pixels = self.pixels = 0
         self._zero, self._broken = (torch.zeros(len(images), dtype=torch.int64, device=images.device) for _ in range(2))
 
     @property
@@ -74,6 +129,7 @@ class Meter:
         return self._broken > 0
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Logits in fp32, (B, 3, H, W) -> (B, C). Raises StudyError where no gradient reaches the pixels."""
         with autocast(images.device, self.precision):  # an attack may have one of its own, which fp32 leaves alone
             logits = self.model(images).float()
         if images.requires_grad and torch.is_grad_enabled():
@@ -87,6 +143,7 @@ class Meter:
         return logits
 
     def totals(self) -> dict[str, int]:
+        """The counts of passes and of entries, by the names of TOTALS."""
         return {name: int(getattr(self, name)) for name in TOTALS}
 
     def _look(self, images: Tensor, gradient: Tensor) -> None:
@@ -118,14 +175,17 @@ class EvaluationTask:
         attacks_run: the attacks behind it, as the record lists them.
         set_name: of the set, to which noise belongs.
         evaluation: seed, batches and precision.
-        model, compute: the architecture, and where it runs.
+        model: the architecture.
+        compute: where it runs.
         threads: of the CPU, for one set at a time.
-        weights: the model's file. tower: one that stands in the place of the file's own, or None.
-        images: the file of a split. last: how many of its images are used, the last; 0: all.
+        weights: the model's file.
+        tower: a file that stands in the place of the model's own tower, or None.
+        images: the file of a split.
+        last: how many of its images are used, the last; 0: all.
         text_embeddings: the file of its prompts; a linear head does not look at them.
     """
 
-    attack: Any
+    attack: Attack
     attacks_run: tuple[str, ...]
     set_name: str
     evaluation: Evaluation
@@ -144,14 +204,22 @@ class Judging:
     """One model under one attack, on any number of sets.
 
     Attributes:
-        method, seed, attack_name: what records are called by.
-        threads: of the CPU, for all sets that are judged at a time. The rest as in `EvaluationTask`.
+        method: the row that records are called by.
+        seed: of its training.
+        attack_name: the row of the attack.
+        attack: with its numbers.
+        evaluation: seed, batches, precision, and how many sets at a time.
+        model: the architecture.
+        compute: where it runs.
+        threads: of the CPU, for all sets that are judged at a time.
+        weights: the model's file.
+        tower: a file that stands in the place of the model's own tower, or None.
     """
 
     method: str
     seed: int
     attack_name: str
-    attack: Any
+    attack: Attack
     evaluation: Evaluation
     model: Model
     compute: Compute
@@ -209,7 +277,8 @@ def judge(
 
 def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole, key: str, watch: Watch) -> Record:
     """The record of one set, which the processes of the run share out among them; the first keeps the whole of it."""
-    model = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
+    made = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
+    model = typing.cast(PixelClassifier, made)  # a linear head lacks what only text has, which is not asked for
     evaluation, split = task.evaluation, data.split
     blank = Record(
         method=judging.method,
@@ -237,7 +306,7 @@ def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole
     return record
 
 
-def protocol(model: Classifier, attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
+def protocol(model: PixelClassifier, attack: Attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
     """The facts that travel with every number. wording: of the prompts; a linear head has none."""
     passes = (
         "the model in fp32 where the attack does not say otherwise"
@@ -252,14 +321,14 @@ def protocol(model: Classifier, attack, image_size: int, wording: str, evaluatio
     )
 
 
-def attacks_run(attack, name: str, n_classes: int) -> tuple[str, ...]:
+def attacks_run(attack: Attack, name: str, n_classes: int) -> tuple[str, ...]:
     """The attacks behind a name, which some shorten for few classes; one that is made of no others is itself."""
     return attack.attacks_run(n_classes) if hasattr(attack, "attacks_run") else (name,)
 
 
 def evaluate(
-    model: Classifier,
-    attack,
+    model: PixelClassifier,
+    attack: Attack,
     split: Split,
     blank: Record,
     evaluation: Evaluation,
@@ -285,8 +354,8 @@ def evaluate(
         step = evaluation.batch_size * evaluation.save_every
         done, n = record.n, len(own.ids)
         for start in watch(range(done, n, step), done):
-            rows = own.tensors(range(start, min(start + step, n)), device)
-            record = _extended(record, model, attack, *rows, evaluation)
+            images, labels, ids = own.tensors(range(start, min(start + step, n)), device)
+            record = _extended(record, model, attack, images, labels, ids, evaluation)
             record.save(kept)
     return record
 
@@ -301,7 +370,13 @@ def _resumed(kept: Path, blank: Record, split: Split) -> Record:
 
 
 def _extended(
-    record: Record, model: Classifier, attack, images: Tensor, labels: Tensor, ids: list[int], evaluation: Evaluation
+    record: Record,
+    model: PixelClassifier,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    ids: list[int],
+    evaluation: Evaluation,
 ) -> Record:
     """The record with the verdicts of some more images."""
     meter, size = Meter(model, images, evaluation.precision), evaluation.batch_size
@@ -316,16 +391,15 @@ def _extended(
     clean = clean & clean_finite
     bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
     bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken | ~whole}
-    return replace(
-        record,
-        ids=np.append(record.ids, ids),
-        **{name: np.append(getattr(record, name), of_rows.cpu().numpy()) for name, of_rows in bits.items()},
-        **{name: getattr(record, name) + total for name, total in meter.totals().items()},
-    )
+    grown: dict[str, Any] = {
+        name: np.append(getattr(record, name), of_rows.cpu().numpy()) for name, of_rows in bits.items()
+    }
+    grown |= {name: getattr(record, name) + total for name, total in meter.totals().items()}
+    return replace(record, ids=np.append(record.ids, ids), **grown)
 
 
 def _attacked(
-    meter: Meter, attack, images: Tensor, labels: Tensor, noise: Noise, batch_size: int
+    meter: Meter, attack: Attack, images: Tensor, labels: Tensor, noise: Noise, batch_size: int
 ) -> tuple[Tensor, Tensor]:
     """Adversarial images, and which of them are whole, (N,): where a gradient has spoilt one the attack has failed."""
     adv = attack(meter, images, labels, noise, batch_size)
@@ -335,13 +409,13 @@ def _attacked(
     return adv, whole
 
 
-def _sketchy(meter: Meter, adv: Tensor, labels: Tensor, attack, batch_size: int) -> Tensor:
+def _sketchy(meter: Meter, adv: Tensor, labels: Tensor, attack: Attack, batch_size: int) -> Tensor:
     """Which images are right in the numbers that the attack has its gradients in, (N,).
 
     An attack that ends where it succeeds may have ended too early by its less exact numbers; where they say another
     thing than the verdict's, it goes on in fp32.
     """
-    precision = getattr(attack, "precision", "fp32")
+    precision: Precision = getattr(attack, "precision", "fp32")
     if meter.precision != "fp32" or precision in ("fp32", "fp16") or getattr(attack, "success", "any") == "last":
         return torch.ones_like(labels, dtype=torch.bool)
     rough = Meter(meter.model, meter.images, precision)
@@ -357,7 +431,7 @@ def _verdicts(model: Meter, images: Tensor, labels: Tensor, batch_size: int) -> 
     return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)
 
 
-def _check_ball(adv: Tensor, images: Tensor, attack) -> None:
+def _check_ball(adv: Tensor, images: Tensor, attack: Attack) -> None:
     order = 2 if getattr(attack, "norm", "linf") == "l2" else torch.inf
     assert (adv - images).flatten(1).norm(p=order, dim=1).max() <= attack.eps + ROUNDING, "the attack left its ball"
     assert adv.min() >= 0 and adv.max() <= 1, "the attack left the range of pixels"

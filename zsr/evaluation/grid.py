@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from zsr.errors import StudyError
-from zsr.evaluation.evaluate import Evaluation
+from zsr.evaluation.evaluate import Attack, Evaluation
 from zsr.files import distinct
 from zsr.params import Count, Positive, build, nested_component
 
@@ -29,14 +29,14 @@ class Grid:
     attack: dict[str, Any] = field(default_factory=dict)
     evaluation: Evaluation
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.lrs or len(set(self.lrs)) < len(self.lrs):
             raise ValueError(f"lrs must be at least one, none twice, got {list(self.lrs)}")
         if self.shown_lr not in self.lrs:
             raise ValueError(f"shown_lr must be one of {', '.join(map(str, self.lrs))}, got {self.shown_lr}")
 
     @property
-    def made_attack(self) -> Any:
+    def made_attack(self) -> Attack:
         """The attack itself. Raises ParamError naming the key."""
         return nested_component(self.attack, "attacks", "grid.attack")
 

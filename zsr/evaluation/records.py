@@ -1,9 +1,10 @@
 """What is known of one method under one attack on one set, image by image."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,26 +17,46 @@ TOTALS = ("forwards", "gradients", "zero_pixels", "pixels")
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """Why a number is not to be trusted as it stands: the name of a check, and what it found in words and numbers."""
+    """Why a number is not to be trusted as it stands.
+
+    Attributes:
+        name: of a check.
+        reason: what it found, in words and numbers.
+    """
 
     name: str
     reason: str
+
+
+def _nothing() -> np.ndarray:
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
     """One cell, of one seed of fine-tuning. ids and bits are NumPy arrays, made of any sequence.
 
-    clean_bits, adv_bits: was image i classified right, without and with the attack; i follows `ids`. Where logits are
-    not finite the image counts as wrong without the attack, and with it as without: the attack has failed.
-    zero_bits: had the image an input gradient of exactly zero at every pixel in some pass of the attack?
-    broken_bits: had it logits or a gradient that were not finite in some pass?
-    fingerprint: hash of everything the bits depend on. attacks_run: the attacks behind the name, which few classes
-    shorten. counted: which bits make the accuracy; "both", an image right both times, cannot exceed clean accuracy.
-    marks: of the model, found before it was attacked.
-    forwards, gradients: passes of the tower without and with a gradient, one for each image of a batch, also for those
-    that only fill it up. pixels, zero_pixels: entries of the gradients that were not zero everywhere, and how many of
-    them were exactly zero.
+    Attributes:
+        method: the row of the study.
+        seed: of its training.
+        attack: its name.
+        set_name: of the set.
+        fingerprint: hash of everything the bits depend on.
+        protocol: the facts that travel with the number.
+        attacks_run: the attacks behind the name, which few classes shorten.
+        counted: which bits make the accuracy; "both", an image right both times, cannot exceed clean accuracy.
+        marks: of the model, found before it was attacked.
+        ids: (N,) int64, the images' own numbers.
+        clean_bits: (N,) bool: was image i of `ids` classified right without the attack? Where logits are not finite
+            it counts as wrong.
+        adv_bits: (N,) bool: with the attack? Where logits are not finite as without it: the attack has failed.
+        zero_bits: (N,) bool: had the image an input gradient of exactly zero at every pixel in some pass of the attack?
+        broken_bits: (N,) bool: had it logits or a gradient that were not finite in some pass?
+        forwards: passes of the tower without a gradient, one for each image of a batch, also for those that only fill
+            it up.
+        gradients: passes with a gradient, likewise.
+        zero_pixels: entries that were exactly zero of the gradients that were not zero everywhere.
+        pixels: entries of those gradients.
     """
 
     method: str
@@ -47,17 +68,17 @@ class Record:
     attacks_run: tuple[str, ...] = ()
     counted: str = "both"
     marks: tuple[Mark, ...] = ()
-    ids: np.ndarray = ()  # (N,) int64
-    clean_bits: np.ndarray = ()  # (N,) bool, as all bits
-    adv_bits: np.ndarray = ()
-    zero_bits: np.ndarray = ()
-    broken_bits: np.ndarray = ()
+    ids: np.ndarray = field(default_factory=_nothing)
+    clean_bits: np.ndarray = field(default_factory=_nothing)
+    adv_bits: np.ndarray = field(default_factory=_nothing)
+    zero_bits: np.ndarray = field(default_factory=_nothing)
+    broken_bits: np.ndarray = field(default_factory=_nothing)
     forwards: int = 0
     gradients: int = 0
     zero_pixels: int = 0
     pixels: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "ids", np.asarray(self.ids, np.int64))
         for name in BITS:
             object.__setattr__(self, name, np.asarray(getattr(self, name), bool))
@@ -65,7 +86,7 @@ class Record:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
             return NotImplemented
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        pairs = ((getattr(self, own.name), getattr(other, own.name)) for own in fields(self))
         return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
     @property
@@ -104,6 +125,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> "Record":
+        """The record in a file that `save` wrote."""
         document = files.read_json(path)
         n = document["n"]
         kept = {name: document[name] for name in cls.__dataclass_fields__}
@@ -126,8 +148,8 @@ def merged(shards: Sequence[Record], ids: Sequence[int]) -> Record:
     if not np.array_equal(together[order], np.sort(wanted)) or len(np.unique(wanted)) < len(wanted):
         raise StudyError(f"parts of {_identity(first)} do not hold every image once")
     rows = order[np.searchsorted(together[order], wanted)]
-    bits = {name: np.concatenate([getattr(shard, name) for shard in shards])[rows] for name in BITS}
-    totals = {name: sum(getattr(shard, name) for shard in shards) for name in TOTALS}
+    bits: dict[str, Any] = {name: np.concatenate([getattr(shard, name) for shard in shards])[rows] for name in BITS}
+    totals: dict[str, Any] = {name: sum(getattr(shard, name) for shard in shards) for name in TOTALS}
     marks = tuple(sorted({mark for shard in shards for mark in shard.marks}))
     return replace(first, ids=wanted, marks=marks, **bits, **totals)
 

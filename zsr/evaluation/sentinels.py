@@ -5,6 +5,7 @@ images (B, 3, H, W) in [0, 1] and labels (B,); a plain fp32 network in eval mode
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,31 +31,40 @@ def inspect(model: Model, images: Tensor, labels: Tensor) -> tuple[Mark, ...]:
 
 
 def check_training_mode(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Is a module in training mode? A plain function has none."""
     modules = model.modules() if isinstance(model, torch.nn.Module) else ()
     training = [type(module).__name__ for module in modules if module.training]
     if training:
         return Mark("training_mode", f"{len(training)} modules are in training mode, {training[0]} for one")
+    return None
 
 
 def check_random(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Do logits of the same images differ between forwards, by more than SAME of their norm?"""
     first = _logits(model, images)
     moved = max(((_logits(model, images) - first).norm() / first.norm()).item() for _ in range(REPEATS))
     if moved > SAME:
         return Mark("random_forward", f"logits of the same images differ by {moved:.1g} of their norm between forwards")
+    return None
 
 
 def check_probabilities(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Are the outputs probabilities, and no logits?"""
     if _are_probabilities(_logits(model, images)):
         return Mark("probabilities", "outputs are in [0, 1] and sum to 1: a softmax, not logits")
+    return None
 
 
 def check_cosines(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Are the outputs plain cosines, no larger than 1, to which a logit scale is missing?"""
     logits = _logits(model, images)
     if logits.abs().max() <= 1 + 1e-6 and not _are_probabilities(logits):
         return Mark("plain_cosines", f"no logit is above {logits.abs().max():.2f} in size: a logit scale is missing")
+    return None
 
 
 def check_finite(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Are there logits that are not finite, at the images, with noise, or a step along their gradient?"""
     places = {"as it is": images, "with noise": _moved(images, PROBE)}
     gradient = _gradient(model, images, labels, cross_entropy)
     if gradient is not None:
@@ -63,21 +73,27 @@ def check_finite(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
         broken = int((~_logits(model, moved).isfinite().all(dim=1)).sum())
         if broken:
             return Mark("not_finite", f"{broken} of {len(images)} images {place} have logits that are not finite")
+    return None
 
 
 def check_detached(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Does no gradient reach the pixels?"""
     if _gradient(model, images, labels, _lead) is None:
         return Mark("detached_gradient", "no gradient flows from the logits to the pixels")
+    return None
 
 
 def check_zero_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Is the gradient of an image zero at every pixel?"""
     gradient = _gradient(model, images, labels, _lead)
     zero = 0 if gradient is None else int(_all_zero(gradient).sum())
     if zero:
         return Mark("zero_gradient", f"{zero} of {len(images)} images have a gradient of zero at every pixel")
+    return None
 
 
 def check_saturated(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Is the cross-entropy of an image flat, since its softmax is exactly 0 and 1?"""
     logits = _logits(model, images).requires_grad_()
     (gradient,) = torch.autograd.grad(cross_entropy(logits, labels).sum(), logits)
     zero = int(_all_zero(gradient).sum())
@@ -88,9 +104,11 @@ def check_saturated(model: Model, images: Tensor, labels: Tensor) -> Mark | None
             f"cross-entropy is flat at {zero} of {len(images)} images, where softmax is exactly 0 and 1: "
             f"the true class leads by up to {lead:.0f}, a logit scale too large",
         )
+    return None
 
 
 def check_quantised(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Do most images feel no small step, though they feel a larger one? Then the input is quantised."""
     here = _logits(model, images)
     still = (_logits(model, _moved(images, SMALL)) == here).all(dim=1)
     feels = (_logits(model, _moved(images, PROBE)) != here).any(dim=1)
@@ -98,9 +116,11 @@ def check_quantised(model: Model, images: Tensor, labels: Tensor) -> Mark | None
     if 2 * flat > len(images):
         size = f"{255 * SMALL:g}/255"
         return Mark("quantised_input", f"a step of {size} changes no logit of {flat} of {len(images)} images")
+    return None
 
 
 def check_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Do the logits move by another amount than the gradient says?"""
     gradient = _gradient(model, images, labels, _lead)
     if gradient is None:
         return None
@@ -113,21 +133,30 @@ def check_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
         return Mark(
             "gradient_mismatch", f"half of the images move by {off.median():.0%} more or less than the gradient says"
         )
+    return None
 
 
 def check_inner_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Does the forward take gradients itself?"""
     used = []
-    with saved_tensors_hooks(lambda x: x, lambda x: (used.append(1), x)[1]):  # what a backward pass reads, it unpacks
+
+    def noted(kept: Any) -> Any:
+        used.append(1)
+        return kept
+
+    with saved_tensors_hooks(lambda x: x, noted):  # what a backward pass reads, it unpacks
         _logits(model, images)
     if used:
         return Mark("inner_gradient", "the forward takes gradients itself: its output is the end of an optimisation")
+    return None
 
 
 def check_underflow(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
+    """Do pixels lose their gradient where the loss is a mean over BATCH images?"""
     summed, mean = (
         _gradient(model, images, labels, lambda logits, of, n=n: cross_entropy(logits, of) / n) for n in (1, BATCH)
     )
-    if summed is None:
+    if summed is None or mean is None:
         return None
     lost = (mean == 0) & (summed != 0)
     share = lost.float().mean().item()
@@ -135,6 +164,7 @@ def check_underflow(model: Model, images: Tensor, labels: Tensor) -> Mark | None
         whole = int((_all_zero(mean) & ~_all_zero(summed)).sum())
         found = f"{share:.0%} of all pixels and {whole} of {len(images)} whole images"
         return Mark("underflow", f"{found} lose their gradient where the loss is a mean over {BATCH}")
+    return None
 
 
 CHECKS = (

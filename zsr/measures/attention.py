@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from zsr.evaluation.evaluate import Attack
 from zsr.models.attention import map_distance, text_guided_attention
-from zsr.models.classifier import Classifier
+from zsr.models.classifier import PixelClassifier
 from zsr.models.passes import products
 from zsr.noise import Noise
 from zsr.params import Count
@@ -18,16 +18,28 @@ BRIGHT = 0.5  # a patch belongs to the object where its brightest channel is abo
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionStudy:
-    """A block of `attention` in params.yaml, which bears the name of the set."""
+    """A block of `attention` in params.yaml, which bears the name of the set.
 
-    attack: str  # of attacks
-    images: Count  # measured; the first of the set
-    columns: Count  # of them, shown
+    Attributes:
+        attack: of attacks.
+        images: how many are measured, the first of the set.
+        columns: how many of them are shown.
+    """
+
+    attack: str
+    images: Count
+    columns: Count
 
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps of N images, (N, rows, columns) in [0, 1], and the attacked images, (N, 3, H, W)."""
+    """Maps of N images.
+
+    Attributes:
+        clean: maps of the clean images, (N, rows, columns) in [0, 1].
+        attacked: maps of the attacked images, likewise.
+        adv: the attacked images, (N, 3, H, W) in [0, 1].
+    """
 
     clean: Tensor
     attacked: Tensor
@@ -35,7 +47,12 @@ class Maps:
 
 
 def measure(
-    model: Classifier, attack: Any, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+    model: PixelClassifier,
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    noise: Noise,
+    batch_size: int | None = None,
 ) -> tuple[Maps, dict[str, float]]:
     """Maps for the true class of clean and attacked images, and four means over the images.
 
@@ -60,7 +77,7 @@ def measure(
 
 
 @torch.no_grad()
-def _maps(model: Classifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
+def _maps(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
     size = batch_size or len(images)
     parts = zip(images.split(size), labels.split(size))
     with products(images.device, "fp32"):

@@ -8,7 +8,7 @@ statistics break this coupling.
 from itertools import pairwise
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zsr.errors import StudyError
 
@@ -47,7 +47,7 @@ def effective_rate(module: nn.Module) -> dict[str, float]:
     return row
 
 
-def _measures(weight: nn.Parameter) -> torch.Tensor:
+def _measures(weight: Tensor) -> Tensor:
     gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
     length, slope = weight.norm(), gradient.norm()
     radial = (weight * gradient).sum().abs() / (length * slope).clamp(min=TINY)

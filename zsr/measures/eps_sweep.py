@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch import Tensor
 from zsr.data.prepared import Prepared
 from zsr.evaluation.evaluate import Evaluation
 from zsr.models import heads
-from zsr.models.classifier import Classifier
+from zsr.models.classifier import PixelClassifier
 from zsr.models.heads import Model
 from zsr.models.passes import Compute, predict, products
 from zsr.noise import Noise
@@ -20,12 +20,17 @@ from zsr.params import Count, PixelRange
 
 @dataclass(frozen=True, kw_only=True)
 class EpsSweep:
-    """A block of `eps_sweep` in params.yaml, which bears the name of the attack; its step keeps its share of eps."""
+    """A block of `eps_sweep` in params.yaml, which bears the name of the attack; its step keeps its share of eps.
+
+    Attributes:
+        eps: radii of the balls, each larger than the one before, in units of the pixel range [0, 1].
+        images: how many of each set, the first.
+    """
 
     eps: tuple[PixelRange, ...]
-    images: Count  # of each set, the first
+    images: Count
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.eps or list(self.eps) != sorted(set(self.eps)):
             raise ValueError(f"eps must be at least one number, each larger than the one before, got {list(self.eps)}")
 
@@ -34,7 +39,15 @@ class EpsSweep:
 class SweepTask:
     """All that the sweep of one model is computed from, and the key of its kept work.
 
-    sets: name, file of the test images and file of the text embeddings of every set.
+    Attributes:
+        attack: with its numbers; it has a step_size.
+        sweep: the radii, and how many images.
+        evaluation: seed and batches.
+        model: the architecture.
+        compute: where it runs.
+        threads: of the CPU.
+        weights: the model's file.
+        sets: name, file of the test images and file of the text embeddings of every set.
     """
 
     attack: Any
@@ -59,7 +72,8 @@ def measure(task: SweepTask, sets: Mapping[str, Prepared]) -> list[dict]:
     rows, whole, device = [], heads.load(task.model, task.weights), task.compute.place()
     for name, of in sets.items():
         images, labels, ids = of.split.tensors(range(min(task.sweep.images, len(of.split.ids))), device)
-        model = heads.classifier(task.model, whole, of.text_embeddings, task.compute)
+        made = heads.classifier(task.model, whole, of.text_embeddings, task.compute)
+        model = cast(PixelClassifier, made)  # a linear head lacks what only text has, which is not asked for
         noise, size = Noise(task.evaluation.seed, name, ids), task.evaluation.batch_size
         with products(device, "fp32"):
             counts = sweep(model, task.attack, images, labels, noise, task.sweep.eps, size)
@@ -68,7 +82,7 @@ def measure(task: SweepTask, sets: Mapping[str, Prepared]) -> list[dict]:
 
 
 def sweep(
-    model: Classifier,
+    model: PixelClassifier,
     attack: Any,
     images: Tensor,
     labels: Tensor,
@@ -94,6 +108,6 @@ def sweep(
     return counts
 
 
-def _right(model: Classifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
+def _right(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
     size = batch_size and min(batch_size, len(images))  # a batch is filled up, which few images need not be
     return predict(model, images, size).argmax(dim=1) == labels

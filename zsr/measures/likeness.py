@@ -28,17 +28,31 @@ SIMILARITIES = {"cka": linear_cka, "cca": mean_cca}
 
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
-    """A block of `likeness` in params.yaml, which bears the name of the start that rows are compared with."""
+    """A block of `likeness` in params.yaml, which bears the name of the start that rows are compared with.
+
+    Attributes:
+        measures: of the similarity of features.
+        images: how many of the target's test split, the first; CCA needs more than there are features.
+        radius: of the low band, in periods per image.
+        universal: one perturbation for all images, made on the reference with the target's training images.
+    """
 
     measures: tuple[Literal["cka", "cca"], ...]
-    images: Count  # of the target's test split, the first; CCA needs more than there are features
-    radius: Positive  # of the low band, in periods per image
-    universal: UniversalAttack  # made on the reference, with the target's training images
+    images: Count
+    radius: Positive
+    universal: UniversalAttack
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Test images (N, 3, H, W) in [0, 1] and labels (N,) on which models are compared, and training images, labels."""
+    """The images on which models are compared.
+
+    Attributes:
+        images: of the test split, (N, 3, H, W) in [0, 1].
+        labels: theirs, (N,).
+        train_images: of the training split, (M, 3, H, W) in [0, 1].
+        train_labels: theirs, (M,).
+    """
 
     images: Tensor
     labels: Tensor
@@ -55,7 +69,19 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class LikenessTask:
-    """All that one model is likened by, and the key of its kept work. test, train: files of the target's splits."""
+    """All that one model is likened by, and the key of its kept work.
+
+    Attributes:
+        likeness: what is measured.
+        seed: of the universal perturbation and its control.
+        model: the architecture.
+        compute: where it runs.
+        threads: of the CPU.
+        weights: the model's file.
+        reference: the file of the model that it is compared with.
+        test: the file of the target's test split.
+        train: the file of the target's training split.
+    """
 
     likeness: Likeness
     seed: int
@@ -73,8 +99,10 @@ def measure(task: LikenessTask) -> list[dict]:
     torch.set_num_threads(task.threads)
     device, probe = task.compute.place(), Probe.of(task)
     pair = [heads.load(task.model, path).to(device).requires_grad_(False) for path in (task.weights, task.reference)]
+    model, reference = pair
+    assert isinstance(model, PlainClassifier) and isinstance(reference, PlainClassifier)
     with products(device, "fp32"):
-        return likened(*pair, probe, task.likeness, task.seed)
+        return likened(model, reference, probe, task.likeness, task.seed)
 
 
 def likened(

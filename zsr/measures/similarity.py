@@ -2,11 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zsr.errors import StudyError
+from zsr.models.classifier import Classifier
+from zsr.models.linear import PlainClassifier
 
 KEPT = 0.98  # share of the summed correlations that the kept ones reach
 RANK = 1e-10  # singular values below this share of the largest are none
@@ -42,7 +45,8 @@ def stages(tower: nn.Module) -> dict[str, nn.Module]:
     Raises StudyError where a tower has neither.
     """
     if hasattr(tower, "transformer"):
-        return {f"block{i + 1}": block for i, block in enumerate(tower.transformer.resblocks)}
+        transformer: Any = tower.transformer
+        return {f"block{i + 1}": block for i, block in enumerate(transformer.resblocks)}
     found = {name: child for name, child in tower.named_children() if name.startswith("layer")}
     if not found:
         raise StudyError(f"{type(tower).__name__} has no residual blocks and no stages layer1, layer2, ... to compare")
@@ -50,11 +54,10 @@ def stages(tower: nn.Module) -> dict[str, nn.Module]:
 
 
 @torch.no_grad()
-def layer_features(model: nn.Module, images: Tensor, batch_size: int = 100) -> dict[str, Tensor]:
+def layer_features(model: Classifier | PlainClassifier, images: Tensor, batch_size: int = 100) -> dict[str, Tensor]:
     """What every stage of model.visual gives, averaged over places or tokens, (N, width); and "features", (N, D).
 
-    model: a `zsr.models.classifier.Classifier` or a `zsr.models.linear.PlainClassifier`. It runs in eval mode and is
-    left in the mode that it had.
+    The model runs in eval mode and is left in the mode that it had.
     """
     found: dict[str, list[Tensor]] = {}
     forward = getattr(model, "tokens", model)  # with CLS pooling the logits leave out most of the last block

@@ -4,21 +4,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from zsr.models.classifier import Classifier
+from zsr.models.linear import PlainClassifier
 from zsr.params import Count, PixelRange
 
 
 @dataclass(frozen=True, kw_only=True)
 class UniversalAttack:
-    """Sign steps over batches in an l-infinity ball, from random signs of one step's size."""
+    """Sign steps over batches in an l-infinity ball, from random signs of one step's size.
+
+    Attributes:
+        eps: radius of the ball, in units of the pixel range [0, 1].
+        step_size: of every step, in the same units.
+        epochs: passes over the images.
+        batch_size: images of a step.
+    """
 
     eps: PixelRange
     step_size: PixelRange
     epochs: Count
     batch_size: Count
 
-    def perturbation(self, model: nn.Module, images: Tensor, seed: int) -> Tensor:
+    def perturbation(self, model: Classifier | PlainClassifier, images: Tensor, seed: int) -> Tensor:
         """The delta, (3, H, W), that moves the model's features of images (N, 3, H, W) furthest in the mean square.
 
         Moved are `model.image_features` of images + delta, cut to [0, 1]; no label is used. The model runs in eval mode
@@ -42,7 +51,9 @@ def random_signs(delta: Tensor, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def damage(model: nn.Module, images: Tensor, labels: Tensor, delta: Tensor, batch_size: int = 100) -> dict[str, float]:
+def damage(
+    model: Classifier | PlainClassifier, images: Tensor, labels: Tensor, delta: Tensor, batch_size: int = 100
+) -> dict[str, float]:
     """What a perturbation does to a model: images (N, 3, H, W), labels (N,).
 
     clean, perturbed: accuracy without and with it; drop: their difference; fooled: share of images whose predicted

@@ -7,16 +7,21 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from zsr.losses import cross_entropy
-from zsr.models.classifier import Classifier, NormStats
+from zsr.models.classifier import NormStats, PixelClassifier
 
 
 @dataclass(frozen=True)
 class Batch:
-    """images: (B, 3, H, W) in [0, 1]. labels: (B,). anchors: this batch's rows of `Method.anchors`, or None.
+    """What a method sees of B samples.
 
-    non_class: this batch's rows of the unit-norm embeddings of `Method.non_class_template`, (B, D), or None.
-    joint: rows (B, ...) -> those of the step's whole batch, of which other processes may hold parts. nominal: images of
-    a full batch of the recipe; None: as many as there are.
+    Attributes:
+        images: (B, 3, H, W) in [0, 1].
+        labels: numbers of the true classes, (B,) int64.
+        anchors: this batch's rows of `Method.anchors`, (B, ...); None: the method has none.
+        non_class: this batch's rows of the unit-norm embeddings of `Method.non_class_template`, (B, D); None: the
+            method has no such template.
+        joint: rows (B, ...) -> those of the step's whole batch, of which other processes may hold parts.
+        nominal: how many images a full batch of the recipe has; None: as many as there are.
     """
 
     images: Tensor
@@ -28,20 +33,29 @@ class Batch:
 
     def rows(self, which: slice) -> "Batch":
         """Some of its images, for losses that look at each image alone; the nominal size stays."""
-        of = {name: getattr(self, name) for name in ("images", "labels", "anchors", "non_class")}
-        chosen = {name: None if rows is None else rows[which] for name, rows in of.items()}
-        return replace(self, **chosen, nominal=self.nominal or len(self.images))
+        return replace(
+            self,
+            images=self.images[which],
+            labels=self.labels[which],
+            anchors=None if self.anchors is None else self.anchors[which],
+            non_class=None if self.non_class is None else self.non_class[which],
+            nominal=self.nominal or len(self.images),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """The loop owns the attack, the optimiser and the logging; a method says what to minimise.
 
-    trains: False for a method that leaves the base model as it is. attacked: False where no adversarial image is used;
-    `losses` is then given adv = None. in_batch: True where the loss compares the images of a batch with each other.
-    needs_blocks: True where it looks into the residual blocks of a ViT. needs_text: True where it looks at class
-    prompts or patch tokens, which a linear head does not have. needs_norm: True where it needs a tower with BatchNorm.
-    non_class_template: a second prompt of every class, if it needs one.
+    Attributes:
+        trains: False for a method that leaves the base model as it is.
+        attacked: False where no adversarial image is used; `losses` is then given adv = None.
+        in_batch: True where the loss compares the images of a batch with each other.
+        needs_blocks: True where it looks into the residual blocks of a ViT.
+        needs_text: True where it looks at class prompts or patch tokens, which a linear head does not have.
+        needs_norm: True where it needs a tower with BatchNorm.
+        non_class_template: a second prompt of every class, with {} for the class name; None: it needs none.
+        norm_stats: the mean and std of pixels, in training and in evaluation.
     """
 
     trains: ClassVar[bool] = True
@@ -51,7 +65,7 @@ class Method:
     needs_text: ClassVar[bool] = False
     needs_norm: ClassVar[bool] = False
     non_class_template: ClassVar[str | None] = None
-    norm_stats: NormStats = "clip"  # the mean and std of pixels, in training and in evaluation
+    norm_stats: NormStats = "clip"
 
     def prepare(self, visual: nn.Module) -> None:
         """Make the tower ready to be trained, in place. The frozen model has been copied before."""
@@ -59,7 +73,7 @@ class Method:
     def finish(self, visual: nn.Module) -> None:
         """Bring a trained tower back to the modules that it had before `prepare`, in place."""
 
-    def anchors(self, frozen: Classifier, batch: Batch) -> Tensor | None:
+    def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor | None:
         """Constants of the frozen model and the clean image, (B, ...), computed once per image; None: it has none."""
         return None
 
@@ -70,10 +84,12 @@ class Method:
         """
         return "whole" if self.in_batch else "mean"
 
-    def inner_objective(self, model: Classifier, batch: Batch) -> Callable[[Tensor], Tensor]:
+    def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
         """What the training attack raises, (B, 3, H, W) -> (B,): cross-entropy over all class prompts."""
         return lambda adv: cross_entropy(model(adv), batch.labels)
 
-    def losses(self, model: Classifier, frozen: Classifier, batch: Batch, adv: Tensor | None) -> dict[str, Tensor]:
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
         """Named, weighted scalar terms; the loop minimises their sum."""
         raise NotImplementedError

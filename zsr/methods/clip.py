@@ -8,6 +8,15 @@ from zsr.methods._base import Method
 
 @dataclass(frozen=True, kw_only=True)
 class CLIP(Method):
+    """The base model, without any training.
+
+    Radford et al., ICML 2021.
+
+    Attributes:
+        trains: False.
+        attacked: False, since there is no training.
+    """
+
     trains: ClassVar[bool] = False
     attacked: ClassVar[bool] = False
 

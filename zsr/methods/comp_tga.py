@@ -11,24 +11,39 @@ import torch
 from torch import Tensor
 
 from zsr.losses import cross_entropy
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
 from zsr.models.attention import map_distance, min_max, resize, similarity
+from zsr.models.classifier import PixelClassifier
 from zsr.params import NonNegative, Template
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompTGA(Method):
-    needs_text: ClassVar[bool] = True
-    lambda_ar: NonNegative  # pull on the attacked map; alpha
-    lambda_amc: NonNegative  # pull on the clean map; beta (quirk C5)
-    non_class_template: Template  # quirk C4
-    renormalize: bool  # bring A back to [0, 1], which the published code does not (quirk C4)
+    """Cross-entropy on adversarial images, and two pulls of the maps A to the frozen model's on the clean image.
 
-    def anchors(self, frozen, batch):
+    Attributes:
+        needs_text: True: A is a map of patch tokens and class prompts.
+        lambda_ar: weight of the pull on the attacked image's map, at least 0; alpha in the paper.
+        lambda_amc: weight of the pull on the clean image's map, at least 0; beta in the paper (quirk C5).
+        non_class_template: the negated prompt of a class, with {} for the class name (quirk C4).
+        renormalize: bring A back to [0, 1], which the published code does not (quirk C4).
+    """
+
+    needs_text: ClassVar[bool] = True
+    lambda_ar: NonNegative
+    lambda_amc: NonNegative
+    non_class_template: Template  # type: ignore[misc]  # a number of this method; for all others a constant
+    renormalize: bool
+
+    def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor:
         """Similarities of the frozen model's clean tokens to the class and the non-class prompt: (B, 2, P)."""
         return self._similarities(frozen, frozen.tokens(batch.images), batch)
 
-    def losses(self, model, frozen, batch, adv):
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy on x', lambda_ar times the distance of A(x') to A_0(x), lambda_amc times that of A(x)."""
+        assert adv is not None and batch.anchors is not None
         anchors = self._maps(batch.anchors, model)
 
         def shift(tokens: Tensor) -> Tensor:
@@ -42,11 +57,12 @@ class CompTGA(Method):
             "attention_constraint": self.lambda_amc * shift(model.tokens(batch.images)),
         }
 
-    def _similarities(self, model, tokens: Tensor, batch) -> Tensor:
+    def _similarities(self, model: PixelClassifier, tokens: Tensor, batch: Batch) -> Tensor:
+        assert batch.non_class is not None
         texts = (model.text_embeddings[batch.labels], batch.non_class)
         return torch.stack([similarity(tokens, text) for text in texts], dim=1)
 
-    def _maps(self, similarities: Tensor, model) -> Tensor:
+    def _maps(self, similarities: Tensor, model: PixelClassifier) -> Tensor:
         """(B, 2, P) -> A, (B, H * W). The product is taken at image size, so no Gram matrix serves (quirk C6)."""
         a, n = (resize(min_max(x), model.grid, model.image_size) for x in similarities.unbind(dim=1))
         return min_max(a * (1 - n)) if self.renormalize else a * (1 - n)

@@ -6,21 +6,37 @@ row is as good, the gain is no evidence for text guidance.
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from zsr.losses import cross_entropy
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
+from zsr.models.classifier import PixelClassifier
 from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingAnchor(Method):
-    lambda_adv: NonNegative  # pull on the attacked image's raw features
-    lambda_clean: NonNegative  # pull on the clean image's raw features
+    """Cross-entropy on adversarial images, and two pulls of raw features to the frozen model's of the clean image.
 
-    def anchors(self, frozen, batch):
+    A control of ours, not a published method.
+
+    Attributes:
+        lambda_adv: weight of the pull on the attacked image's raw features, at least 0.
+        lambda_clean: weight of the pull on the clean image's raw features, at least 0.
+    """
+
+    lambda_adv: NonNegative
+    lambda_clean: NonNegative
+
+    def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor:
         """phi_0: the frozen model's raw features of the clean image, (B, D)."""
         return frozen.image_features(batch.images)
 
-    def losses(self, model, frozen, batch, adv):
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy on x', lambda_adv ||phi(x') - phi_0(x)|| and lambda_clean ||phi(x) - phi_0(x)||."""
+        assert adv is not None and batch.anchors is not None
         adv_features, features = model.image_features(adv), model.image_features(batch.images)
         return {
             "ce_adv": cross_entropy(model.classify(adv_features), batch.labels).mean(),

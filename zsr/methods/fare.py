@@ -4,33 +4,49 @@ No text and no label: the attacked image's features are held at the frozen model
 the attack drives them away from there.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
+from zsr.models.classifier import PixelClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class FARE(Method):
-    features: Literal["raw", "unit"]  # raw: not normalised, as published
+    """The squared distance of the attacked image's features to the frozen model's of the clean image.
 
-    def anchors(self, frozen, batch):
+    Schlarmann et al., ICML 2024, eq. 3.
+
+    Attributes:
+        features: raw: not normalised, as published; unit: brought to unit norm.
+    """
+
+    features: Literal["raw", "unit"]
+
+    def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor:
         """phi_0: the frozen model's features of the clean image, (B, D)."""
         return self._features(frozen, batch.images)
 
-    def inner_objective(self, model, batch):
+    def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """The squared distance of `losses`, (B, 3, H, W) -> (B,)."""
         return lambda adv: self._shift(model, adv, batch)
 
-    def losses(self, model, frozen, batch, adv):
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The mean over images of ||phi(x') - phi_0(x)||²."""
+        assert adv is not None
         return {"feature_shift": self._shift(model, adv, batch).mean()}
 
-    def _shift(self, model, adv: Tensor, batch) -> Tensor:
+    def _shift(self, model: PixelClassifier, adv: Tensor, batch: Batch) -> Tensor:
+        assert batch.anchors is not None
         return (self._features(model, adv) - batch.anchors).square().sum(dim=1)
 
-    def _features(self, model, images: Tensor) -> Tensor:
+    def _features(self, model: PixelClassifier, images: Tensor) -> Tensor:
         features = model.image_features(images)
         return F.normalize(features, dim=1) if self.features == "unit" else features
 

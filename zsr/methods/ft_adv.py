@@ -6,16 +6,32 @@ The attack raises the class-wise cross-entropy, not the contrastive loss (quirk 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from zsr.losses import symmetric_contrastive
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
+from zsr.models.classifier import PixelClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class FTAdv(Method):
-    in_batch: ClassVar[bool] = True
-    duplicate_negatives: bool  # are images of one class in a batch negatives of each other? (quirk F1)
+    """CLIP's symmetric loss within the batch, on adversarial images.
 
-    def losses(self, model, frozen, batch, adv):
+    A baseline of Yu et al., NeurIPS 2024.
+
+    Attributes:
+        in_batch: True: the loss compares the images of a batch.
+        duplicate_negatives: are images of one class in a batch negatives of each other? (quirk F1)
+    """
+
+    in_batch: ClassVar[bool] = True
+    duplicate_negatives: bool
+
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The symmetric loss on x', the mean over images."""
+        assert adv is not None
         logits, labels = batch.joint(model(adv)), batch.joint(batch.labels)
         return {"contrastive_adv": symmetric_contrastive(logits, labels, self.duplicate_negatives).mean()}
 

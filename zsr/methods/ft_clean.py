@@ -3,17 +3,33 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from zsr.losses import symmetric_contrastive
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
+from zsr.models.classifier import PixelClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class FTClean(Method):
+    """CLIP's symmetric loss within the batch, on clean images.
+
+    A baseline of Yu et al., NeurIPS 2024.
+
+    Attributes:
+        attacked: False.
+        in_batch: True: the loss compares the images of a batch.
+        duplicate_negatives: are images of one class in a batch negatives of each other? (quirk F1)
+    """
+
     attacked: ClassVar[bool] = False
     in_batch: ClassVar[bool] = True
-    duplicate_negatives: bool  # are images of one class in a batch negatives of each other? (quirk F1)
+    duplicate_negatives: bool
 
-    def losses(self, model, frozen, batch, adv):
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The symmetric loss on x, the mean over images."""
         logits, labels = batch.joint(model(batch.images)), batch.joint(batch.labels)
         return {"contrastive": symmetric_contrastive(logits, labels, self.duplicate_negatives).mean()}
 

@@ -4,6 +4,7 @@ Cross-entropy on adversarial images, and two Kullback-Leibler terms that hold th
 the frozen model on the same adversarial images and near the model's own on the clean ones.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,28 +12,48 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsr.losses import cross_entropy
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
+from zsr.models.classifier import PixelClassifier
 from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class PMGAFT(Method):
-    needs_text: ClassVar[bool] = True  # its logits may be cosines
-    lambda_general: NonNegative  # weight of the frozen model's term
-    lambda_clean: NonNegative  # weight of the clean images' term
-    logit_scale: Literal["one", "learnt"]  # one: logits are cosines, in the loss and its attack (quirk M1)
-    kl_reduction: Literal["sum", "batchmean"]  # over the batch; sum: the weight grows with the batch (quirk M2)
-    kl_direction: Literal["target_first", "adversarial_first"]  # KL(target || adv) or KL(adv || target) (quirk M3)
-    detach_clean: bool  # is the clean branch a constant?
+    """Cross-entropy on adversarial images, and two divergences: from the frozen model, and from the clean images.
 
-    def fold(self, term):
+    Wang et al., CVPR 2024.
+
+    Attributes:
+        needs_text: True: its logits may be cosines.
+        lambda_general: weight of the frozen model's term, at least 0.
+        lambda_clean: weight of the clean images' term, at least 0.
+        logit_scale: one: logits are cosines, in the loss and its attack (quirk M1); learnt: as CLIP has them.
+        kl_reduction: of the divergences over the batch; sum: the weight grows with the batch (quirk M2).
+        kl_direction: KL(target || adv), target_first, or KL(adv || target), adversarial_first (quirk M3).
+        detach_clean: is the clean branch a constant? (quirk M-detach)
+    """
+
+    needs_text: ClassVar[bool] = True
+    lambda_general: NonNegative
+    lambda_clean: NonNegative
+    logit_scale: Literal["one", "learnt"]
+    kl_reduction: Literal["sum", "batchmean"]
+    kl_direction: Literal["target_first", "adversarial_first"]
+    detach_clean: bool
+
+    def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
         """The published divergences are sums over the batch, so their weight grows with it."""
         return "sum" if term.startswith("kl") and self.kl_reduction == "sum" else "mean"
 
-    def inner_objective(self, model, batch):
+    def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """Cross-entropy of the logits of `losses`, (B, 3, H, W) -> (B,)."""
         return lambda adv: cross_entropy(self._logits(model, adv), batch.labels)
 
-    def losses(self, model, frozen, batch, adv):
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy on x', lambda_general KL(P_0(x') || P(x')) and lambda_clean KL(P(x) || P(x'))."""
+        assert adv is not None
         logits, clean = self._logits(model, adv), self._logits(model, batch.images)
         if self.detach_clean:
             clean = clean.detach()
@@ -42,7 +63,7 @@ class PMGAFT(Method):
             "kl_clean": self.lambda_clean * self._divergence(clean, logits),
         }
 
-    def _logits(self, model, images: Tensor) -> Tensor:
+    def _logits(self, model: PixelClassifier, images: Tensor) -> Tensor:
         return model(images) / model.logit_scale if self.logit_scale == "one" else model(images)
 
     def _divergence(self, target: Tensor, adv: Tensor) -> Tensor:

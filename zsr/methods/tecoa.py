@@ -2,13 +2,22 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from zsr.losses import cross_entropy
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
+from zsr.models.classifier import PixelClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeCoA(Method):
-    def losses(self, model, frozen, batch, adv):
+    """Cross-entropy over all class prompts, on adversarial images. Mao et al., ICLR 2023. It has no numbers."""
+
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy on x', the mean over images."""
+        assert adv is not None
         return {"ce_adv": cross_entropy(model(adv), batch.labels).mean()}
 
 

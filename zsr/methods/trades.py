@@ -7,22 +7,37 @@ in the published code of TWINS (Liu et al., CVPR 2023), whose baseline this is.
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
 from torch.nn import functional as F
 
 from zsr.losses import cross_entropy
-from zsr.methods._base import Method
+from zsr.methods._base import Batch, Method
+from zsr.models.classifier import PixelClassifier
 from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class TRADES(Method):
-    beta: NonNegative  # weight of KL(p(clean) || p(attacked))
-    beta_reduction: Literal["nominal_batch", "mean"]  # of KL: its sum over the recipe's batch size, as published; mean
+    """Cross-entropy on clean images plus beta times KL(P(x) || P(x')). Zhang et al., ICML 2019.
 
-    def fold(self, term):
+    Attributes:
+        beta: weight of the divergence, at least 0.
+        beta_reduction: of the divergence. nominal_batch, as published: its sum over the batch, divided by the batch
+            size of the recipe. mean: over the images.
+    """
+
+    beta: NonNegative
+    beta_reduction: Literal["nominal_batch", "mean"]
+
+    def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
+        """The divergence is a sum where it is divided by the nominal batch."""
         return "sum" if term == "kl" and self.beta_reduction == "nominal_batch" else "mean"
 
-    def losses(self, model, frozen, batch, adv):
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy on x, and beta KL(P(x) || P(x')), with a gradient through both sides."""
+        assert adv is not None
         attacked = F.log_softmax(model(adv), dim=1)  # first: the order in which BatchNorm sees them
         logits = model(batch.images)
         divergence = F.kl_div(attacked, F.log_softmax(logits, dim=1), reduction="sum", log_target=True)

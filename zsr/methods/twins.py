@@ -8,22 +8,25 @@ pre-trained. Attack and inference are the adaptive wing's, in eval mode.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsr.errors import ParamError, StudyError
-from zsr.methods._base import Method
-from zsr.models.batchnorm import NORMS
+from zsr.methods._base import Batch, Method
+from zsr.models.batchnorm import NORMS, Norm
+from zsr.models.classifier import PixelClassifier
 from zsr.models.passes import HALF
 from zsr.params import NonNegative, nested_component
 
 Wing = Literal["adaptive", "frozen", "split"]  # split: the first half of a batch by the frozen wing, as published
 Affine = Literal["separate", "shared"]  # does the frozen wing have a scale and shift of its own?
 
-WINGS = {  # what the first and the second half of a batch are called, and the wing that sees them
+# What the first and the second half of a batch are called, and the wing that sees them
+WINGS: dict[str, dict[str, Wing]] = {
     "both": {"frozen": "frozen", "adaptive": "adaptive"},
     "adaptive": {"first": "adaptive", "second": "adaptive"},
     "frozen": {"first": "frozen", "second": "frozen"},
@@ -40,11 +43,25 @@ class DualBatchNorm2d(nn.Module):
     """A BatchNorm with a frozen twin, (B, C, H, W) -> (B, C, H, W). Computed in fp32 under autocast.
 
     norm: stays the adaptive wing, the same object; its running statistics become the frozen wing's constants.
-    `eval()` brings back the adaptive wing. split: of B images the first B // 2 go to the frozen wing.
+    `eval()` brings back the adaptive wing.
+
+    Attributes:
+        adaptive: the BatchNorm that was there.
+        num_features: C.
+        wing: what it computes; split: of B images the first B // 2 go to the frozen wing.
+        frozen_mean: the frozen wing's constants, (C,).
+        frozen_var: as `frozen_mean`.
+        frozen_weight: the frozen wing's own scale, (C,); None: it has that of the adaptive wing.
+        frozen_bias: the frozen wing's own shift, as `frozen_weight`.
     """
 
-    def __init__(self, norm: nn.Module, affine: Affine = "separate"):
+    wing: Wing
+    frozen_mean: Tensor
+    frozen_var: Tensor
+
+    def __init__(self, norm: Norm, affine: Affine = "separate") -> None:
         super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
         own = affine == "separate" and norm.affine
         self.adaptive, self.num_features, self.wing = norm, norm.num_features, "adaptive"
         self.register_buffer("frozen_mean", norm.running_mean.clone())
@@ -54,11 +71,13 @@ class DualBatchNorm2d(nn.Module):
         self.train(norm.training)
 
     def train(self, mode: bool = True) -> "DualBatchNorm2d":
+        """As of `nn.Module`; eval mode brings back the adaptive wing."""
         if not mode:
             self.wing = "adaptive"
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalised by its wing, (B, C, H, W) -> (B, C, H, W)."""
         x = x.float() if x.dtype in HALF.values() else x
         if self.wing == "split":
             half = len(x) // 2
@@ -66,10 +85,10 @@ class DualBatchNorm2d(nn.Module):
         return self._frozen(x) if self.wing == "frozen" else self.adaptive(x)
 
     def _frozen(self, x: Tensor) -> Tensor:
-        affine = self.frozen_weight, self.frozen_bias
+        weight, bias = self.frozen_weight, self.frozen_bias
         if self.frozen_weight is None:
-            affine = self.adaptive.weight, self.adaptive.bias
-        return F.batch_norm(x, self.frozen_mean, self.frozen_var, *affine, eps=self.adaptive.eps)
+            weight, bias = self.adaptive.weight, self.adaptive.bias
+        return F.batch_norm(x, self.frozen_mean, self.frozen_var, weight, bias, eps=self.adaptive.eps)
 
 
 def _copy(parameter: nn.Parameter) -> nn.Parameter:
@@ -115,7 +134,7 @@ def flying(module: nn.Module, wing: Wing) -> Iterator[None]:
         set_wing(module, "adaptive")
 
 
-def _has_statistics(module: nn.Module) -> bool:
+def _has_statistics(module: nn.Module) -> TypeGuard[Norm]:
     return isinstance(module, NORMS) and module.running_mean is not None
 
 
@@ -139,21 +158,30 @@ def _exchange(module: nn.Module, other: Callable[[nn.Module], nn.Module | None])
 class Twins(Method):
     """lambda_frozen times the base's loss on the first half of a batch, plus its loss on the second.
 
-    base: a method with its own numbers, as {module: tecoa}. Of B images the first half has B // 2; one image alone
-    goes to both. The controls `adaptive` and `frozen` have no second scale and shift, whatever `affine` says.
+    Liu et al., CVPR 2023. Of B images the first half has B // 2; one image alone goes to both. The controls `adaptive`
+    and `frozen` have no second scale and shift, whatever `affine` says.
+
+    Attributes:
+        needs_norm: True: without BatchNorm both wings would be one.
+        base: a method with its own numbers, as {module: tecoa}.
+        lambda_frozen: weight of the first half, at least 0.
+        wings: of the two halves; adaptive and frozen are controls, both halves by one of the wings.
+        affine: separate, as published: the frozen wing has a scale and shift of its own; shared: it has none.
+        split: half, as published; full: both wings see the whole batch, at twice the cost.
+        normalise: divide by 1 + lambda_frozen, so that the loss has the scale of the base's.
     """
 
     needs_norm: ClassVar[bool] = True
     base: dict[str, Any]
     lambda_frozen: NonNegative
-    wings: Literal["both", "adaptive", "frozen"] = "both"  # of the halves; controls: both halves by one of the wings
-    affine: Affine = "separate"  # as published
-    split: Literal["half", "full"] = "half"  # full: both wings see the whole batch, at twice the cost
-    normalise: bool = False  # divide by 1 + lambda_frozen, so that the loss has the scale of the base's
+    wings: Literal["both", "adaptive", "frozen"] = "both"
+    affine: Affine = "separate"
+    split: Literal["half", "full"] = "half"
+    normalise: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         try:
-            loss = nested_component(self.base, "methods", "base")
+            loss = self._loss
         except ParamError as error:
             raise ValueError(error) from None
         if isinstance(loss, Twins) or loss.in_batch or not loss.attacked:
@@ -162,25 +190,37 @@ class Twins(Method):
             raise ValueError(f"norm_stats must be base.norm_stats, {loss.norm_stats}, got {self.norm_stats}")
         for name in TAKEN:
             object.__setattr__(self, name, getattr(loss, name))
-        object.__setattr__(self, "_loss", loss)
 
-    def prepare(self, visual):
+    @cached_property
+    def _loss(self) -> Method:
+        return nested_component(self.base, "methods", "base")
+
+    def prepare(self, visual: nn.Module) -> None:
+        """Give every BatchNorm of the tower a frozen twin."""
         twinify(visual, self.affine if self.wings == "both" else "shared")
 
-    def finish(self, visual):
+    def finish(self, visual: nn.Module) -> None:
+        """Leave the adaptive wing alone."""
         export_plain(visual)
 
-    def anchors(self, frozen, batch):
+    def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor | None:
+        """Those of the base."""
         return self._loss.anchors(frozen, batch)
 
-    def fold(self, term):
+    def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
+        """As the base folds its own term, whose name follows that of the half."""
         return self._loss.fold(term.partition("_")[2])
 
-    def inner_objective(self, model, batch):
+    def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
+        """That of the base, on the adaptive wing."""
         return self._loss.inner_objective(model, batch)
 
-    def losses(self, model, frozen, batch, adv):
-        images, terms = len(batch.images), {}
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """The terms of the base on each half, each with its weight, named after the wing or the half."""
+        assert adv is not None
+        images, terms = len(batch.images), dict[str, Tensor]()
         halves = (slice(max(1, images // 2)), slice(images // 2, None)) if self.split == "half" else 2 * [slice(None)]
         weights = [weight / (1 + self.lambda_frozen * self.normalise) for weight in (self.lambda_frozen, 1.0)]
         for (name, wing), rows, weight in zip(WINGS[self.wings].items(), halves, weights):

@@ -12,19 +12,37 @@ from torch import Tensor
 from zsr.losses import cross_entropy
 from zsr.methods._base import Batch, Method
 from zsr.models.attention import grad_cam, map_distance, min_max, resize
+from zsr.models.classifier import PixelClassifier
 from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
 class VisionAttention(Method):
+    """Cross-entropy on adversarial images, and two pulls of Grad-CAM maps to the frozen model's on the clean image.
+
+    Yu et al., NeurIPS 2024, table 4.
+
+    Attributes:
+        needs_blocks: True: Grad-CAM is of a residual block.
+        needs_text: True: a map explains the logit of a class prompt by patch tokens.
+        lambda_ar: weight of the pull on the attacked image's map, at least 0.
+        lambda_amc: weight of the pull on the clean image's map, at least 0.
+        map_gradient: none: the maps are constants, as published (quirk V1); second_order: they teach the tower.
+        target: the class that is explained: the label, or the class predicted among those of the batch.
+    """
+
     needs_blocks: ClassVar[bool] = True
     needs_text: ClassVar[bool] = True
-    lambda_ar: NonNegative  # pull on the attacked map
-    lambda_amc: NonNegative  # pull on the clean map
-    map_gradient: Literal["none", "second_order"]  # none: the maps are constants, as published (quirk V1)
-    target: Literal["predicted", "label"]  # the class that is explained; predicted: among the classes of the batch
+    lambda_ar: NonNegative
+    lambda_amc: NonNegative
+    map_gradient: Literal["none", "second_order"]
+    target: Literal["predicted", "label"]
 
-    def losses(self, model, frozen, batch, adv):
+    def losses(
+        self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Cross-entropy on x', lambda_ar d(A(x'), A_0(x)) and lambda_amc d(A(x), A_0(x)), d the norm."""
+        assert adv is not None
         anchor = self._maps(frozen, batch.images, batch, differentiable=False)
 
         def shift(images: Tensor) -> Tensor:
@@ -37,7 +55,7 @@ class VisionAttention(Method):
             "attention_constraint": self.lambda_amc * shift(batch.images),
         }
 
-    def _maps(self, model, images: Tensor, batch: Batch, differentiable: bool) -> Tensor:
+    def _maps(self, model: PixelClassifier, images: Tensor, batch: Batch, differentiable: bool) -> Tensor:
         """Grad-CAM at image size, then brought to [0, 1]: (B, H * W)."""
 
         def score(image_features: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ from functools import cache
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zsr.models.classifier import Classifier
+from zsr.models.classifier import Classifier, PixelClassifier
 
 FLAT = 1e-6  # a map whose values span less than this stays flat instead of dividing by zero (quirk G7)
 Size = tuple[int, int]
@@ -63,8 +63,10 @@ def map_distance(maps: Tensor, others: Tensor, grid: Size, image_size: Size, dis
         return (difference if drawn else resize(difference, grid, image_size)).abs().mean(dim=1)
     factor = None if drawn else _gram_factor(tuple(grid), tuple(image_size), maps.dtype, maps.device)
     if distance == "cos":
-        return 1 - F.cosine_similarity(*(x if drawn else x @ factor for x in (maps, others)))
-    norm = (maps - others if drawn else (maps - others) @ factor).norm(dim=1)
+        pair = (maps, others) if factor is None else (maps @ factor, others @ factor)
+        return 1 - F.cosine_similarity(*pair)
+    difference = maps - others
+    norm = (difference if factor is None else difference @ factor).norm(dim=1)
     return norm / (image_size[0] * image_size[1]) ** 0.5 if distance == "rms" else norm
 
 
@@ -77,7 +79,7 @@ def _gram_factor(grid: Size, image_size: Size, dtype: torch.dtype, device: torch
 
 
 def grad_cam(
-    model: Classifier, images: Tensor, score: Callable[[Tensor], Tensor], differentiable: bool = False
+    model: PixelClassifier, images: Tensor, score: Callable[[Tensor], Tensor], differentiable: bool = False
 ) -> Tensor:
     """Grad-CAM of the last block: (B, 3, H, W) -> (B, P), at least 0, not yet brought to [0, 1].
 
@@ -88,9 +90,10 @@ def grad_cam(
     differentiable: keep the graph of that gradient, so that a loss on the map teaches the tower (second order).
     Otherwise the map is a constant.
     """
-    kept = {}
+    assert isinstance(model, Classifier), "a linear head has no residual blocks of a ViT"
+    kept: dict[str, Tensor] = {}
 
-    def keep(_module, _inputs, output):
+    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         kept["tokens"] = output if differentiable else output.detach().requires_grad_()
         return kept["tokens"]
 

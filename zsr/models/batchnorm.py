@@ -5,6 +5,7 @@ from typing import Literal
 from torch import nn
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 def has_norms(module: nn.Module) -> bool:

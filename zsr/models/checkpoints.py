@@ -11,7 +11,7 @@ import logging
 import re
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from zsr import files
 from zsr.errors import StudyError
 from zsr.models import clip
-from zsr.models.classifier import NormStats
+from zsr.models.classifier import NormStats, tower_of
 from zsr.params import nearest
 
 FORMATS = ("zsr", "official", "robustvlm")
@@ -34,10 +34,19 @@ TOWER, PREFIX = "vision_encoder_state_dict", "visual."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    format: str  # one of FORMATS
-    tower: dict[str, Tensor]  # by the names of open_clip's `visual`, fp32, on the CPU
-    rest: dict[str, Tensor]  # what else a whole model has
-    arch: str | None  # the open_clip name it was written for, where the file says so
+    """What a checkpoint file holds.
+
+    Attributes:
+        format: one of FORMATS.
+        tower: the image tower by the names of open_clip's `visual`, fp32, on the CPU.
+        rest: what else a whole model has, by open_clip's names; empty where the file holds a tower alone.
+        arch: the open_clip name it was written for; None: the file does not say.
+    """
+
+    format: str
+    tower: dict[str, Tensor]
+    rest: dict[str, Tensor]
+    arch: str | None
 
 
 class _Ignored:
@@ -50,7 +59,9 @@ class _Ignored:
         pass
 
 
-IGNORED = [(_Ignored, f"numpy.{name}") for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")]
+IGNORED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_Ignored, f"numpy.{name}") for name in ("dtype", "core.multiarray.scalar", "_core.multiarray.scalar")
+]
 
 
 def openai_names(layers: int) -> list[str]:
@@ -110,8 +121,8 @@ def load_visual(model: nn.Module, arch: str, path: Path) -> None:
     """
     checkpoint = read(path)
     _check_made_for(path, checkpoint, model, arch)
-    _check_fit(path, arch, checkpoint.tower, model.visual.state_dict(), checkpoint)
-    model.visual.load_state_dict(checkpoint.tower)
+    _check_fit(path, arch, checkpoint.tower, tower_of(model).state_dict(), checkpoint)
+    tower_of(model).load_state_dict(checkpoint.tower)
 
 
 def load_whole(model: nn.Module, arch: str, path: Path) -> None:
@@ -144,7 +155,7 @@ def write_official(path: Path, model: nn.Module, arch: str, epoch: int = 0) -> N
         "add_prompter": OrderedDict(prompt=torch.zeros(1, 0, 768)),  # their width, whatever the tower's
         "best_acc1": 0.0,
         # TeCoA's resume loads it; the rate is set before every step
-        "optimizer": torch.optim.SGD(model.visual.parameters(), lr=1e-5, momentum=0.9).state_dict(),
+        "optimizer": torch.optim.SGD(tower_of(model).parameters(), lr=1e-5, momentum=0.9).state_dict(),
         TOWER: tower,
     }
     _write(path, content)
@@ -185,7 +196,7 @@ def convert(
         write_robustvlm(out, model, arch)
 
 
-def _stored(path: Path) -> tuple[Mapping, dict]:
+def _stored(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
     """The mapping in a file and the facts beside it, {} where the format has none."""
     try:
         with path.open("rb") as file:
@@ -238,7 +249,7 @@ def _weights(path: Path, stored: Any) -> dict[str, Tensor]:
 def _check_made_for(path: Path, checkpoint: Checkpoint, model: nn.Module, arch: str) -> None:
     """Weights show names and shapes; what else the model computes must be what the file was trained with."""
     if checkpoint.format != "zsr":
-        _check_openai(f"{path} holds a tower of OpenAI's form", model.visual, arch)
+        _check_openai(f"{path} holds a tower of OpenAI's form", tower_of(model), arch)
     elif checkpoint.arch not in (None, arch):
         raise StudyError(f"{path} was written for '{checkpoint.arch}', not for '{arch}'")
 
@@ -267,13 +278,15 @@ def _check_openai(why: str, tower: nn.Module, arch: str) -> None:
 
 def _openai_tower(path: Path, model: nn.Module, arch: str) -> OrderedDict[str, Tensor]:
     """A copy of model.visual's weights, on the CPU, if they are of OpenAI's form."""
-    _check_openai(f"{path} would hold a tower of OpenAI's form", model.visual, arch)
+    _check_openai(f"{path} would hold a tower of OpenAI's form", tower_of(model), arch)
     whole = torch.contiguous_format
-    state = model.visual.state_dict()
+    state = tower_of(model).state_dict()
     return OrderedDict((name, tensor.detach().cpu().clone(memory_format=whole)) for name, tensor in state.items())
 
 
-def _check_fit(path: Path, arch: str, found: Mapping, wanted: Mapping, checkpoint: Checkpoint) -> None:
+def _check_fit(
+    path: Path, arch: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
+) -> None:
     """Compare names and shapes; the message ends with the arch that has the file's shapes, if there is one."""
     shared = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
     differences = {
@@ -309,7 +322,7 @@ def _likely(checkpoint: Checkpoint, arch: str) -> str:
     )
 
 
-def _is_openais_kind(config: Mapping) -> bool:
+def _is_openais_kind(config: Mapping[str, Any]) -> bool:
     """Does open_clip build both towers of a model config itself, the image tower as a ViT?"""
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     sizes = ("width", "patch_size", "layers", "image_size")

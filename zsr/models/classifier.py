@@ -1,6 +1,7 @@
 """CLIP as a zero-shot classifier of pixels: the text side is a fixed matrix, only the image tower computes."""
 
-from typing import Literal, Protocol
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +17,54 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of pixels in [0, 1]
 def set_norm_stats(model: nn.Module, norm_stats: NormStats) -> None:
     """What every `Classifier` made of this open_clip model from now on normalises by."""
     if norm_stats == "imagenet":
-        model.visual.image_mean, model.visual.image_std = IMAGENET
+        visual: Any = model.visual
+        visual.image_mean, visual.image_std = IMAGENET
+
+
+def tower_of(model: nn.Module) -> nn.Module:
+    """The image tower of an open_clip model, or of a `zsr.models.linear.PlainClassifier`."""
+    return model.get_submodule("visual")
 
 
 class PixelClassifier(Protocol):
     """What methods, attacks and measures may ask of a model. Images are (B, 3, H, W), pixels in [0, 1].
 
+    A linear head has the attribute `visual`, the facts, the parameters, the logits and the image features. CLIP alone
+    has the rest; a method that asks for it says so by `needs_text`.
+
     Attributes:
         visual: the image tower, which training moves.
-        text_embeddings: prompts of the classes, (C, D), unit norm; CLIP alone has them, `logit_scale` and `tokens`.
-        logit_scale: what cosines are multiplied by.
+        text_embeddings: prompts of the classes, (C, D), unit norm.
+        logit_scale: what cosines are multiplied by, a positive number.
     """
 
     visual: nn.Module
     text_embeddings: Tensor
     logit_scale: Tensor
+
+    @property
+    def facts(self) -> str:
+        """What stands in a protocol."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width at which the tower sees an image, in pixels."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As of `nn.Module`."""
+
+    def train(self, mode: bool = True) -> "PixelClassifier":
+        """As of `nn.Module`."""
+
+    def eval(self) -> "PixelClassifier":
+        """As of `nn.Module`."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> "PixelClassifier":
+        """As of `nn.Module`."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits, (B, C)."""
@@ -48,7 +82,7 @@ class PixelClassifier(Protocol):
         """Raw image features of tokens, (B, 1+P, D) -> (B, D)."""
 
 
-def _has_plain_patches(visual: nn.Module) -> bool:
+def _has_plain_patches(visual: Any) -> bool:
     pooled = getattr(visual, "pool_type", None) in ("tok", "avg")
     return pooled and not visual.attn_pool and not visual.final_ln_after_pool
 
@@ -58,25 +92,42 @@ class Classifier(nn.Module):
 
     clip: an open_clip model; its `visual`, a VisionTransformer with CLS or average pooling or a ModifiedResNet, is
     shared, not copied, and goes to the device of `compute`; its logit_scale is fixed at exp of the learnt value, 100
-    for OpenAI's models. text_embeddings: (C, D), unit norm.
+    for OpenAI's models. text_embeddings: (C, D), unit norm; None: it gives image features and no logits.
     Inputs of another size are enlarged to the tower's inside (bicubic), so the attack acts at the native size.
+
+    Attributes:
+        visual: the image tower; Any, since open_clip has no types.
+        logit_scale: what cosines are multiplied by, a positive number.
+        text_embeddings: prompts of the classes, (C, D), unit norm.
+        mean: of the pixels of each channel in [0, 1], (3, 1, 1).
+        std: standard deviation, as `mean`.
+        patches: True where the tower is a ViT, False where it is a ResNet.
+        channels_last: the memory format of the tower and its images.
     """
 
-    def __init__(self, clip: nn.Module, text_embeddings: Tensor, compute: Compute = ON_CPU):
+    visual: Any
+    logit_scale: Tensor
+    text_embeddings: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, clip: nn.Module, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> None:
         super().__init__()
-        visual, device = clip.visual, compute.place()
+        visual: Any = clip.visual
+        learnt: Any = clip.logit_scale
+        device = compute.place()
         self.patches = _has_plain_patches(visual)
         if not self.patches and not hasattr(visual, "attnpool"):
             raise ParamError(f"model.arch: {type(visual).__name__} has no plain CLS or average pooling of patch tokens")
         self.channels_last = compute.channels_last
         self.visual = visual.to(device, memory_format=torch.channels_last if self.channels_last else None)
-        self.register_buffer("logit_scale", clip.logit_scale.detach().exp().clone())
+        self.register_buffer("logit_scale", learnt.detach().exp().clone())
         self.register_buffer("text_embeddings", text_embeddings)
         self.register_buffer("mean", torch.tensor(visual.image_mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(visual.image_std).view(3, 1, 1))
         self.to(device)
-        if compute.compile:
-            self.tokens, self.image_features = torch.compile(self.tokens), torch.compile(self.image_features)
+        for name in ("tokens", "image_features") if compute.compile else ():
+            setattr(self, name, torch.compile(getattr(self, name)))
 
     @property
     def facts(self) -> str:
@@ -86,13 +137,14 @@ class Classifier(nn.Module):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the patch tokens."""
-        return self.visual.grid_size if self.patches else tuple(side // 32 for side in self.image_size)
+        height, width = self.image_size
+        return self.visual.grid_size if self.patches else (height // 32, width // 32)
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width at which the tower sees an image."""
         size = self.visual.image_size
-        return tuple(size) if self.patches else (size, size)
+        return (size[0], size[1]) if self.patches else (size, size)
 
     def tokens(self, images: Tensor) -> Tensor:
         """CLS and patch tokens through ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D).

@@ -1,13 +1,14 @@
 """open_clip models by name: built, loaded, saved. The tiny CLIP is a config file like any other."""
 
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
 from torch import Tensor, nn
 
 from zsr import files
-from zsr.models.classifier import Classifier, NormStats, set_norm_stats
+from zsr.models.classifier import Classifier, NormStats, set_norm_stats, tower_of
 from zsr.models.heads import Model, Origin
 from zsr.models.passes import ON_CPU, Compute
 
@@ -35,13 +36,13 @@ def save(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip"
 
 def save_tower(path: Path, model: nn.Module, norm_stats: NormStats) -> None:
     """The image tower alone: what fine-tuning changes."""
-    files.save_tensors(path, model.visual.state_dict(), {"norm_stats": norm_stats})
+    files.save_tensors(path, tower_of(model).state_dict(), {"norm_stats": norm_stats})
 
 
 def load_tower(path: Path, model: nn.Module) -> None:
     """Put a tower of `save_tower` into a model of its architecture, with its pixel statistics."""
     tensors, facts = files.load_tensors(path)
-    model.visual.load_state_dict(tensors)
+    tower_of(model).load_state_dict(tensors)
     set_norm_stats(model, facts["norm_stats"])
 
 
@@ -49,7 +50,8 @@ def load_tower(path: Path, model: nn.Module) -> None:
 def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> Tensor:
     """Unit-norm text embeddings of C prompts, (C, D) fp32."""
     tokens = open_clip.get_tokenizer(arch)(prompts)
-    return model.encode_text(tokens, normalize=True).float()
+    clip: Any = model
+    return clip.encode_text(tokens, normalize=True).float()
 
 
 # What `zsr.models.heads` asks of a module of models

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from zsr.models.classifier import IMAGENET, NormStats
+from zsr.models.classifier import IMAGENET, NormStats, PixelClassifier
 from zsr.models.passes import ON_CPU, Compute
 from zsr.params import Count, Natural
 
@@ -70,7 +70,9 @@ def norm_stats(whole: Whole) -> NormStats:
     return "imagenet" if getattr(whole.visual, "image_mean", None) == IMAGENET[0] else "clip"
 
 
-def classifier(model: Model, whole: Whole, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> nn.Module:
+def classifier(
+    model: Model, whole: Whole, text_embeddings: Tensor | None, compute: Compute = ON_CPU
+) -> PixelClassifier:
     """Pixels to logits over the classes of one set, on the device of `compute`.
 
     A `zsr.models.classifier.Classifier`, or a `zsr.models.linear.PlainClassifier`.

@@ -1,7 +1,7 @@
 """Models without text: an image tower and a linear head. For the study of what pre-training hands down."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from zsr.params import Count, Natural, nearest
 
 WIDTHS = {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}  # of torchvision: numbers that the head sees
 STATISTICS = {"mean": "mean", "new_mean": "mean", "std": "std", "new_std": "std"}  # what a normaliser's are called
+Norm = tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]  # mean and std of pixels in [0, 1], by channel
 FIRST_BLOCK = "layer1.0.conv1.weight"  # of every ResNet; what stands before it is the prefix
 UNUSED = "num_batches_tracked"  # old files lack it; it matters to BatchNorm without momentum alone
 
@@ -29,10 +30,20 @@ class PlainClassifier(nn.Module):
 
     visual: a tower of normalised images, (B, 3, H, W) -> (B, D). Its features and its head have the names that
     methods, attacks and measures know from `zsr.models.classifier.Classifier`, so both serve.
-    norm: mean and std of pixels. side: images of another size are enlarged to it inside (bicubic); 0: they never are.
+    norm: mean and std of pixels.
+
+    Attributes:
+        visual: the tower.
+        head: features to logits, (B, D) -> (B, C).
+        side: images of another size are enlarged to side x side pixels inside (bicubic); 0: they never are.
+        mean: of the pixels of each channel in [0, 1], (3, 1, 1).
+        std: standard deviation, as `mean`.
     """
 
-    def __init__(self, visual: nn.Module, head: nn.Linear, norm: tuple = IMAGENET, side: int = 0):
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, visual: nn.Module, head: nn.Linear, norm: Norm = IMAGENET, side: int = 0) -> None:
         super().__init__()
         self.visual, self.head, self.side = visual, head, side
         for name, values in zip(("mean", "std"), norm):
@@ -56,6 +67,7 @@ class PlainClassifier(nn.Module):
         return self.head(image_features)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, 3, H, W) -> (B, C)."""
         return self.classify(self.features(images))
 
     def new_head(self, classes: int) -> None:
@@ -66,17 +78,18 @@ class PlainClassifier(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm beside a shortcut. He et al., CVPR 2016."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride), at least 0."""
         inner = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         return (inner + self.downsample(x)).relu()
 
@@ -84,7 +97,7 @@ class ResidualBlock(nn.Module):
 class SmallResNet(nn.Module):
     """Three residual blocks, each half as large as the one before and twice as wide: (B, 3, H, W) -> (B, 4 width)."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
         self.layer1 = ResidualBlock(width, width, 1)
@@ -92,6 +105,7 @@ class SmallResNet(nn.Module):
         self.layer3 = ResidualBlock(2 * width, 4 * width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features, the mean over places, (B, 3, H, W) -> (B, 4 width)."""
         x = self.bn1(self.conv1(x)).relu()
         return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
 
@@ -186,9 +200,9 @@ class Backbone:
     """The tower below a linear head.
 
     Attributes:
-        arch: of torchvision, but for the small one.
+        arch: a ResNet's name in torchvision; "small" is our own.
         side: images are enlarged to side x side pixels inside; 0: they never are.
-        width: of the first stage of the small one.
+        width: channels of the first stage of the small one.
     """
 
     arch: Literal["small", "resnet18", "resnet50", "wide_resnet50_2"]

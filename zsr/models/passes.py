@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ def products(device: torch.device, precision: Precision) -> Iterator[None]:
         matmul.allow_tf32, convolution.allow_tf32 = before
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
     """For a forward in bf16 or fp16; nothing where the precision is another."""
     return torch.autocast(device.type, HALF[precision]) if precision in HALF else nullcontext()
 

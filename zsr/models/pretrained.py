@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from zsr import files
 from zsr.errors import ParamError, StudyError
 from zsr.params import nearest
@@ -11,9 +13,17 @@ from zsr.params import nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    pretrained: str  # a tag of open_clip, as openai: what was trained how
-    file: str = ""  # its weights as a file; "": from the hub, or the hub's cache
-    sha256: str = ""  # of the file; "": it is not compared
+    """Which weights of others the base model has.
+
+    Attributes:
+        pretrained: a tag of open_clip, as "openai": what was trained how.
+        file: the path of its weights; "": they come from the hub, or from the hub's cache.
+        sha256: of the file, in hexadecimal digits; "": it is not compared.
+    """
+
+    pretrained: str
+    file: str = ""
+    sha256: str = ""
 
 
 def check(arch: str, wanted: Pretrained) -> dict[str, Any]:
@@ -37,7 +47,7 @@ def check(arch: str, wanted: Pretrained) -> dict[str, Any]:
     return known
 
 
-def load(arch: str, wanted: Pretrained):
+def load(arch: str, wanted: Pretrained) -> nn.Module:
     """An open_clip model with these weights, fp32, on the CPU, in eval mode.
 
     Raises ParamError as `check`. Raises StudyError, one line: no such file; another sha256; no weights of the arch in

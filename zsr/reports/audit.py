@@ -28,7 +28,14 @@ Marks = Mapping[Cell, Sequence[Mark]]
 
 @dataclass(frozen=True)
 class Check:
-    """rule: what is marked, for people. concerns: which cells are looked at. find: of such a cell, a reason or none."""
+    """One check of records.
+
+    Attributes:
+        name: of its marks.
+        rule: what is marked, for people.
+        concerns: is the cell looked at?
+        find: why the cell is marked, or None.
+    """
 
     name: str
     rule: str

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zsr import files
 from zsr.files import distinct
@@ -29,7 +29,14 @@ PAPERS = (
 
 
 class Fault(NamedTuple):
-    """Something amiss with published numbers. attacks and sets: where; none named are all."""
+    """Something amiss with published numbers.
+
+    Attributes:
+        method: whose numbers.
+        attacks: under which; none named are all.
+        sets: on which; none named are all.
+        text: what is amiss.
+    """
 
     method: str
     attacks: list[str]
@@ -38,9 +45,11 @@ class Fault(NamedTuple):
 
     @property
     def where(self) -> str:
+        """Method, attacks and sets, as they stand before the text."""
         return " ".join(part for part in (self.method, " and ".join(self.attacks), *self.sets) if part)
 
     def concerns(self, row: Mapping) -> bool:
+        """Is it the published number of this row of `rows` that is amiss?"""
         return (
             row["published"] != BLANK
             and row["method"] == self.method
@@ -150,7 +159,7 @@ def rows(cells: Sequence[Row], averages: Sequence[Row], published: Sequence[Row]
 
 def _row(cell: Cell, ours: Mapping[Cell, dict], paper: Mapping[Cell, float]) -> dict:
     method, attack, name = cell
-    row = {"set": name, "method": method, "attack": attack}
+    row: dict[str, Any] = {"set": name, "method": method, "attack": attack}
     row |= ours.get(cell, {}) | {"published": paper.get(cell, BLANK)}
     if cell in ours and cell in paper:
         row["difference"] = round(row["ours"] - row["published"], 2)

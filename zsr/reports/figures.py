@@ -191,7 +191,13 @@ def _fraction(text: str) -> float:
     return float(top) / float(bottom)
 
 
-def attention(path: Path, images, panels: Mapping[str, tuple], captions: Mapping[str, str], note: str) -> None:
+def attention(
+    path: Path,
+    images: tuple[np.ndarray, np.ndarray],
+    panels: Mapping[str, tuple],
+    captions: Mapping[str, str],
+    note: str,
+) -> None:
     """Maps of clean and attacked images side by side, one row per method under a row of the images.
 
     images: (clean, attacked) arrays (N, H, W, 3) in [0, 1]; panels: method -> (clean, attacked) maps (N, h, w).
@@ -200,7 +206,9 @@ def attention(path: Path, images, panels: Mapping[str, tuple], captions: Mapping
     rows = {"image": images} | dict(panels)
     figure = plt.figure(figsize=(2 * n, 1.35 * len(rows) + 0.6), layout="constrained")
     figure.suptitle(note, fontsize=9)
-    for part, (name, pair) in zip(figure.subfigures(len(rows), 1), rows.items()):
+    parts = figure.subfigures(len(rows), 1)
+    assert isinstance(parts, np.ndarray)  # of one row it is none, but below the images stands a method
+    for part, (name, pair) in zip(parts, rows.items()):
         part.suptitle(captions[name], fontsize=8, x=0.01, ha="left")
         style = {} if name == "image" else {"cmap": "viridis", "vmin": 0, "vmax": 1}
         for i, axis in enumerate(part.subplots(1, 2 * n)):

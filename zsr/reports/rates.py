@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from zsr.evaluation.records import Record, accuracies
 from zsr.files import read_rows
@@ -19,7 +20,7 @@ def rate_rows(checkpoints: Path, records: Path, study: Mapping) -> list[dict]:
     for method in study["methods"]:
         tried = checkpoints / method / "rates.csv"
         for row in read_rows(tried) if tried.exists() else []:
-            key = {name: row.pop(name) for name in ("method", "lr", "seed")}
+            key: dict[str, Any] = {name: row.pop(name) for name in ("method", "lr", "seed")}
             found = list(records.glob(f"{method}-*/rates/{key['lr']}/{key['seed']}/{source}.json"))
             rows.append(key | accuracies("test", Record.load(found[0]) if found else None) | row)
     return rows

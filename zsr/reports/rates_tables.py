@@ -1,6 +1,6 @@
 """Tables of a study with a grid of rates: methods at their own rates, TWINS minus its controls, the whole grid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -70,8 +70,7 @@ def _own_rates(averages: Sequence[Row], grid: Sequence[Row], marks: Sequence[Row
     by_cell = {(r["group"], r["method"], r["attack"]): r for r in averages}
     columns = [(group, attack) for group in GROUPS for attack in distinct(averages, "attack")]
     body = [
-        [method, rates.get(method, "")]
-        + [marked(shown, by_cell[group, method, a], marks) for group, a in columns]
+        [method, rates.get(method, "")] + [marked(shown, by_cell[group, method, a], marks) for group, a in columns]
         for method in distinct(averages, "method")
     ]
     return ["method", "lr", *(f"{GROUPS[group]} {attack}" for group, attack in columns)], body
@@ -109,7 +108,11 @@ def effective_rates(folder: Path, curves: Curves, rates: Mapping[str, str], show
     rates: of every method, the chosen one.
     """
     parts = {}
-    for caption, lr_of in {f"all at lr {shown_lr}": lambda _: shown_lr, "each at its own rate": rates.get}.items():
+    choices: dict[str, Callable[[str], str]] = {
+        f"all at lr {shown_lr}": lambda _: shown_lr,
+        "each at its own rate": rates.__getitem__,
+    }
+    for caption, lr_of in choices.items():
         body = []
         for method in rates:
             rows = curves[method, lr_of(method)]

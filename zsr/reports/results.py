@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,8 @@ class Sample:
 
     Attributes:
         n: images.
-        mean, square: of an image's mean over seeds, the mean over images and the mean of its square.
+        mean: of an image's mean over seeds, the mean over images.
+        square: of an image's mean over seeds, the mean over images of its square.
         per_seed: (seeds,) the mean over images.
         residual: variance of what is due neither to the image nor to the seed; 0 of one seed.
     """
@@ -178,10 +180,11 @@ def _same(record: Record, other: Record) -> bool:
 def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
     """Rows of `cell_rows`, as read from CSV, with those of one cell merged: mean accuracy, and sd over seeds."""
     merged = []
-    for _, same in itertools.groupby(cells, key=lambda row: (row["method"], row["attack"], row["set"])):
-        same = list(same)
+    for _, group in itertools.groupby(cells, key=lambda row: (row["method"], row["attack"], row["set"])):
+        same = list(group)
         values = [float(row["accuracy"]) for row in same]
-        merged.append(dict(same[0]) | {"accuracy": fmean(values), "seeds": len(same), "sd": _spread(values)})
+        first: dict[str, Any] = dict(same[0])
+        merged.append(first | {"accuracy": fmean(values), "seeds": len(same), "sd": _spread(values)})
     return merged
 
 
@@ -217,12 +220,12 @@ def pair_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dic
     methods = list(dict.fromkeys(method for method, _ in _methods_and_attacks(records)))
     attacks = list(dict.fromkeys(attack for _, attack in _methods_and_attacks(records)))
     for (method, attack, name), seeds in records.items():
-        first = records[methods[0], attack, name][0]
-        assert all(_same(record, first) for record in seeds), f"{method} and {methods[0]} saw other images of {name}"
+        other = records[methods[0], attack, name][0]
+        assert all(_same(record, other) for record in seeds), f"{method} and {methods[0]} saw other images of {name}"
     samples = _paired(records, lambda cell: [(other, *cell[1:]) for other in methods[methods.index(cell[0]) + 1 :]])
     for group, attack in itertools.product(groups, attacks):
         for first, second in itertools.combinations(methods, 2):
-            key = {"group": group, "attack": attack, "first": first, "second": second}
+            key: dict[str, Any] = {"group": group, "attack": attack, "first": first, "second": second}
             rows.append(key | difference([samples[(first, attack, s), (second, attack, s)] for s in groups[group]]))
     return rows
 
@@ -238,7 +241,7 @@ def attack_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[d
     rows = []
     for group, (method, attack) in itertools.product(groups, compared):
         pairs = [((method, attack, s), (method, STRONGEST, s)) for s in groups[group]]
-        key = {"group": group, "method": method, "attack": attack, "against": STRONGEST}
+        key: dict[str, Any] = {"group": group, "method": method, "attack": attack, "against": STRONGEST}
         rows.append(key | difference([samples[pair] for pair in pairs]))
     return rows
 

@@ -172,7 +172,7 @@ def orderings(
 
     published: rows of published/*.csv; where several tables hold a method, the first counts.
     """
-    paper: dict[tuple[str, str], float] = {}
+    paper: dict[tuple[str | None, str], float] = {}
     for row in published:
         if row["dataset"] == "average":
             paper.setdefault((row["attack"], row["method"]), float(row["top1_percent"]))

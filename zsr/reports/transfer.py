@@ -19,7 +19,16 @@ STANDARD = "scratch"  # the start of a row that names none: it owes nothing to p
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One trained model. init: the start that it was trained from: scratch, pretrained, robust."""
+    """One trained model.
+
+    Attributes:
+        init: the start that it was trained from: scratch, pretrained, robust.
+        method: the block that holds its numbers.
+        backbone: the arch of its tower.
+        dataset: the set that it is judged on.
+        seed: of its training.
+        checkpoint: which of the training's it is.
+    """
 
     init: str
     method: str

@@ -23,7 +23,14 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Facts:
-    """What stands in titles and below every table. eps: of the grid, as "15/255". classes: of the target set."""
+    """What stands in titles and below every table.
+
+    Attributes:
+        title: of the study.
+        notes: what stands below every table.
+        eps: of the attacks, as "15/255".
+        classes: how many the target set has.
+    """
 
     title: str
     notes: tuple[str, ...]

@@ -27,10 +27,13 @@ def _order(n_samples: int, seed: int, epoch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Part:
-    """What one process computes at a time of a step: samples of its batch, and their places in it, (n,) each.
+    """What one process computes at a time of a step. A part of no sample is filled up with one that does not count.
 
-    batch: the samples of the whole step. counts: of every process, how many samples it computes at this time. A part
-    that has none is filled up with a sample that does not count.
+    Attributes:
+        samples: numbers of images in the source set, (n,).
+        places: of the samples in the batch, (n,).
+        batch: the samples of the whole step, (B,).
+        counts: of every process, how many samples it computes at this time.
     """
 
     samples: Tensor

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,27 +19,49 @@ FEEDERS = 8  # threads that work ahead of a GPU; random numbers for an image of 
 
 @dataclass(frozen=True)
 class Fed:
-    """images: (n, 3, H, W), uint8 until they are on the device, then in [0, 1]. labels: (n,). noise: of the attack."""
+    """What a part of a step is given.
+
+    Attributes:
+        images: (n, 3, H, W), in [0, 1]; until they are on the device, (n, H, W, 3) uint8.
+        labels: numbers of the true classes, (n,).
+        noise: of the attack.
+    """
 
     images: Tensor
     labels: Tensor
     noise: Noise | Drawn
 
 
+class Start(Protocol):
+    """What is asked of a `zsr.training.finetune.TrainingAttack`: where its noise comes from."""
+
+    @property
+    def fixed_noise(self) -> bool:
+        """Is the noise the same in every step, by the place in the batch?"""
+
+    @property
+    def random_start(self) -> bool:
+        """Does it draw noise at all?"""
+
+    @property
+    def stream(self) -> str:
+        """Which numbers it draws, of those that belong to an image."""
+
+
 class Feed:
     """The samples of the source set on a device.
 
-    attack: a `zsr.training.finetune.TrainingAttack`. ahead: how many parts of steps threads make ready before they are
-    asked for, in the order in which `zsr.training.loop.fit` asks; none on a CPU, which has better things to do.
+    ahead: how many parts of steps threads make ready before they are asked for, in the order in which
+    `zsr.training.loop.fit` asks; none on a CPU, which has better things to do.
     """
 
     def __init__(
-        self, source: Split, recipe: Recipe, attack, seed: int, device: torch.device, ahead: int | None = None
-    ):
+        self, source: Split, recipe: Recipe, attack: Start, seed: int, device: torch.device, ahead: int | None = None
+    ) -> None:
         self.source, self.recipe, self.attack, self.seed, self.device = source, recipe, attack, seed, device
         self.ahead = (FEEDERS if device.type == "cuda" else 0) if ahead is None else ahead
         self._pixels, self._labels = torch.from_numpy(source.images), torch.from_numpy(source.labels)
-        self._waiting: deque[tuple[int, Part, Future]] = deque()
+        self._waiting: deque[tuple[int, Part, Future[Fed]]] = deque()
         self._pool = ThreadPoolExecutor(self.ahead) if self.ahead else None
         self._coming: Iterator[tuple[int, Part]] | None = None
 
@@ -67,7 +90,7 @@ class Feed:
 
     def _read(self, step: int, part: Part) -> Fed:
         ids = self.source.ids[part.samples.numpy()].tolist()  # a tensor of one index would give a number
-        noise = Noise(self.seed, f"train step {step}", ids)
+        noise: Noise | Drawn = Noise(self.seed, f"train step {step}", ids)
         if self.attack.fixed_noise:
             noise = Noise(self.seed, "train", part.places.tolist())
         images = self._pixels[part.samples]

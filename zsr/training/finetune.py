@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from zsr.errors import Diverged, StudyError
 from zsr.methods._base import Batch, Method
 from zsr.models import heads
 from zsr.models.batchnorm import has_norms, normalise_by
-from zsr.models.classifier import Classifier, PixelClassifier, set_norm_stats
+from zsr.models.classifier import Classifier, PixelClassifier, set_norm_stats, tower_of
 from zsr.models.heads import Model, Origin
 from zsr.models.passes import ON_CPU, Compute, autocast, products
 from zsr.noise import Drawn, Noise
@@ -36,27 +36,41 @@ EFFECTIVE_RATE = "zsr.measures.effective_rate"  # loaded where a study asks for 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingAttack(Steps):
-    """PGD's last point, and what the published training loops do beside it."""
+    """PGD's last point, and what the published training loops do beside it.
 
-    fixed_noise: bool  # the same start in every step, by the place in the batch (quirk C3)
-    gradient_leak: NonNegative  # share of the attack's parameter gradients that joins the step's (quirk S1)
+    Attributes:
+        fixed_noise: the same start in every step, by the place in the batch (quirk C3).
+        gradient_leak: share of the attack's parameter gradients that joins the step's, at least 0 (quirk S1).
+    """
 
-    def ascent(self, objective, adv):
+    fixed_noise: bool
+    gradient_leak: NonNegative
+
+    def ascent(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
         """With a leak the parameters' .grad gather those of the mean objective, as the published backward() does."""
         if not self.gradient_leak:
             return super().ascent(objective, adv)
         total = self.reduced(objective, adv)
         (total if self.reduction == "mean" else total / len(adv)).backward()
+        assert adv.grad is not None
         return adv.grad
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning(Recipe):
-    attack: TrainingAttack  # of every adversarial method
-    precision: Literal["fp32", "tf32", "bf16"] = "fp32"  # of the losses; maps are of tf32 tokens where it is bf16
-    log_effective_rate: bool = False  # more columns of the curve; of a tower with BatchNorm
+    """How a method trains, whatever its loss.
 
-    def __post_init__(self):
+    Attributes:
+        attack: of every adversarial method.
+        precision: of the losses; maps are of tf32 tokens where it is bf16.
+        log_effective_rate: more columns of the curve, of a tower with BatchNorm: `zsr.measures.effective_rate`.
+    """
+
+    attack: TrainingAttack
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    log_effective_rate: bool = False
+
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.attack.gradient_leak and self.accumulate > 1:
             raise ValueError("attack.gradient_leak needs accumulate: 1, or every part's attack leaks into the others")
@@ -70,21 +84,26 @@ class FineTuning(Recipe):
 
 @dataclass(frozen=True)
 class Texts:
-    """Prompts of the source set's C classes, (C, D), unit norm. non_class: of `Method.non_class_template`, or None.
+    """Prompts of the source set's C classes. Without any it stands for the classes of a linear head.
 
-    Without any it stands for the classes of a linear head.
+    Attributes:
+        text_embeddings: of the class prompts, (C, D), unit norm.
+        non_class: of `Method.non_class_template`, (C, D), unit norm; None: the method has none.
     """
 
     text_embeddings: Tensor | None = None
     non_class: Tensor | None = None
 
     @classmethod
-    def of(cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable) -> "Texts":
+    def of(
+        cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable[[list[str]], Tensor]
+    ) -> "Texts":
         """What the method needs. embed: prompts -> (C, D), called only where there is a second prompt."""
         template = method.non_class_template
         return cls(text_embeddings, embed(source.prompts(template)) if template else None)
 
     def to(self, device: torch.device) -> "Texts":
+        """The same on a device."""
         return Texts(*(None if t is None else t.to(device) for t in (self.text_embeddings, self.non_class)))
 
     def batch(self, images: Tensor, labels: Tensor, anchors: Tensor | None = None) -> Batch:
@@ -106,7 +125,9 @@ class TrainingTask:
         images: the training split.
         held_out: how many images of the split, its last, are left out.
         text_embeddings: those of the set of `images`; a linear head does not look at them.
-        weights, origin, sha256: what the training begins with, as `zsr.models.heads.first_weights` has it.
+        weights: a file of what the training begins with, as `zsr.models.heads.first_weights` has it.
+        origin: what that file is, in the same words.
+        sha256: what a file of others must have, in hexadecimal digits; "": it is not compared.
     """
 
     method: Method
@@ -123,7 +144,7 @@ class TrainingTask:
     sha256: str = ""
 
 
-def task_of(document: Mapping, kind: str, name: str, seed: int, **paths: Any) -> TrainingTask:
+def task_of(document: Mapping[str, Any], kind: str, name: str, seed: int, **paths: Any) -> TrainingTask:
     """The task of a row of params.yaml with one seed. kind: "methods" or "starts". paths: what the row does not say."""
     return TrainingTask(
         method=component(document, kind, name),
@@ -136,7 +157,7 @@ def task_of(document: Mapping, kind: str, name: str, seed: int, **paths: Any) ->
     )
 
 
-def without_start(document: Mapping) -> Origin:
+def without_start(document: Mapping[str, Any]) -> Origin:
     """What a row begins with that names no start: CLIP's base model, or random weights below a linear head."""
     return "random" if block(document, "model", Model).head == "linear" else "base"
 
@@ -155,7 +176,13 @@ def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tup
     )
     if trained:
         _refuse_parts(whole, task)
-    of = {"recipe": task.recipe, "seed": task.seed, "unfinished": unfinished, "watch": watch, "compute": task.compute}
+    of: dict[str, Any] = {
+        "recipe": task.recipe,
+        "seed": task.seed,
+        "unfinished": unfinished,
+        "watch": watch,
+        "compute": task.compute,
+    }
     if task.model.head == "linear":
         return whole, finetune_plain(task.method, whole, split, **of)
     from zsr.models.clip import embed_texts
@@ -168,7 +195,7 @@ def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tup
 
 def _refuse_parts(whole: nn.Module, task: TrainingTask) -> None:
     """BatchNorm needs the statistics of the whole batch, of which a part knows nothing."""
-    if not has_norms(whole.visual):
+    if not has_norms(tower_of(whole)):
         return
     norm = f"{task.model.arch} has BatchNorm, whose statistics are those of a whole batch"
     if world_size() > 1:
@@ -228,9 +255,10 @@ def finetune(
         return []
     texts = texts.to(compute.place())
     frozen = _frozen(Classifier(copy.deepcopy(clip), texts.text_embeddings, compute))
-    method.prepare(clip.visual)
+    visual = tower_of(clip)
+    method.prepare(visual)
     model = Classifier(clip, texts.text_embeddings, compute)
-    return _trained(Pupil(method, model, frozen, clip.visual, texts), source, recipe, seed, unfinished, watch)
+    return _trained(Pupil(method, model, frozen, visual, texts), source, recipe, seed, unfinished, watch)
 
 
 def finetune_plain(
@@ -253,14 +281,23 @@ def finetune_plain(
     if not method.trains:
         return []
     model = model.to(compute.place())
-    frozen = _frozen(copy.deepcopy(model))
-    method.prepare(model.visual)
-    return _trained(Pupil(method, model, frozen, model, Texts()), source, recipe, seed, unfinished, watch)
+    plain = cast(PixelClassifier, model)  # it lacks what only text has, which the method does not ask for
+    frozen = _frozen(copy.deepcopy(plain))
+    method.prepare(plain.visual)
+    return _trained(Pupil(method, plain, frozen, model, Texts()), source, recipe, seed, unfinished, watch)
 
 
 @dataclass(frozen=True)
 class Pupil:
-    """A model, what of it is trained, and what its method looks at meanwhile."""
+    """A model, what of it is trained, and what its method looks at meanwhile.
+
+    Attributes:
+        method: what is minimised.
+        model: the classifier that is trained.
+        frozen: a copy of it as it was before.
+        trained: the module whose parameters move: CLIP's image tower, or all of a model with a linear head.
+        texts: prompts of the classes of the source set; of a linear head none.
+    """
 
     method: Method
     model: PixelClassifier
@@ -270,6 +307,7 @@ class Pupil:
 
     @property
     def device(self) -> torch.device:
+        """Where the model is."""
         return next(self.model.parameters()).device
 
 
@@ -300,7 +338,7 @@ def _trained(
     return rows
 
 
-def _frozen(model: nn.Module) -> nn.Module:
+def _frozen(model: PixelClassifier) -> PixelClassifier:
     """The model as what stays behind. No dropout, but eval mode has attention kernels of its own, which round."""
     model.requires_grad_(False).train()
     normalise_by(model.visual, "running statistics")
@@ -343,7 +381,7 @@ def anchors_of(method: Method, frozen: PixelClassifier, texts: Texts, feed: Feed
     return torch.cat(rows)
 
 
-def mean_curve(curves: Sequence[Sequence[Mapping[str, str]]]) -> list[dict]:
+def mean_curve(curves: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, float | str]]:
     """The mean over seeds of every term, step by step, of curves as they were read from CSV."""
     return [
         {key: rows[0][key] if key in ("step", "lr") else fmean(float(row[key]) for row in rows) for key in rows[0]}

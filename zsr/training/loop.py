@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from zsr import files
 from zsr.distributed import of_first, rank, total, world_size
@@ -29,21 +30,35 @@ Losses = Callable[[int, Part], dict[str, Tensor]]  # (step, part) -> named terms
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How parameters move, whatever the loss."""
+    """How parameters move, whatever the loss.
 
-    epochs: NonNegative  # may be a fraction
+    Attributes:
+        epochs: passes over the samples, at least 0; may be a fraction.
+        batch_size: samples of a step, over all processes.
+        optimizer: sgd, adamw or muon: Muon on the weight matrices of residual blocks, AdamW on the rest.
+        lr: the highest learning rate.
+        betas: two numbers from 0 to below 1, of AdamW; sgd: momentum is the first of them.
+        weight_decay: at least 0, as the optimizer defines it.
+        warmup_steps: steps of the linear warm-up.
+        first_step_full_rate: the first step, before the schedule sets in, takes lr itself (quirk A2).
+        grad_clip: largest norm of the whole gradient; 0: no clipping.
+        save_every: steps between checkpoints of an unfinished run.
+        accumulate: parts in which a process computes its share of a batch, one after the other: less memory.
+    """
+
+    epochs: NonNegative
     batch_size: Count
-    optimizer: Literal["sgd", "adamw", "muon"]  # muon: the weight matrices of residual blocks; AdamW on the rest
+    optimizer: Literal["sgd", "adamw", "muon"]
     lr: Positive
-    betas: tuple[Annotated[float, Interval(0, 1, below=True)], ...] = (0.9, 0.999)  # sgd: momentum is the first of them
+    betas: tuple[Annotated[float, Interval(0, 1, below=True)], ...] = (0.9, 0.999)
     weight_decay: NonNegative
     warmup_steps: Natural
-    first_step_full_rate: bool = False  # the first step, before the schedule sets in, takes lr itself (quirk A2)
-    grad_clip: NonNegative  # largest norm of the whole gradient; 0: no clipping
-    save_every: Count  # steps between checkpoints of an unfinished run
-    accumulate: Count = 1  # parts in which a process computes its share of a batch, one after the other: less memory
+    first_step_full_rate: bool = False
+    grad_clip: NonNegative
+    save_every: Count
+    accumulate: Count = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.betas) != 2:
             raise ValueError(f"betas must be two numbers, got {list(self.betas)}")
         if self.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
@@ -67,17 +82,25 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
 class Objective(nn.Module):
     """The terms of a part as a forward, which is what DistributedDataParallel watches."""
 
-    def __init__(self, model: nn.Module, losses: Losses):
+    def __init__(self, model: nn.Module, losses: Losses) -> None:
         super().__init__()
         self.model, self.losses = model, losses
 
     def forward(self, step: int, part: Part) -> dict[str, Tensor]:
+        """Named, weighted scalar terms of a part of a step."""
         return self.losses(step, part)
 
 
 @dataclass
 class Progress:
-    """Where a run is, the rows of its curve so far, and steps whose numbers have not been looked at."""
+    """Where a run is.
+
+    Attributes:
+        step: the next one, from 0.
+        rows: of the curve so far, one a step.
+        pending: steps whose numbers have not been looked at: step, learning rate, terms, norm of the gradient, and
+            more columns of the curve.
+    """
 
     step: int = 0
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -129,15 +152,15 @@ def fit(
 
 def _objective(model: nn.Module, losses: Losses) -> nn.Module:
     alone = Objective(model, losses)
-    return alone if world_size() == 1 else nn.parallel.DistributedDataParallel(alone)
+    return alone if world_size() == 1 else DistributedDataParallel(alone)
 
 
 def _descend(objective: nn.Module, step: int, parts: list[Part], fold: Callable[[str], Fold]) -> dict[str, Tensor]:
     """Adds up the gradients of a step's parts; returns this process's share of its terms."""
     shares: dict[str, Tensor] = {}
     for part in parts:
-        alone = world_size() > 1 and part is not parts[-1]
-        with objective.no_sync() if alone else nullcontext():
+        more = part is not parts[-1]
+        with objective.no_sync() if more and isinstance(objective, DistributedDataParallel) else nullcontext():
             terms = objective(step, part)
             weighted = {name: part.weight(fold(name)) * term for name, term in terms.items()}
             sum(weighted.values()).backward()
@@ -153,7 +176,9 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
         return [torch.optim.SGD(trained.values(), recipe.lr, momentum=momentum, weight_decay=recipe.weight_decay)]
     matrices = {n: p for n, p in trained.items() if recipe.optimizer == "muon" and "resblocks" in n and p.ndim == 2}
     rest = [p for name, p in trained.items() if name not in matrices]
-    optimizers = [torch.optim.AdamW(rest, recipe.lr, recipe.betas, weight_decay=recipe.weight_decay, fused=True)]
+    first, second = recipe.betas
+    adamw = torch.optim.AdamW(rest, recipe.lr, (first, second), weight_decay=recipe.weight_decay, fused=True)
+    optimizers: list[torch.optim.Optimizer] = [adamw]
     if matrices:
         optimizers.append(torch.optim.Muon(matrices.values(), recipe.lr, weight_decay=recipe.weight_decay))
     return optimizers

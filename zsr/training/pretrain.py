@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from zsr import files, scratch
 from zsr.data.captioned import draw_pool
 from zsr.losses import symmetric_contrastive
 from zsr.models.batchnorm import normalise_by
+from zsr.models.classifier import tower_of
 from zsr.models.pretrained import Pretrained
 from zsr.noise import mix
 from zsr.params import Count, Natural, block
@@ -25,11 +27,18 @@ MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Recipe):
+    """How the tiny CLIP is trained here.
+
+    Attributes:
+        seed: of the pictures, of random weights and of all that is random in a step.
+        pool: how many pictures there are, drawn once.
+    """
+
     seed: Natural
-    pool: Count  # pictures, drawn once
+    pool: Count
 
 
-def base_of(document: Mapping) -> Pretraining | Pretrained:
+def base_of(document: Mapping[str, Any]) -> Pretraining | Pretrained:
     """Where the base model comes from: `base_model` names weights of open_clip, or tells how to train it here."""
     schema = Pretrained if "pretrained" in block(document, "base_model", dict[str, Any]) else Pretraining
     return block(document, "base_model", schema)
@@ -37,15 +46,23 @@ def base_of(document: Mapping) -> Pretraining | Pretrained:
 
 @dataclass(frozen=True)
 class Pool:
-    """images: (N, 3, H, W) uint8. captions: (N, K) rows of `texts`. texts: (T, context) token ids, no row twice."""
+    """Pictures and their captions.
+
+    Attributes:
+        images: (N, 3, H, W) uint8.
+        captions: K captions of each picture, as rows of `texts`, (N, K).
+        texts: token ids of T captions, (T, context), no row twice.
+    """
 
     images: Tensor
     captions: Tensor
     texts: Tensor
 
     @classmethod
-    def of(cls, images, captions: list[tuple[str, ...]], tokenizer) -> "Pool":
-        """From pictures (N, H, W, 3) and K captions of each."""
+    def of(
+        cls, images: np.ndarray, captions: list[tuple[str, ...]], tokenizer: Callable[[list[str]], Tensor]
+    ) -> "Pool":
+        """From pictures (N, H, W, 3) uint8 and K captions of each. tokenizer: T texts -> token ids, (T, context)."""
         row: dict[str, int] = {}
         rows = [[row.setdefault(text, len(row)) for text in texts] for texts in captions]
         return cls(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(rows), tokenizer(list(row)))
@@ -57,19 +74,20 @@ def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str
     Pictures that drew the same caption need no special target: their texts are equal, so sharing the target's mass
     between them would not change the loss.
     """
+    clip: Any = model  # open_clip has no types
     caption = pool.captions[samples, torch.randint(pool.captions.shape[1], (len(samples),))]
-    images = _enlarged(_shifted(pool.images[samples].float() / 255), model.visual.image_size)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.visual.image_mean, model.visual.image_std))
-    image_features = model.encode_image((images - mean) / std, normalize=True)
-    text_features = model.encode_text(pool.texts[caption], normalize=True)
-    logits = model.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
+    images = _enlarged(_shifted(pool.images[samples].float() / 255), clip.visual.image_size)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (clip.visual.image_mean, clip.visual.image_std))
+    image_features = clip.encode_image((images - mean) / std, normalize=True)
+    text_features = clip.encode_text(pool.texts[caption], normalize=True)
+    logits = clip.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
     return {"contrastive": symmetric_contrastive(logits, torch.arange(len(samples))).mean()}
 
 
 def _enlarged(images: Tensor, size: int | tuple[int, int]) -> Tensor:
     """As `zsr.models.classifier.Classifier` shows small images to a tower."""
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    return images if images.shape[-2:] == size else F.interpolate(images, size, mode="bicubic", align_corners=False)
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    return images if images.shape[-2:] == shape else F.interpolate(images, shape, mode="bicubic", align_corners=False)
 
 
 def _shifted(images: Tensor) -> Tensor:
@@ -84,7 +102,14 @@ def _shifted(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingTask:
-    """All that the tiny CLIP is trained from, and the key of its kept work. threads: of the CPU."""
+    """All that the tiny CLIP is trained from, and the key of its kept work.
+
+    Attributes:
+        recipe: how parameters move, and the pictures.
+        arch: the name of the model in open_clip.
+        image_size: side of the pictures, in pixels.
+        threads: of the CPU; with another number results agree only up to rounding.
+    """
 
     recipe: Pretraining
     arch: str
@@ -129,9 +154,10 @@ def pretrain(
     """
     torch.manual_seed(mix(recipe.seed))
     model = create()
-    if hasattr(model.visual, "positional_embedding"):
-        nn.init.normal_(model.visual.positional_embedding, std=0.5)
-    normalise_by(model.visual, "batch")
+    visual = tower_of(model)
+    if hasattr(visual, "positional_embedding"):
+        nn.init.normal_(visual.get_parameter("positional_embedding"), std=0.5)
+    normalise_by(visual, "batch")
 
     def losses(_step: int, part: Part) -> dict[str, Tensor]:
         return contrastive_terms(model, pool, part.samples)

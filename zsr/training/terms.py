@@ -1,14 +1,15 @@
 """A method's loss and its gradients on tensors you bring: to compare with any other implementation."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zsr.methods._base import Method
 from zsr.models.batchnorm import normalise_by
-from zsr.models.classifier import Classifier, set_norm_stats
+from zsr.models.classifier import Classifier, set_norm_stats, tower_of
 from zsr.training.finetune import Texts
 
 
@@ -40,7 +41,7 @@ def loss_terms(
 
 def _classifier(model: nn.Module, method: Method, texts: Texts) -> Classifier:
     """With the method's pixel statistics; those of the model itself stay as they are."""
-    visual = model.visual
+    visual: Any = tower_of(model)
     own = visual.image_mean, visual.image_std
     set_norm_stats(model, method.norm_stats)
     classifier = Classifier(model, texts.text_embeddings).train()
@@ -50,10 +51,10 @@ def _classifier(model: nn.Module, method: Method, texts: Texts) -> Classifier:
 
 def parameter_gradients(terms: Mapping[str, Tensor], model: nn.Module) -> dict[str, dict[str, Tensor]]:
     """Of each term by each parameter of model.visual, under open_clip's names; zeros where a term does not reach."""
-    names, parameters = zip(*model.visual.named_parameters(), strict=True)
+    names, parameters = zip(*tower_of(model).named_parameters(), strict=True)
     gradients = {}
     for term, value in terms.items():
-        found = [None] * len(names)
+        found: Sequence[Tensor | None] = [None] * len(names)
         if value.requires_grad:
             found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         gradients[term] = {

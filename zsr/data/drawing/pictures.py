@@ -86,6 +86,7 @@ def glyph_stamp(character: str, font: str, stroke: int) -> Image.Image:
 
 
 def random_glyph(rng: np.random.Generator, character: str, fonts: tuple[str, ...]) -> Image.Image:
+    """The character's mask, (STAMP, STAMP), in a random one of the fonts, strokes widened by 0 to 4 pixels."""
     return glyph_stamp(character, str(rng.choice(fonts)), int(rng.integers(0, 5)))
 
 
@@ -139,7 +140,7 @@ def background(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndar
     kind = rng.random()
     if kind < 0.8:
         name = str(rng.choice(list(DARKS)))
-        ground = np.broadcast_to(np.float32(DARKS[name]), (side, side, 3))
+        ground = np.broadcast_to(np.asarray(DARKS[name], np.float32), (side, side, 3))
         if kind < 0.6:
             return ground, f"a {name} background"
         return ground + 0.14 * stripes(rng, side)[..., None], "a patterned background"
@@ -150,7 +151,7 @@ def background(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndar
 def picture(rng: np.random.Generator, mask: np.ndarray, colour: str, split: str) -> tuple[np.ndarray, str]:
     """An object of one colour before a random ground: (side, side, 3) uint8, and the ground's name."""
     ground, name = background(rng, len(mask), split)
-    paint = np.float32(COLOURS[colour]) * rng.uniform(0.9, 1.05)
+    paint = np.asarray(COLOURS[colour], np.float32) * rng.uniform(0.9, 1.05)
     return finish(rng, ground * (1 - mask[..., None]) + paint * mask[..., None]), name
 
 
@@ -189,5 +190,5 @@ def texture(rng: np.random.Generator, kind: str, side: int) -> tuple[np.ndarray,
         mix = (u - u.min()) / np.ptp(u)
     first, second = (str(name) for name in rng.choice(list(COLOURS), 2, replace=False))
     dark = rng.uniform(0.4, 0.7)  # the second colour is dimmed, so that the pattern shows whatever the hues
-    image = mix[..., None] * COLOURS[first] + (1 - mix[..., None]) * dark * np.float32(COLOURS[second])
+    image = mix[..., None] * COLOURS[first] + (1 - mix[..., None]) * dark * np.asarray(COLOURS[second], np.float32)
     return finish(rng, image), f"{first} and {second}"

@@ -25,19 +25,33 @@ def unwatched(name: str, have: int, total: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to put up with a mirror: seconds without a byte, tries in a row that bring none, seconds in between."""
+    """How long to put up with a mirror.
+
+    Attributes:
+        timeout: seconds without a byte.
+        tries: how many in a row may bring no byte.
+        pause: seconds before the second try; doubled before each further one.
+    """
 
     timeout: float = 30
     tries: int = 5
-    pause: float = 1  # before the second try; doubled before each further one
+    pause: float = 1
 
     def wait(self, idle: int) -> None:
+        """Sleep before the next try. idle: how many tries in a row have brought no byte."""
         time.sleep(self.pause * 2 ** (idle - 1) if idle else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """A file that was checked; url: the mirror that gave the last of it, "" where it was here before."""
+    """A file that was checked.
+
+    Attributes:
+        url: the mirror that gave the last of it; "" where it was here before.
+        size: in bytes.
+        sha256: in hexadecimal.
+        md5: in hexadecimal.
+    """
 
     url: str = ""
     size: int
@@ -51,7 +65,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a file must be; size in bytes, hashes in hexadecimal; 0 or "" is not checked."""
+    """What a file must be.
+
+    Attributes:
+        size: in bytes; 0: it is not checked.
+        sha256: in hexadecimal; "": it is not checked.
+        md5: in hexadecimal; "": it is not checked.
+    """
 
     size: int = 0
     sha256: str = ""

@@ -22,7 +22,17 @@ COMMAND = "python -m stages.fetch"
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a user asked for. given: a folder that has the files already. accepted: the terms of gated sets."""
+    """What a user asked for.
+
+    Attributes:
+        root: the data root.
+        split: of the sets.
+        given: a folder that has the files already; None: they are downloaded.
+        accepted: are the terms of gated sets accepted?
+        patience: how long to put up with a mirror.
+        watch: is told of the progress of a download.
+        warn: is told in one line what could not be checked.
+    """
 
     root: Path
     split: Literal["train", "test"] = "test"
@@ -35,7 +45,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A line of the summary; bytes: of the files that the set came in; fault: what to do where it failed."""
+    """A line of the summary.
+
+    Attributes:
+        set: its key.
+        source: where it came from: an address, a repository, or the folder that was there before.
+        bytes: of the files that the set came in.
+        state: what has become of it.
+        fault: what to do where it failed; else "".
+    """
 
     set: str
     source: str

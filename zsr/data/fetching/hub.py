@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from zsr.data.fetching.download import Expected, Refused, require_space
 from zsr.data.fetching.install import link_or_copy
@@ -61,6 +62,7 @@ def resolve(source: Source) -> dict:
             if not revision:
                 raise StudyError(f"{source.repo} has no commit {source.revision} any more: correct registry.yaml")
         info = api.dataset_info(source.repo, revision=revision, files_metadata=True)
+        assert info.siblings is not None  # the files, which were asked for
         files = {file.rfilename: _facts(file) for file in info.siblings if _wanted(file.rfilename, source)}
         return {"revision": info.sha, "files": dict(sorted(files.items()))}
 
@@ -156,7 +158,7 @@ def _wanted(name: str, source: Source) -> bool:
     return any(fnmatch(name, pattern) for pattern in source.include)
 
 
-def _facts(file) -> dict:
+def _facts(file: Any) -> dict:
     if file.lfs is not None:
         return {"size": file.lfs["size"], "sha256": file.lfs["sha256"]}
     return {"size": file.size, "git": file.blob_id}

@@ -11,12 +11,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from zsr.errors import StudyError
 
 Kind = Literal["tar", "zip", "gz"]
+Nature = Literal["file", "folder", "a link or special file", "an encrypted file"]  # of an entry
 RATIO, FLOOR = 100, 64 * 2**20  # pictures hardly shrink, arrays may: a bomb does a thousandfold
 MEMBERS = 2_000_000
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
@@ -24,17 +26,29 @@ BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFE
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of an archive; size: in bytes as announced, 0 where it is not."""
+    """One entry of an archive.
+
+    Attributes:
+        name: its path, as the archive has it.
+        size: in bytes as announced; 0 where it is not.
+        kind: what it is.
+        open: gives its bytes; only a file has any.
+    """
 
     name: str
     size: int
-    kind: Literal["file", "folder", "a link or special file", "an encrypted file"]
-    open: Callable[[], IO[bytes] | None]
+    kind: Nature
+    open: Callable[[], IO[bytes] | gzip.GzipFile | None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """What came out of an archive."""
+    """What came out of an archive.
+
+    Attributes:
+        files: how many.
+        bytes: of all of them.
+    """
 
     files: int
     bytes: int
@@ -102,7 +116,9 @@ def _inside(archive: Path, member: Member) -> PurePosixPath:
 def _copy(archive: Path, member: Member, target: Path, room: int) -> int:
     """Write a member and return its bytes; sizes that archives announce are not believed."""
     count = 0
-    with member.open() as source, target.open("xb") as file:
+    source = member.open()
+    assert source is not None, "only a file is copied"
+    with source, target.open("xb") as file:
         while chunk := source.read(2**20):
             count += len(chunk)
             if count > room:
@@ -123,10 +139,9 @@ def _too_much(archive: Path, member: Member, limit: int) -> StudyError:
 def _tar(archive: Path) -> Iterator[Member]:
     with tarfile.open(archive) as tar:
         for info in tar:
-            kind = "file" if info.isreg() and not info.issparse() else "folder" if info.isdir() else None
-            member = Member(
-                info.name, info.size, kind or "a link or special file", lambda info=info: tar.extractfile(info)
-            )
+            plain: Nature = "file" if info.isreg() and not info.issparse() else "a link or special file"
+            kind: Nature = "folder" if info.isdir() else plain
+            member = Member(info.name, info.size, kind, partial(tar.extractfile, info))
             _inside(archive, member)
             if hasattr(tarfile, "data_filter"):  # Python's own checks, which its oldest patch releases lack
                 tarfile.data_filter(info, str(archive.parent))
@@ -137,10 +152,11 @@ def _zip(archive: Path) -> Iterator[Member]:
     with zipfile.ZipFile(archive) as whole:
         for info in whole.infolist():
             mode = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not written on Unix
-            kind = "folder" if info.is_dir() else "file" if mode in (0, stat.S_IFREG) else "a link or special file"
+            plain: Nature = "file" if mode in (0, stat.S_IFREG) else "a link or special file"
+            kind: Nature = "folder" if info.is_dir() else plain
             if info.flag_bits & 1:
                 kind = "an encrypted file"
-            yield Member(info.filename, info.file_size, kind, lambda info=info: whole.open(info))
+            yield Member(info.filename, info.file_size, kind, partial(whole.open, info))
 
 
 def _gz(archive: Path) -> Iterator[Member]:

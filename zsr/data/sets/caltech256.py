@@ -11,6 +11,7 @@ from zsr.data.shards import first_found
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("caltech256", root, split, {Path("caltech256/256_ObjectCategories"): _parse})
 
 

@@ -7,6 +7,8 @@ from zsr.data.vocabulary import COLOURS, SHAPES
 
 
 def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    """n pictures of the split, classes in turn, (n, image_size, image_size, 3) uint8."""
+
     def paint(rng, label):
         mask = place(rng, shape_stamp(str(rng.choice(SHAPES))), image_size)
         return picture(rng, mask, list(COLOURS)[label], split)[0]

@@ -7,6 +7,7 @@ from zsr.data.shards import first_found
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("dtd", root, split, {Path("dtd/dtd/labels/test1.txt"): _parse})
 
 

@@ -10,6 +10,7 @@ from zsr.data.shards import first_found
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("fgvc_aircraft", root, split, {Path("fgvc-aircraft-2013b/data/images_variant_test.txt"): _parse})
 
 

@@ -10,6 +10,7 @@ from zsr.data.shards import first_found
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("flowers102", root, split, {Path("flowers-102/setid.mat"): _parse})
 
 

@@ -7,6 +7,7 @@ from zsr.data.shards import first_found
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("food101", root, split, {Path("food-101/meta/test.json"): _parse})
 
 

@@ -13,6 +13,7 @@ FOLDERS = {"test": "val", "train": "train"}
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("imagenet", root, split, {Path("imagenet", FOLDERS.get(split, split)): _parse})
 
 

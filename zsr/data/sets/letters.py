@@ -7,6 +7,7 @@ from zsr.data.vocabulary import COLOURS, LETTERS
 
 
 def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    """n pictures of the split, classes in turn, (n, image_size, image_size, 3) uint8."""
     fonts = TRAIN_FONTS if split == "train" else TEST_FONTS
 
     def paint(rng, label):

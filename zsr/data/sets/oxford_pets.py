@@ -13,6 +13,7 @@ LISTS = {"train": "trainval", "test": "test"}
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     lists = f"oxford-iiit-pet/annotations/{LISTS.get(split, split)}.txt"
     return first_found("oxford_pets", root, split, {Path(lists): _parse})
 

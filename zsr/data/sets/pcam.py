@@ -7,6 +7,7 @@ opens both files for every image.
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,9 +22,19 @@ SHARD_NAMES = {"lymph node": "0", "lymph node containing metastatic tumor tissue
 
 
 class Patches:
-    """Images of an HDF5 file by number; a process that uses them opens it once."""
+    """Images of an HDF5 file by number; a process that uses them opens it once.
 
-    def __init__(self, path: Path):
+    Attributes:
+        path: of the file.
+        owner: the process that has opened it; None: none has.
+        file: the open file, or None.
+    """
+
+    path: Path
+    owner: int | None
+    file: Any
+
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.owner, self.file = None, None
 
@@ -31,9 +42,10 @@ class Patches:
         return {"path": self.path, "owner": None, "file": None}
 
     def __call__(self, row: int) -> Image.Image:
+        """The image of a number."""
         return Image.fromarray(self._opened()["x"][row])
 
-    def _opened(self):
+    def _opened(self) -> Any:
         with OPENING:
             if self.owner != os.getpid():  # a handle from before a fork would share its position with the parent's
                 self.file, self.owner = _h5py().File(self.path, "r"), os.getpid()
@@ -41,6 +53,7 @@ class Patches:
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("pcam", root, split, {Path(IMAGES): _parse}, SHARD_NAMES)
 
 
@@ -51,7 +64,7 @@ def _parse(root: Path, split: str) -> Samples:
     return Samples(ids, labels, ("0", "1"), Patches(root / IMAGES))
 
 
-def _h5py():
+def _h5py() -> Any:
     """The library, which is not among those that are always installed. Raises StudyError where it is missing."""
     try:
         import h5py

@@ -12,6 +12,7 @@ from zsr.data.shards import first_found
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     ways = {
         Path("stanford_cars/cars_test_annos_withlabels.mat"): _parse,
         Path("stanford_cars/cars_annos.mat"): _parse_one_file,

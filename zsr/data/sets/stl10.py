@@ -10,6 +10,7 @@ from zsr.data.shards import first_found
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     return first_found("stl10", root, split, {Path("stl10_binary/test_X.bin"): _parse})
 
 
@@ -17,7 +18,7 @@ def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import STL10
 
     class TestOnly(STL10):
-        train_list = []
+        train_list: list[list[str]] = []
         test_list = [[file, None] for file, _ in STL10.test_list]
 
     found = TestOnly(root, split)

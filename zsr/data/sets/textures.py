@@ -7,6 +7,8 @@ from zsr.data.vocabulary import TEXTURES
 
 
 def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    """n pictures of the split, classes in turn, (n, image_size, image_size, 3) uint8."""
+
     def paint(rng, label):
         return texture(rng, TEXTURES[label], image_size)[0]
 

@@ -5,6 +5,7 @@ which torchvision's ImageFolder would take for one class; many have sorted it in
 the same ids.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ FOLDER = "tiny-imagenet-200"
 
 
 def read(root: Path, split: str) -> Samples:
+    """The samples of a split of the set below the data root."""
     if split == "train":
         return first_found("tiny_imagenet", root, split, {Path(FOLDER, "train"): _parse_train})
     return first_found("tiny_imagenet", root, split, {Path(FOLDER, "val"): _parse_val})
@@ -43,7 +45,7 @@ def _parse_val(root: Path, split: str) -> Samples:
     return replace(samples, ids=tuple(f"val/{Path(path).name}" for path, _ in found))
 
 
-def _labelled(folder: Path, found: list[tuple[str | Path, str]]) -> Samples:
+def _labelled(folder: Path, found: Sequence[tuple[str | Path, str]]) -> Samples:
     listed = folder / "wnids.txt"
     here = {wnid for _, wnid in found}
     wnids = sorted(listed.read_text().split() if listed.exists() else here)
