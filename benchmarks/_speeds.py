@@ -19,7 +19,7 @@ from zsr.evaluation.evaluate import Evaluation, evaluate
 from zsr.evaluation.records import Record
 from zsr.methods._base import Method
 from zsr.models.classifier import Classifier
-from zsr.models.passes import Compute, autocast, products
+from zsr.models.passes import Compute, autocast, matmul_precision
 from zsr.progress import Watch
 from zsr.training.finetune import FineTuning, Texts, finetune
 
@@ -78,7 +78,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, precision: str) -> flo
     """Operations a second of the product of two large square matrices."""
     side, warm_up, clock = SIDE[device.type], WARM_UP[device.type], Clock(device)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    with products(device, precision):
+    with matmul_precision(device, precision):
         for _ in range(warm_up + REPEATS[device.type]):
             clock.mark()
             a @ b
@@ -136,7 +136,7 @@ def forward_cost(tower: Tower, precision: str, batch_size: int, steps: int) -> C
     device, source, clock, meter = tower.device, tower.split(batch_size), Clock(tower.device), TypedMeter()
 
     def forward(model: Classifier) -> None:
-        with torch.no_grad(), products(device, precision), autocast(device, precision):
+        with torch.no_grad(), matmul_precision(device, precision), autocast(device, precision):
             model(source.tensors(range(batch_size), device)[0])
 
     plain = replace(tower.compute, compile=False)

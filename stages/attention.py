@@ -33,9 +33,7 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     for method in files.read_json(CATALOGUE)["methods"]:
         whole = heads.load(model, heads.first_checkpoint(CHECKPOINTS / method))
         classifier = heads.classifier(model, whole, data.text_embeddings, compute)
-        maps[method], facts = attention.measure(
-            classifier, attack, images, labels, noise, evaluation.batch_size
-        )
+        maps[method], facts = attention.measure(classifier, attack, images, labels, noise, evaluation.batch_size)
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
     files.write_rows(METRICS / "attention" / f"{set_name}.csv", rows)
     panels = attention.panels(images.cpu(), maps, rows, shown.columns)

@@ -6,10 +6,8 @@ from pathlib import Path
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, stage
 from zsr import files
 from zsr.data.prepared import classes
-from zsr.reports import audit
 from zsr.evaluation.records import Record
-from zsr.reports import results
-from zsr.reports.rates import rate_rows
+from zsr.reports import audit, results
 
 
 @stage("collect")
@@ -35,7 +33,7 @@ def main(document: Mapping, code: str) -> None:
     results.write_summaries(METRICS / "summary", rows["averages"])
     files.write_rows(RESULTS / "marks.csv", audit.mark_rows(marks), header=audit.HEADER)
     files.write_rows(RESULTS / "checks.csv", audit.check_rows(cells, marks))
-    files.write_rows(RESULTS / "rates.csv", rate_rows(CHECKPOINTS, RECORDS, study), header=["method"])
+    files.write_rows(RESULTS / "rates.csv", results.rate_rows(CHECKPOINTS, RECORDS, study), header=["method"])
     files.write_json(RESULTS / "study.json", study | {"classes": classes(TEXT_EMBEDDINGS)})
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from stages.command import CURVES, METRICS, RESULTS, stage
 from zsr import files
 from zsr.params import Positive, block
-from zsr.reports import figures, transfer_figures
+from zsr.reports import figures
 from zsr.reports.rates_tables import with_rates
 from zsr.reports.transfer_tables import rows_of_cells
 
@@ -41,13 +41,13 @@ def _effective_rate(title: str, document: Mapping) -> None:
 def _robustness(title: str, document: Mapping) -> None:
     study = files.read_json(RESULTS / "study.json")
     rows = rows_of_cells(_rows("accuracy"), study)
-    transfer_figures.robustness(OUT / "robustness.png", rows, list(study["attacks"].values()), f"{title}; {SPREAD}")
+    figures.robustness(OUT / "robustness.png", rows, list(study["attacks"].values()), f"{title}; {SPREAD}")
 
 
 def _likeness(title: str, document: Mapping) -> None:
     for path in sorted((METRICS / "likeness").glob("*.csv")):
         note = f"likeness with {path.stem}; {title}; {SPREAD}"
-        transfer_figures.likeness(OUT / f"likeness_{path.stem}.png", files.read_rows(path), note)
+        figures.likeness(OUT / f"likeness_{path.stem}.png", files.read_rows(path), note)
 
 
 FIGURES: dict[str, Callable[[str, Mapping], None]] = {

@@ -9,8 +9,7 @@ from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
 from zsr.reports import comparison, rates_tables, tables, transfer_tables
-from zsr.reports.rates import chosen
-from zsr.reports.rates_tables import twins_and_controls, with_rates
+from zsr.reports.rates_tables import chosen, twins_and_controls, with_rates
 from zsr.reports.transfer_tables import Facts
 
 OUT = Path("tables")

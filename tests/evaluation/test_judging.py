@@ -86,10 +86,10 @@ def test_numeric_flags_of_a_gpu_are_never_set_from_a_thread():
 
     import torch
 
-    from zsr.models.passes import products
+    from zsr.models.passes import matmul_precision
 
     def enter():
-        with products(torch.device("cuda"), "fp32"):
+        with matmul_precision(torch.device("cuda"), "fp32"):
             pass
 
     enter()

@@ -17,7 +17,7 @@ from zsr.evaluation.evaluate import Evaluation, Meter, evaluate
 from zsr.evaluation.records import Record
 from zsr.models import clip as clips
 from zsr.models.classifier import Classifier
-from zsr.models.passes import Compute, products
+from zsr.models.passes import Compute, matmul_precision
 from zsr.noise import Drawn, Noise
 from zsr.params import component, read, training_of
 from zsr.training.finetune import FineTuning, Texts
@@ -87,12 +87,12 @@ def test_a_gpu_that_is_not_there_is_refused_and_auto_takes_what_is():
 def test_products_are_exact_again_after_a_stretch_in_tf32():
     flags = lambda: (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)  # noqa: E731
     before = flags()
-    with products(GPU, "tf32"):
+    with matmul_precision(GPU, "tf32"):
         assert flags() == (True, True)
-        with products(GPU, "fp32"):
+        with matmul_precision(GPU, "fp32"):
             assert flags() == (False, False)
         assert flags() == (True, True)
-    with pytest.raises(KeyError), products(GPU, "bf16"):
+    with pytest.raises(KeyError), matmul_precision(GPU, "bf16"):
         raise KeyError
     assert flags() == before
 

@@ -18,7 +18,7 @@ from zsr.files import read_json, read_rows
 from zsr.models import linear
 from zsr.models.linear import Backbone
 from zsr.params import component, over, read, training_of
-from zsr.reports import transfer_figures, transfer_tables
+from zsr.reports import figures, transfer_tables
 from zsr.reports.transfer import Run, row
 from zsr.reports.transfer_tables import Facts
 from zsr.study import check
@@ -315,8 +315,8 @@ def test_a_model_that_is_never_right_has_no_drop_rate_and_stops_no_table(tmp_pat
 
 def test_equal_rows_draw_equal_figures(tmp_path):
     for name in "ab":
-        transfer_figures.robustness(tmp_path / name / "robustness.png", rows(), FACTS.eps, "note")
-        transfer_figures.likeness(tmp_path / name / "likeness.png", alike(), "note")
+        figures.robustness(tmp_path / name / "robustness.png", rows(), FACTS.eps, "note")
+        figures.likeness(tmp_path / name / "likeness.png", alike(), "note")
     for figure in ("robustness.png", "likeness.png"):
         assert (tmp_path / "a" / figure).read_bytes() == (tmp_path / "b" / figure).read_bytes()
 

@@ -18,8 +18,7 @@ from zsr.evaluation.records import Record, accuracies
 from zsr.files import read_rows
 from zsr.params import component, over, read, training_of
 from zsr.reports import rates_tables
-from zsr.reports.rates import chosen
-from zsr.reports.rates_tables import twins_and_controls
+from zsr.reports.rates_tables import chosen, twins_and_controls
 from zsr.study import catalogue, check
 from zsr.training.finetune import FineTuning
 

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from zsr.attacks._places import Places, cascade, chosen, names_of, target_ranks, wide
 from zsr.losses import cross_entropy, dlr, dlr_targeted
-from zsr.models.passes import Model, Precision, differentiate, fooled, likeliest_wrong, products, with_gradients_in
+from zsr.models.passes import (
+    Model,
+    Precision,
+    differentiate,
+    fooled,
+    likeliest_wrong,
+    matmul_precision,
+    with_gradients_in,
+)
 from zsr.noise import Noise
 from zsr.params import Count, Positive
 
@@ -324,7 +332,7 @@ class APGD:
 
         batch_size: of the model's passes, all images by default.
         """
-        with products(images.device, self.precision):
+        with matmul_precision(images.device, self.precision):
             return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from zsr.attacks._places import Round, cascade, names_of
 from zsr.attacks.apgd import ascents
 from zsr.attacks.fab import boundaries
 from zsr.attacks.square import Squares
-from zsr.models.passes import Model, Precision, products, with_gradients_in
+from zsr.models.passes import Model, Precision, matmul_precision, with_gradients_in
 from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 
@@ -47,7 +47,7 @@ class AutoAttack:
 
         batch_size: of the model's passes, all images by default.
         """
-        with products(images.device, self.precision):
+        with matmul_precision(images.device, self.precision):
             return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zsr.attacks._places import Places, wide
 from zsr.losses import cross_entropy
-from zsr.models.passes import HALF, Model, Precision, differentiate, filled, fooled, products, with_gradients_in
+from zsr.models.passes import HALF, Model, Precision, differentiate, filled, fooled, matmul_precision, with_gradients_in
 from zsr.noise import Drawn, Noise
 from zsr.params import Count, NonNegative, PixelRange
 
@@ -48,7 +48,7 @@ class Steps:
     def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise | Drawn) -> Tensor:
         """The last point, in the ball and in [0, 1], of an ascent of objective: (B, 3, H, W) -> (B,)."""
         adv = self.start(images, noise)
-        with products(images.device, self.precision):
+        with matmul_precision(images.device, self.precision):
             for _ in range(self.n_iter):
                 leaf = adv.detach().requires_grad_()
                 adv = self.moved(adv, self.ascent(objective, leaf), images)
@@ -160,7 +160,7 @@ class SignAttack(Steps):
             start = self.start(images[rows], noise.take(rows))
             return _Run(rows, start, torch.zeros_like(rows), torch.zeros_like(rows, dtype=torch.bool))
 
-        with products(images.device, self.precision):
+        with matmul_precision(images.device, self.precision):
             places = Places(len(images), batch_size, images.device, begin)
             while places.occupied:
                 run = places.state

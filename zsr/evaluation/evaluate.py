@@ -22,7 +22,7 @@ from zsr.evaluation.sentinels import inspect
 from zsr.models import heads
 from zsr.models.classifier import PixelClassifier
 from zsr.models.heads import Model, Whole
-from zsr.models.passes import HALF, Compute, Precision, autocast, filled, products
+from zsr.models.passes import HALF, Compute, Precision, autocast, filled, matmul_precision
 from zsr.noise import Noise
 from zsr.params import Count, Natural
 from zsr.progress import Watch, unwatched
@@ -347,7 +347,7 @@ def evaluate(
     own = split.part(slice(first, None, of))
     record = _resumed(kept, blank, own)
     model.eval().requires_grad_(False)
-    with products(device, evaluation.precision):
+    with matmul_precision(device, evaluation.precision):
         if not record.n and attack.eps:
             images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))), device)
             record = replace(record, marks=inspect(model, images, labels))
@@ -383,7 +383,7 @@ def _extended(
     noise = Noise(evaluation.seed, record.set_name, ids)
     adv, whole = _attacked(meter, attack, images, labels, noise, size)
     (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels, size) for x in (images, adv))
-    again = (robust & ~_sketchy(meter, adv, labels, attack, size)).nonzero().squeeze(1)
+    again = (robust & ~_right_at_low_precision(meter, adv, labels, attack, size)).nonzero().squeeze(1)
     if len(again):
         retried = replace(attack, precision="fp32")
         adv[again], whole[again] = _attacked(meter, retried, images[again], labels[again], noise.take(again), size)
@@ -409,7 +409,7 @@ def _attacked(
     return adv, whole
 
 
-def _sketchy(meter: Meter, adv: Tensor, labels: Tensor, attack: Attack, batch_size: int) -> Tensor:
+def _right_at_low_precision(meter: Meter, adv: Tensor, labels: Tensor, attack: Attack, batch_size: int) -> Tensor:
     """Which images are right in the numbers that the attack has its gradients in, (N,).
 
     An attack that ends where it succeeds may have ended too early by its less exact numbers; where they say another
@@ -419,7 +419,7 @@ def _sketchy(meter: Meter, adv: Tensor, labels: Tensor, attack: Attack, batch_si
     if meter.precision != "fp32" or precision in ("fp32", "fp16") or getattr(attack, "success", "any") == "last":
         return torch.ones_like(labels, dtype=torch.bool)
     rough = Meter(meter.model, meter.images, precision)
-    with products(adv.device, precision):
+    with matmul_precision(adv.device, precision):
         return _verdicts(rough, adv, labels, batch_size)[0]
 
 

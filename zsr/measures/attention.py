@@ -9,7 +9,7 @@ from torch import Tensor
 from zsr.evaluation.evaluate import Attack
 from zsr.models.attention import map_distance, text_guided_attention
 from zsr.models.classifier import PixelClassifier
-from zsr.models.passes import products
+from zsr.models.passes import matmul_precision
 from zsr.noise import Noise
 from zsr.params import Count
 
@@ -80,7 +80,7 @@ def measure(
 def _maps(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
     size = batch_size or len(images)
     parts = zip(images.split(size), labels.split(size))
-    with products(images.device, "fp32"):
+    with matmul_precision(images.device, "fp32"):
         maps = [text_guided_attention(model.tokens(x), model.text_embeddings[of]) for x, of in parts]
     return torch.cat(maps)
 

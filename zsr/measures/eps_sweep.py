@@ -13,7 +13,7 @@ from zsr.evaluation.evaluate import Evaluation
 from zsr.models import heads
 from zsr.models.classifier import PixelClassifier
 from zsr.models.heads import Model
-from zsr.models.passes import Compute, predict, products
+from zsr.models.passes import Compute, matmul_precision, predict
 from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 
@@ -75,7 +75,7 @@ def measure(task: SweepTask, sets: Mapping[str, Prepared]) -> list[dict]:
         made = heads.classifier(task.model, whole, of.text_embeddings, task.compute)
         model = cast(PixelClassifier, made)  # a linear head lacks what only text has, which is not asked for
         noise, size = Noise(task.evaluation.seed, name, ids), task.evaluation.batch_size
-        with products(device, "fp32"):
+        with matmul_precision(device, "fp32"):
             counts = sweep(model, task.attack, images, labels, noise, task.sweep.eps, size)
         rows += [{"set": name, "eps": f"{255 * eps:g}/255", "n": len(ids), "correct": n} for eps, n in counts.items()]
     return rows

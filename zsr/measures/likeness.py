@@ -20,7 +20,7 @@ from zsr.measures.universal import UniversalAttack, damage, random_signs
 from zsr.models import heads
 from zsr.models.heads import Model
 from zsr.models.linear import PlainClassifier
-from zsr.models.passes import Compute, products
+from zsr.models.passes import Compute, matmul_precision
 from zsr.params import Count, Positive
 
 SIMILARITIES = {"cka": linear_cka, "cca": mean_cca}
@@ -101,7 +101,7 @@ def measure(task: LikenessTask) -> list[dict]:
     pair = [heads.load(task.model, path).to(device).requires_grad_(False) for path in (task.weights, task.reference)]
     model, reference = pair
     assert isinstance(model, PlainClassifier) and isinstance(reference, PlainClassifier)
-    with products(device, "fp32"):
+    with matmul_precision(device, "fp32"):
         return likened(model, reference, probe, task.likeness, task.seed)
 
 

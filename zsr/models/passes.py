@@ -47,7 +47,7 @@ class Compute:
 
 
 @contextmanager
-def products(device: torch.device, precision: Precision) -> Iterator[None]:
+def matmul_precision(device: torch.device, precision: Precision) -> Iterator[None]:
     """How fp32 numbers are multiplied on a GPU; a backward must be inside as well as its forward.
 
     The flags are those of the whole process, so no thread may set them beside another's passes.
@@ -85,7 +85,7 @@ def predict(model: Model, images: Tensor, batch_size: int | None = None) -> Tens
 
     batch_size: of the model's passes, all images by default.
     """
-    with torch.autocast(images.device.type, enabled=False), products(images.device, "fp32"):
+    with torch.autocast(images.device.type, enabled=False), matmul_precision(images.device, "fp32"):
         parts = [model(images[rows]).float() for rows in filled(len(images), batch_size, images.device)]
     return torch.cat(parts)[: len(images)]
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from zsr.files import distinct, read_rows
-from zsr.reports.rates import chosen
 from zsr.reports.tables import Row, daggers_of, marked, reasons, shown, signed, write
 
 GROUPS = {"source": "target", "unseen": "unseen"}  # averages that are shown, and what they are of
@@ -153,3 +152,8 @@ def elsewhere(folder: Path, rows: Sequence[Row], title: str) -> None:
 def _mean_and_sd(rows: Sequence[Row], part: str) -> str:
     values = [float(row[part]) for row in rows]
     return f"{fmean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def chosen(rates: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """The rate of every method, from the rows of metrics/results/rates.csv."""
+    return {row["method"]: row["lr"] for row in rates if int(row["chosen"])}

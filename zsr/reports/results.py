@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from zsr import files
-from zsr.evaluation.records import BITS, Record
+from zsr.evaluation.records import BITS, Record, accuracies
 
 Z = 1.959964  # 95 %
 CLEAN = "clean"  # the attack that is none
@@ -314,3 +314,21 @@ def write_summaries(folder: Path, averages: Sequence[dict]) -> None:
             summary["marked"] = summary.pop("marked", 0) + bool(row["marks"])
     for (group, method), summary in summaries.items():
         files.write_json(folder / group / f"{method}.json", summary)
+
+
+def rate_rows(checkpoints: Path, records: Path, study: Mapping) -> list[dict]:
+    """One row per method, rate and seed, of the methods that were tried at several rates.
+
+    Args:
+        checkpoints: folder of what `stages.train` wrote: how each rate did on held-out images, and which was chosen.
+        records: folder of what `stages.evaluate` wrote: how each rate did on test images, which chose nothing.
+        study: the catalogue of the study.
+    """
+    rows, (source,) = [], study["groups"]["source"]
+    for method in study["methods"]:
+        tried = checkpoints / method / "rates.csv"
+        for row in files.read_rows(tried) if tried.exists() else []:
+            key: dict[str, Any] = {name: row.pop(name) for name in ("method", "lr", "seed")}
+            found = list(records.glob(f"{method}-*/rates/{key['lr']}/{key['seed']}/{source}.json"))
+            rows.append(key | accuracies("test", Record.load(found[0]) if found else None) | row)
+    return rows

@@ -18,7 +18,7 @@ FEEDERS = 8  # threads that work ahead of a GPU; random numbers for an image of 
 
 
 @dataclass(frozen=True)
-class Fed:
+class StepImages:
     """What a part of a step is given.
 
     Attributes:
@@ -61,11 +61,11 @@ class Feed:
         self.source, self.recipe, self.attack, self.seed, self.device = source, recipe, attack, seed, device
         self.ahead = (FEEDERS if device.type == "cuda" else 0) if ahead is None else ahead
         self._pixels, self._labels = torch.from_numpy(source.images), torch.from_numpy(source.labels)
-        self._waiting: deque[tuple[int, Part, Future[Fed]]] = deque()
+        self._waiting: deque[tuple[int, Part, Future[StepImages]]] = deque()
         self._pool = ThreadPoolExecutor(self.ahead) if self.ahead else None
         self._coming: Iterator[tuple[int, Part]] | None = None
 
-    def take(self, step: int, part: Part) -> Fed:
+    def take(self, step: int, part: Part) -> StepImages:
         """What a part of a step is given."""
         if not self._pool:
             return self._on_device(self._read(step, part))
@@ -79,7 +79,7 @@ class Feed:
     def pictures(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, 3, H, W) in [0, 1] and labels (n,) on the device."""
         labels = self._labels[samples]
-        fed = self._on_device(Fed(self._pixels[samples], labels, Noise(self.seed, "", ())))
+        fed = self._on_device(StepImages(self._pixels[samples], labels, Noise(self.seed, "", ())))
         return fed.images, fed.labels
 
     def _from(self, step: int) -> Iterator[tuple[int, Part]]:
@@ -88,7 +88,7 @@ class Feed:
             batch = batch_indices(later, n, recipe.batch_size, self.seed)
             yield from ((later, part) for part in parts_of(batch, recipe.accumulate))
 
-    def _read(self, step: int, part: Part) -> Fed:
+    def _read(self, step: int, part: Part) -> StepImages:
         ids = self.source.ids[part.samples.numpy()].tolist()  # a tensor of one index would give a number
         noise: Noise | Drawn = Noise(self.seed, f"train step {step}", ids)
         if self.attack.fixed_noise:
@@ -97,12 +97,12 @@ class Feed:
         if self._pool and self.attack.random_start:
             rows, columns, channels = images.shape[1:]
             noise = Drawn(noise.uniform((channels, rows, columns), self.attack.stream))
-        return Fed(images, self._labels[part.samples], noise)
+        return StepImages(images, self._labels[part.samples], noise)
 
-    def _on_device(self, fed: Fed) -> Fed:
+    def _on_device(self, fed: StepImages) -> StepImages:
         images, labels = (self._sent(x) for x in (fed.images, fed.labels))
         noise = Drawn(self._sent(fed.noise.rows)) if isinstance(fed.noise, Drawn) else fed.noise
-        return Fed(images.permute(0, 3, 1, 2).float() / 255, labels, noise)
+        return StepImages(images.permute(0, 3, 1, 2).float() / 255, labels, noise)
 
     def _sent(self, tensor: Tensor) -> Tensor:
         return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor

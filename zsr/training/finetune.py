@@ -23,7 +23,7 @@ from zsr.models import heads
 from zsr.models.batchnorm import has_norms, normalise_by
 from zsr.models.classifier import Classifier, PixelClassifier, set_norm_stats, tower_of
 from zsr.models.heads import Model, Origin
-from zsr.models.passes import ON_CPU, Compute, autocast, products
+from zsr.models.passes import ON_CPU, Compute, autocast, matmul_precision
 from zsr.noise import Drawn, Noise
 from zsr.params import Count, NonNegative, block, component, training_of
 from zsr.progress import Watch, unwatched
@@ -258,7 +258,7 @@ def finetune(
     visual = tower_of(clip)
     method.prepare(visual)
     model = Classifier(clip, texts.text_embeddings, compute)
-    return _trained(Pupil(method, model, frozen, visual, texts), source, recipe, seed, unfinished, watch)
+    return _trained(Trainer(method, model, frozen, visual, texts), source, recipe, seed, unfinished, watch)
 
 
 def finetune_plain(
@@ -284,11 +284,11 @@ def finetune_plain(
     plain = cast(PixelClassifier, model)  # it lacks what only text has, which the method does not ask for
     frozen = _frozen(copy.deepcopy(plain))
     method.prepare(plain.visual)
-    return _trained(Pupil(method, plain, frozen, model, Texts()), source, recipe, seed, unfinished, watch)
+    return _trained(Trainer(method, plain, frozen, model, Texts()), source, recipe, seed, unfinished, watch)
 
 
 @dataclass(frozen=True)
-class Pupil:
+class Trainer:
     """A model, what of it is trained, and what its method looks at meanwhile.
 
     Attributes:
@@ -312,27 +312,27 @@ class Pupil:
 
 
 def _trained(
-    pupil: Pupil, source: Split, recipe: FineTuning, seed: int, unfinished: Path, watch: Watch
+    trainer: Trainer, source: Split, recipe: FineTuning, seed: int, unfinished: Path, watch: Watch
 ) -> list[dict[str, float]]:
-    method, model, device, attack = pupil.method, pupil.model, pupil.device, recipe.attack
+    method, model, device, attack = trainer.method, trainer.model, trainer.device, recipe.attack
     if attack.gradient_leak and world_size() > 1:
         raise StudyError("train.attack.gradient_leak needs one process; choose launcher: python, or gradient_leak: 0")
     normalise_by(model.visual, "batch")
-    with products(device, recipe.precision):
+    with matmul_precision(device, recipe.precision):
         feed = Feed(source, recipe, attack, seed, device)
-        anchors = anchors_of(method, pupil.frozen, pupil.texts, feed, recipe)
+        anchors = anchors_of(method, trainer.frozen, trainer.texts, feed, recipe)
 
         def losses(step: int, part: Part) -> dict[str, Tensor]:
             fed = feed.take(step, part)
             rows = None if anchors is None else anchors[part.samples].to(device, non_blocking=True)
-            batch = pupil.texts.batch(fed.images, fed.labels, rows)
+            batch = trainer.texts.batch(fed.images, fed.labels, rows)
             batch = replace(batch, joint=partial(joint_rows, counts=part.counts), nominal=recipe.batch_size)
             adv = _attacked(method, model, batch, attack, fed.noise) if method.attacked else None
             with autocast(device, recipe.precision):
-                return method.losses(model, pupil.frozen, batch, adv)
+                return method.losses(model, trainer.frozen, batch, adv)
 
         n, observe = len(source.ids), lambda _: recipe.observe(model.visual)
-        rows = fit(pupil.trained, losses, n, recipe, seed, unfinished, watch, method.fold, observe)
+        rows = fit(trainer.trained, losses, n, recipe, seed, unfinished, watch, method.fold, observe)
     normalise_by(model.visual, "running statistics")
     method.finish(model.visual)
     return rows
