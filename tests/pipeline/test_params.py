@@ -245,6 +245,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "methods.tecoa.section must be one of methods.tecoa, method, got 'shared.tecoa'",
     ),
     ("  tga_zsr:\n", "  tga_zsr:\n    order: minmax_resize\n", "the hyper-parameters of tga_zsr are in 'method'"),
+    ("    non_class_template: this", "    #", "missing key 'methods.comp_tga.non_class_template'"),
     ("- orderings\n", "- rates\n", "tables: 'rates' needs grid, which this study does not have"),
     ("- orderings\n", "- transfer\n", "tables: 'transfer' needs model.head: linear, which this study does not have"),
     ("- orderings\n", "- quirks\n", "tables: 'quirks' needs quirks, which this study does not have"),

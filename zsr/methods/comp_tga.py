@@ -4,7 +4,7 @@ The map is A = a (1 - n): a for the class prompt, n for the non-class prompt, bo
 CLIP is nearly blind to "not": where both prompts agree A = a (1 - a), at most 0.25 (quirk C4).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -32,7 +32,7 @@ class CompTGA(Method):
     needs_text: ClassVar[bool] = True
     lambda_ar: NonNegative
     lambda_amc: NonNegative
-    non_class_template: Template  # type: ignore[misc]  # a number of this method; for all others a constant
+    non_class_template: Template = field()  # type: ignore[misc]  # a number here; `field` forgets the base's constant
     renormalize: bool
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor:
