@@ -37,7 +37,7 @@ def same_bits(record, other, *names):
 
 
 def test_bits_do_not_depend_on_the_batch_size(trained, split, tmp_path):
-    records = [run(trained, split, tmp_path / str(size), batch_size=size) for size in (1, 7, 64)]
+    records = [run(trained, split.first(24), tmp_path / str(size), batch_size=size) for size in (1, 7, 24)]
     assert 0 < sum(records[0].adv_bits) < sum(records[0].clean_bits)
     assert all(same_bits(record, records[0], "clean_bits", "adv_bits") for record in records[1:])
 
@@ -161,12 +161,12 @@ def test_two_shards_make_the_record_of_the_whole(trained, split, tmp_path):
 
 def test_an_attack_whose_batch_shrinks_gives_the_same_bits_in_any_batch_and_shard(trained, split, tmp_path):
     attack = AutoAttack(version="standard", eps=0.4 / 255, n_iter=3, n_queries=10, n_targets=2)
-    few = split.first(22)
-    whole = run(trained, few, tmp_path / "whole", attack=attack, batch_size=22)
+    few = split.first(14)
+    whole = run(trained, few, tmp_path / "whole", attack=attack, batch_size=14)
     assert 0 < sum(whole.adv_bits) < sum(whole.clean_bits) and not (whole.zero_bits | whole.broken_bits).any()
     small = run(trained, few, tmp_path / "small", attack=attack, batch_size=5)
     refilled = run(trained, few, tmp_path / "refilled", attack=attack, batch_size=4, save_every=4)
-    rows = [list(range(i, 22, 2)) for i in (1, 0)]
+    rows = [list(range(i, 14, 2)) for i in (1, 0)]
     shards = [run(trained, part(few, r), tmp_path / str(r[0]), attack=attack, batch_size=8) for r in rows]
     for other in (small, refilled, merged(shards, whole.ids)):
         assert same_bits(other, whole)
@@ -179,15 +179,16 @@ def test_an_attack_that_ends_at_a_success_gives_the_same_bits_in_any_batch_and_c
     own = {"kappa": 50.0} if make is CW else {}
     steps = {"eps": 0.4 / 255, "step_size": 0.1 / 255, "n_iter": 8, "random_start": True}
     attack = make(**steps, precision="fp32", reduction="sum", success="any", **own)
+    few = split.first(24)
     whole, last = (
-        run(trained, split, tmp_path / a.success, attack=a, batch_size=64)
+        run(trained, few, tmp_path / a.success, attack=a, batch_size=24)
         for a in (attack, dataclasses.replace(attack, success="last"))
     )
     assert 0 < sum(whole.robust_bits) <= sum(last.robust_bits) < sum(last.clean_bits)
     assert not (whole.robust_bits & ~last.robust_bits).any()
-    assert whole.gradients < last.gradients == 8 * 64
-    for size, save_every in ((1, 1), (7, 3), (16, 2)):
-        other = run(trained, split, tmp_path / f"{size}", attack=attack, batch_size=size, save_every=save_every)
+    assert whole.gradients < last.gradients == 8 * 24
+    for size, save_every in ((1, 1), (7, 3)):
+        other = run(trained, few, tmp_path / f"{size}", attack=attack, batch_size=size, save_every=save_every)
         assert same_bits(other, whole)
 
 
