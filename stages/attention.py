@@ -26,7 +26,7 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     evaluation = block(document, "evaluate", Evaluation)
     attack, compute = component(document, "attacks", shown.attack), block(document, "compute", Compute)
     if isinstance(attack, SignAttack):
-        attack = replace(attack, success="last")  # maps are of images that are attacked to the end
+        attack = replace(attack, success="last")  # maps show images after all steps of the attack
     data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name)
     images, labels, ids = data.split.tensors(range(shown.images), compute.place())
     model, noise, maps, rows = block(document, "model", heads.Model), Noise(evaluation.seed, set_name, ids), {}, []

@@ -16,14 +16,14 @@ def main(sets: tuple[str, ...]) -> None:
     for name in sets or registry.entries():
         key = registry.entry(name).key
         path = prompts.FOLDER / f"{key}.tsv"
-        head, old = prompts.parsed(path.read_text())
-        new = prompts.regenerated(key, with_wordnet(old) if key in prompts.WORDNET else old)
-        write_atomic(path, prompts.text(head, new).encode())
-        click.echo(f"{path}: {'unchanged' if new == old else 'changed'}")
+        head, old_rows = prompts.parsed(path.read_text())
+        new_rows = prompts.regenerated(key, with_wordnet(old_rows) if key in prompts.WORDNET else old_rows)
+        write_atomic(path, prompts.text(head, new_rows).encode())
+        click.echo(f"{path}: {'unchanged' if new_rows == old_rows else 'changed'}")
 
 
 def with_wordnet(rows: tuple[prompts.ClassRow, ...]) -> list[prompts.ClassRow]:
-    """The rows with the lemmas and the open_clip names of their wnids; both packages list ImageNet in sorted order."""
+    """Add lemmas and open_clip names to the rows by wnid. timm and open_clip list ImageNet in sorted order of wnids."""
     from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
     from timm.data import ImageNetInfo
 

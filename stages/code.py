@@ -14,7 +14,7 @@ from zsr import code_digest, files
 from zsr.errors import StudyError
 from zsr.params import read
 
-PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][a-z0-9_]*")  # what YAML reads as the text that it is
+PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][a-z0-9_]*")  # keys that YAML reads as plain text
 
 
 @click.command(cls=StageCommand, help=__doc__)
@@ -26,14 +26,14 @@ def main() -> None:
             digests[key_of(name, cell)] = code_digest.code_digest(modules)
             run |= code_digest.closure(modules)
         except (StudyError, KeyError, TypeError, AttributeError):
-            continue  # a row that makes no sense: the check, which comes next, says what is wrong with it
+            continue  # an invalid row; the stage check, which runs next, reports the error
     files.write_atomic(CODE, text(digests, code_digest.libraries(run)).encode())
 
 
 def text(digests: dict[str, str], libraries: dict[str, str]) -> str:
-    """code.yaml, valid for any name, of which the check then says what is wrong with it.
+    """The text of code.yaml. It is valid YAML for any name; the stage check reports invalid names.
 
-    Versions of libraries are in the digests; they stand here for people.
+    The digests contain the versions of libraries already. code.yaml lists the versions for readers.
     """
     lines = ["# Written by the stage `code`. What a stage runs: code without comments, data files, libraries."]
     group = ""
@@ -44,7 +44,7 @@ def text(digests: dict[str, str], libraries: dict[str, str]) -> str:
         group = stage
         name = cell if PLAIN.fullmatch(cell) else json.dumps(cell)
         lines.append(f"  {name}: '{digest}'" if "." in key else f"{stage}: '{digest}'")
-    return "\n".join([*lines, "libraries:", *(f"  {name}: '{of}'" for name, of in libraries.items()), ""])
+    return "\n".join([*lines, "libraries:", *(f"  {name}: '{version}'" for name, version in libraries.items()), ""])
 
 
 if __name__ == "__main__":

@@ -32,12 +32,12 @@ CURVES = METRICS / "curves"
 RESULTS = METRICS / "results"
 PUBLISHED = ROOT / "published"
 
-HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # modules of models
-PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # of the modules of rows
+HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
+PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # kind of row -> package
 
 
 class StageCommand(click.Command):
-    """Shows a `StudyError` as one line and exits with 1."""
+    """A command that shows a `StudyError` as one line and exits with 1."""
 
     def invoke(self, context: click.Context):
         try:
@@ -50,16 +50,17 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
     """Make a command of `function(document, code, *cell)`.
 
     Args:
-        name: of the stage, so of its script.
-        cell: names of its arguments, the keys of one cell of the stage in dvc.yaml.
-        parallel: may several processes share its work? Then the launcher of params.yaml starts them.
+        name: name of the stage and of its script.
+        cell: names of the command's arguments, the keys of one cell of the stage in dvc.yaml.
+        parallel: may several processes share the work? Then the launcher of params.yaml starts them.
 
-    The function gets params.yaml as it was read, and the digest of the code that it runs. Raises StudyError where
-    code.yaml has another digest, since DVC would file the result under that one. At its end a stage must have loaded no
-    module of the project that is not in the digest; the check alone may, which looks into every method and attack.
+    The function gets the content of params.yaml and the digest of the code that it runs. The command raises StudyError
+    where code.yaml has another digest, since DVC would store the result under the digest of code.yaml. After the
+    function has run, only modules of the project that are in the digest may be loaded. The stage check is exempt, since
+    it imports every method and attack.
     """
 
-    def made(function: Callable) -> click.Command:
+    def decorate(function: Callable) -> click.Command:
         def run(**arguments: str) -> None:
             document = read(Path("params.yaml"))
             if parallel and document["launcher"] == "torchrun" and CHILD not in os.environ:
@@ -77,17 +78,17 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
             run = click.argument(argument)(run)
         return command(run)
 
-    return made
+    return decorate
 
 
 def _start_processes(module: str, arguments: list[str]) -> None:
     """Run `python -m module arguments` in several processes, one for each GPU of this host.
 
-    How many there are, and on which hosts, is no part of what is computed, so it is not in params.yaml:
-    PET_NPROC_PER_NODE and torchrun's other variables say it.
+    The number of processes and their hosts are no inputs of the computation, so they are not in params.yaml. The
+    environment variable PET_NPROC_PER_NODE and torchrun's other variables set them.
 
-    Raises StudyError, one line, where a process fails: torchrun then ends the others, and what they have kept in the
-    scratch folder is there when the same command is run again.
+    Raises StudyError with a message of one line where a process fails. torchrun then ends the other processes. The work
+    that is kept in the scratch folder is used when the same command runs again.
     """
     import logging
 
@@ -120,7 +121,7 @@ def _joined(parallel: bool) -> AbstractContextManager:
 
 
 def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
-    """Every stage of dvc.yaml whose code has a digest, and its cell."""
+    """Every cell of a stage of dvc.yaml with a digest of its code: name of the stage and arguments of the cell."""
     for name in ("check", "base_model", "text_embeddings", "start", "collect", "tables", "figures", "plots_page"):
         yield name, []
     for name, key in {"data": "data.sets", "train": "methods"}.items():
@@ -132,41 +133,41 @@ def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
 
 
 def key_of(name: str, cell: list[str]) -> str:
-    """Where code.yaml has the digest of a stage's cell. All methods are evaluated by the code of the attack."""
+    """Key in code.yaml of the digest of a stage's cell. The digest of an evaluation depends on the attack alone."""
     return ".".join([name, *cell[-1:]] if name != "likeness" else [name])
 
 
 def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:
-    """The script of a stage, and the modules that params.yaml names for a cell of it."""
-    own, model = cell[-1] if cell else "", []
+    """The script of a stage, and the modules that params.yaml names for a cell of the stage."""
+    row_name, head_modules = cell[-1] if cell else "", []
     if name in ("start", "train", "evaluate", "eps_sweep", "attention", "likeness"):
-        model = [HEADS[document["model"].get("head", "text")]]
+        head_modules = [HEADS[document["model"].get("head", "text")]]
     if name == "start":
-        named = [module for start in document["starts"] for module in _of_training(document, "starts", start)]
+        row_modules = [module for start in document["starts"] for module in _of_training(document, "starts", start)]
     elif name == "data":
-        named = [f"zsr.data.sets.{own}"]
+        row_modules = [f"zsr.data.sets.{row_name}"]
     elif name == "train":
         grid = document["grid"].get("attack")
-        named = _of_training(document, "methods", own) + ([f"zsr.attacks.{grid['module']}"] if grid else [])
+        row_modules = _of_training(document, "methods", row_name) + ([f"zsr.attacks.{grid['module']}"] if grid else [])
     elif name in ("evaluate", "eps_sweep"):
-        named = _of_row(document, "attacks", own)
+        row_modules = _of_row(document, "attacks", row_name)
     elif name == "attention":
-        named = _of_row(document, "attacks", document["attention"][own]["attack"])
+        row_modules = _of_row(document, "attacks", document["attention"][row_name]["attack"])
     else:
-        named = []
-    return [f"stages.{name}", *dict.fromkeys(model + named)]
+        row_modules = []
+    return [f"stages.{name}", *dict.fromkeys(head_modules + row_modules)]
 
 
 def _of_training(document: Mapping, kind: str, name: str) -> list[str]:
-    """Those of a row that is trained, and what it may log besides losses."""
+    """The modules of a row that is trained, with the module of effective rates where the row logs them."""
     row = document[kind][name]
-    own = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any]).get("train", {})
-    logs = (document["train"] | own).get("log_effective_rate")
+    training = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any]).get("train", {})
+    logs = (document["train"] | training).get("log_effective_rate")
     return _of_row(document, kind, name) + (["zsr.measures.effective_rate"] if logs else [])
 
 
 def _of_row(document: Mapping, kind: str, name: str) -> list[str]:
-    """The module of a row, and of the method that its numbers have inside."""
+    """The module of a row, and the module of the base method in its params."""
     row = document[kind][name]
     numbers = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any])
     inside = [numbers["base"]["module"]] if "base" in numbers else []
@@ -177,27 +178,27 @@ def _compare(code: str, name: str, cell: list[str]) -> None:
     if not CODE.exists():
         return
     try:
-        kept = block(read(CODE), key_of(name, cell), str)
+        stored_digest = block(read(CODE), key_of(name, cell), str)
     except ParamError:
-        kept = "no digest"
-    if kept != code:
+        stored_digest = "no digest"
+    if stored_digest != code:
         raise StudyError(
-            f"{CODE}: {key_of(name, cell)} is {kept}, but the code and libraries here are {code}; "
+            f"{CODE}: {key_of(name, cell)} is {stored_digest}, but the code and libraries here are {code}; "
             "run dvc repro -f -s code first"
         )
 
 
 def progress(label: str, unit: str) -> Callable[[Iterable, int], Iterable]:
-    """A progress bar with the time left, for loops that may have begun earlier; `done` counts in items of the loop."""
+    """A progress bar with the remaining time, for loops that may resume. `done` counts range values, not steps."""
     from tqdm import tqdm
 
-    if os.environ.get("RANK", "0") != "0":  # of several processes one shows a bar
+    if os.environ.get("RANK", "0") != "0":  # only the first of several processes shows a bar
         return lambda items, done: items
 
     def watch(items, done: int):
         stride = items.step if isinstance(items, range) else 1
         before = -(-done // stride)
-        often = 0.2 if sys.stderr.isatty() else 10  # seconds between lines: a log is not a terminal
+        often = 0.2 if sys.stderr.isatty() else 10  # seconds between updates; a log gets few lines
         return tqdm(items, desc=label, unit=unit, initial=before, total=before + len(items), mininterval=often)
 
     return watch

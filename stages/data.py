@@ -24,8 +24,10 @@ def main(document: Mapping, code: str, name: str) -> None:
             if n:
                 make(name, split, n, seed, image_size, files).save(SETS / name / f"{split}.safetensors")
     except StudyError as error:
-        others = [other for other in absent(block(document, "data.sets", dict[str, Any]), files.root) if other != name]
-        raise StudyError(f"{error}. Not there either: {', '.join(others)}" if others else str(error)) from None
+        absent_sets = [key for key in absent(block(document, "data.sets", dict[str, Any]), files.root) if key != name]
+        raise StudyError(
+            f"{error}. Not there either: {', '.join(absent_sets)}" if absent_sets else str(error)
+        ) from None
 
 
 if __name__ == "__main__":

@@ -25,12 +25,12 @@ def main(document: Mapping, code: str, attack: str) -> None:
             compute=block(document, "compute", Compute),
             threads=block(document, "threads", Count),
             weights=heads.first_checkpoint(CHECKPOINTS / method),
-            sets=tuple((name, of.images, of.text) for name, of in sets.items()),
+            sets=tuple((name, test_set.images, test_set.text) for name, test_set in sets.items()),
         )
-        with scratch.claimed("eps_sweep", scratch.key(task, code)) as kept:
-            if not kept.exists():
-                files.write_json(kept, measure(task, sets))
-            rows += [{"method": method} | row for row in files.read_json(kept)]
+        with scratch.claimed("eps_sweep", scratch.key(task, code)) as record_path:
+            if not record_path.exists():
+                files.write_json(record_path, measure(task, sets))
+            rows += [{"method": method} | row for row in files.read_json(record_path)]
     files.write_rows(METRICS / "eps_sweep" / f"{attack}.csv", rows)
 
 

@@ -20,7 +20,7 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
     grid, document = document["grid"], under_protocol(document)
     sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name) for name in prepared.names(TEXT_EMBEDDINGS)}
     folder, out, source = CHECKPOINTS / method, RECORDS / f"{method}-{attack}", block(document, "data.source", str)
-    made = component(document, "attacks", attack)
+    configured = component(document, "attacks", attack)
 
     def run(weights: Path, judged: Mapping, out: Path, tower: Path | None = None) -> None:
         seed = int((tower or weights).stem)
@@ -28,7 +28,7 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
             method=method,
             seed=seed,
             attack_name=attack,
-            attack=made,
+            attack=configured,
             evaluation=block(document, "evaluate", Evaluation),
             model=block(document, "model", Model),
             compute=block(document, "compute", Compute),
@@ -41,8 +41,8 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
     for weights in sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem)):
         run(weights, sets, out)
     module = document["attacks"][attack].get("module", attack)
-    choosing = nested_component(grid["attack"], "attacks", "grid.attack") if grid else None
-    if grid and grid["attack"]["module"] == module and made == choosing:
+    grid_attack = nested_component(grid["attack"], "attacks", "grid.attack") if grid else None
+    if grid and grid["attack"]["module"] == module and configured == grid_attack:
         for tower in sorted(folder.glob("rates/*/*.safetensors")):
             run(folder / tower.name, {source: sets[source]}, out / "rates" / tower.parent.name, tower)
 

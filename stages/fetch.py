@@ -28,7 +28,9 @@ def main(
     sets: tuple[str, ...], root: Path, split: str, given: Path | None, accepted: bool, only: str | None, as_json: bool
 ) -> None:
     """Fetch SETS, or `all`."""
-    names = [name for name, of in entries().items() if split in of.splits] if "all" in sets else list(sets)
+    names = (
+        [name for name, set_entry in entries().items() if split in set_entry.splits] if "all" in sets else list(sets)
+    )
     chosen = [entry(name) for name in names]
     if only == "lock":
         click.echo(f"{hub.write_lock(_warn)} repositories are in {hub.LOCK.name}")
@@ -73,7 +75,7 @@ def _bars():
 
     def watch(name: str, have: int, total: int) -> None:
         if name not in bars:
-            often = 0.2 if sys.stderr.isatty() else 10  # seconds between lines: a log is not a terminal
+            often = 0.2 if sys.stderr.isatty() else 10  # seconds between updates; a log gets few lines
             bars[name] = tqdm(
                 total=total or None, desc=name, unit="B", unit_scale=True, initial=have, mininterval=often
             )

@@ -28,12 +28,12 @@ def main(document: Mapping, code: str, start: str) -> None:
             test=target / "test.safetensors",
             train=target / "train.safetensors",
         )
-        with scratch.claimed("likeness", scratch.key(task, code)) as kept:
-            if not kept.exists():
-                files.write_json(kept, measure(task))
-            begun, method = start_and_method(methods[name])
-            key = {"run": name, "start": begun, "method": method, "seed": seed}
-            rows += [key | row for row in files.read_json(kept)]
+        with scratch.claimed("likeness", scratch.key(task, code)) as record_path:
+            if not record_path.exists():
+                files.write_json(record_path, measure(task))
+            start_of_row, method = start_and_method(methods[name])
+            key = {"run": name, "start": start_of_row, "method": method, "seed": seed}
+            rows += [key | row for row in files.read_json(record_path)]
     files.write_rows(METRICS / "likeness" / f"{start}.csv", rows)
 
 

@@ -13,12 +13,12 @@ from zsr.reports.rates_tables import chosen, twins_and_controls, with_rates
 from zsr.reports.transfer_tables import Facts
 
 OUT = Path("tables")
-PAPERS = ("tga_zsr_tables.csv", "comp_tga_readme.csv")  # the first that has a number counts
+PAPERS = ("tga_zsr_tables.csv", "comp_tga_readme.csv")  # a number of an earlier file wins
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The rows that the stage `collect` has left, each read when a table asks for it."""
+    """The CSV files of the stage `collect`. A file is read when a table uses it."""
 
     document: Mapping
 
@@ -41,63 +41,74 @@ class Measured:
 
     @cached_property
     def alike(self) -> list[dict[str, str]]:
-        """What was measured of the likeness of models."""
+        """The rows of all likeness measurements."""
         return [row for path in sorted((METRICS / "likeness").glob("*.csv")) for row in files.read_rows(path)]
 
     @cached_property
     def transfer(self) -> tuple[list[dict], Facts]:
-        """Rows of the transfer study, and what stands below its tables."""
+        """The rows of the transfer study, and the facts below its tables."""
         notes = transfer_tables.notes(block(self.document, "caution", str), self.accuracy, self.marks)
         (source,) = self.study["groups"]["source"]
         facts = Facts(self.title, notes, tuple(self.study["attacks"].values()), self.study["classes"][source])
         return transfer_tables.rows_of_cells(self.accuracy, self.study), facts
 
 
-def _rates(of: Measured) -> None:
-    held_out, pairs = block(of.document, "grid.held_out", Count), twins_and_controls(of.study["methods"])
-    rates_tables.study(OUT, of.averages, of.pairs, pairs, of.rates, of.marks, held_out, of.title)
+def _rates(measured: Measured) -> None:
+    held_out, pairs = block(measured.document, "grid.held_out", Count), twins_and_controls(measured.study["methods"])
+    rates_tables.study(
+        OUT, measured.averages, measured.pairs, pairs, measured.rates, measured.marks, held_out, measured.title
+    )
 
 
-def _effective_rate(of: Measured) -> None:
-    shown = str(block(of.document, "grid.shown_lr", Positive))
-    curves = with_rates(CURVES, of.rates)
-    rates_tables.effective_rates(OUT, curves, chosen(of.rates), shown, f"Effective rates, {of.title}")
+def _effective_rate(measured: Measured) -> None:
+    shown = str(block(measured.document, "grid.shown_lr", Positive))
+    curves = with_rates(CURVES, measured.rates)
+    rates_tables.effective_rates(OUT, curves, chosen(measured.rates), shown, f"Effective rates, {measured.title}")
 
 
-def _transfer(of: Measured) -> None:
-    rows, facts = of.transfer
-    transfer_tables.accuracy(OUT, rows, facts, transfer_tables.flags(of.alike, facts.classes))
+def _transfer(measured: Measured) -> None:
+    rows, facts = measured.transfer
+    transfer_tables.accuracy(OUT, rows, facts, transfer_tables.flags(measured.alike, facts.classes))
 
 
-def _differences(of: Measured) -> None:
-    rows, facts = of.transfer
+def _differences(measured: Measured) -> None:
+    rows, facts = measured.transfer
     transfer_tables.differences(OUT, transfer_tables.difference_rows(rows, facts), facts)
 
 
 TABLES: dict[str, Callable[[Measured], None]] = {
-    "accuracy": lambda of: tables.accuracy(OUT, of.accuracy, of.averages, f"Accuracy, {of.title}", of.marks),
-    "attacks": lambda of: tables.attacks(
-        OUT, of.averages, of.attacks, "all", f"Attacks side by side, {of.title}", of.marks
+    "accuracy": lambda measured: tables.accuracy(
+        OUT, measured.accuracy, measured.averages, f"Accuracy, {measured.title}", measured.marks
     ),
-    "audit": lambda of: tables.audit(OUT, of.marks, of.checks, f"Audit, {of.title}"),
-    "orderings": lambda of: tables.orderings(
-        OUT, of.pairs, of.paper, "all", f"Orderings of the paper, {of.title}", of.marks
+    "attacks": lambda measured: tables.attacks(
+        OUT, measured.averages, measured.attacks, "all", f"Attacks side by side, {measured.title}", measured.marks
     ),
-    "published": lambda of: comparison.write(
-        OUT, of.accuracy, of.averages, of.paper, f"Beside the published numbers, {of.title}", of.marks
+    "audit": lambda measured: tables.audit(OUT, measured.marks, measured.checks, f"Audit, {measured.title}"),
+    "orderings": lambda measured: tables.orderings(
+        OUT, measured.pairs, measured.paper, "all", f"Orderings of the paper, {measured.title}", measured.marks
     ),
-    "ablation": lambda of: tables.ablation(OUT, of.averages, of.title, of.marks),
-    "quirks": lambda of: tables.quirks(
-        OUT, of.pairs, of.document["quirks"], f"Effects of quirks, {of.title}", of.marks
+    "published": lambda measured: comparison.write(
+        OUT,
+        measured.accuracy,
+        measured.averages,
+        measured.paper,
+        f"Beside the published numbers, {measured.title}",
+        measured.marks,
+    ),
+    "ablation": lambda measured: tables.ablation(OUT, measured.averages, measured.title, measured.marks),
+    "quirks": lambda measured: tables.quirks(
+        OUT, measured.pairs, measured.document["quirks"], f"Effects of quirks, {measured.title}", measured.marks
     ),
     "rates": _rates,
     "effective_rate": _effective_rate,
-    "elsewhere": lambda of: rates_tables.elsewhere(
+    "elsewhere": lambda measured: rates_tables.elsewhere(
         OUT, files.read_rows(PUBLISHED / "autolora_table2.csv"), "TWINS elsewhere"
     ),
     "transfer": _transfer,
     "differences": _differences,
-    "likeness": lambda of: transfer_tables.likeness(OUT, of.alike, ", ".join(of.document["likeness"]), of.transfer[1]),
+    "likeness": lambda measured: transfer_tables.likeness(
+        OUT, measured.alike, ", ".join(measured.document["likeness"]), measured.transfer[1]
+    ),
 }
 
 

@@ -31,7 +31,7 @@ def main(document: Mapping, code: str) -> None:
         else:
             files.save_tensors(out, {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts})
         if name in catalogue["judged"]:
-            index[name] = entry(test, out)  # new images: evaluations are out of date
+            index[name] = entry(test, out)  # the index tells evaluations when the images are new
     files.write_json(TEXT_EMBEDDINGS / INDEX, index)
 
 

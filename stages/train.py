@@ -20,7 +20,9 @@ from zsr.params import Natural, block, row
 from zsr.training.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
 from zsr.training.loop import COLUMNS
 
-Trained = tuple[list[TrainingTask], list[Path | None], list[list[dict[str, str]]]]  # tasks, towers, curves: by seed
+Trained = tuple[
+    list[TrainingTask], list[Path | None], list[list[dict[str, str]]]
+]  # tasks, towers and curves, one of each per seed
 
 
 @stage("train", "name", parallel=True)
@@ -35,7 +37,7 @@ def main(document: Mapping, code: str, name: str) -> None:
 
 
 def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
-    """One task for each seed. A row that is the one base model itself has a single one."""
+    """One task for each seed. A row that keeps the base model without training has a single task."""
     source, start = block(document, "data.source", str), row(document, "methods", name).start
     images, text = SETS / source / "train.safetensors", TEXT_EMBEDDINGS / f"{source}.safetensors"
     origin, tasks = "start" if start else without_start(document), []
@@ -58,7 +60,7 @@ def _save(name: str, tasks: list[TrainingTask], towers: list[Path]) -> None:
 
 
 def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list[TrainingTask]) -> None:
-    """Beside the models of the chosen rate: a tower of every rate and seed, how each judged, and every curve."""
+    """Train at every rate. Write towers, accuracies and curves of all rates, and the models of the chosen rate."""
     rows, towers = [], {}
     for lr in map(str, grid.lrs):
         curves = []
@@ -67,7 +69,7 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
             key = {"method": name, "lr": lr, "seed": task.seed}
             try:
                 tower, curve = train_once(task, code, progress(f"{name}, rate {lr}, seed {task.seed}", "step"))
-            except Diverged:  # a rate may be too high for a method: that is a result
+            except Diverged:  # a rate may be too high for a method; this is a result, too
                 rows.append(key | accuracies("held_out", None))
                 continue
             curves.append(curve)

@@ -1,8 +1,8 @@
-"""The code that a stage runs, as one digest. Comments and docstrings do not count, nor does code of other stages.
+"""One digest of the code that a stage runs. Comments, docstrings and code of other stages do not count.
 
 A stage runs its script, all modules of the project that the script imports, the modules that params.yaml names (a
 method, an attack, a set), the data files that these modules read, and libraries. A module that reads a file or folder
-beside itself names it in a constant `PACKAGE_DATA`.
+beside itself names the file or folder in a constant `PACKAGE_DATA`.
 """
 
 import ast
@@ -19,15 +19,15 @@ from zsr.errors import StudyError
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("zsr", "stages")
-# Libraries that compute nothing: they read options and params files, and draw progress bars.
+# Libraries that do not compute results: they read options and params files, and draw progress bars.
 INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
 
 
 def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:
-    """The digest of all that some modules run: code, data files and versions of libraries.
+    """The digest of everything that the given modules run: code, data files and versions of libraries.
 
     Args:
-        modules: dotted names, as "stages.train" and "zsr.methods.tecoa".
+        modules: dotted names, such as "stages.train" and "zsr.methods.tecoa".
         root: the folder of the packages.
 
     Raises:
@@ -40,22 +40,22 @@ def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:
 
 
 def closure(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
-    """Files of the project that some modules import, directly or not, and the data files that these read."""
-    found: set[Path] = set()
+    """The project files that the given modules import, directly or not, and the data files that these modules read."""
+    project_files: set[Path] = set()
     queue = [file for name in modules for file in (_required(root, name), *_module_files(root, name))]
     while queue:
         path = queue.pop()
-        if path in found:
+        if path in project_files:
             continue
-        found.add(path)
+        project_files.add(path)
         imported, data_files, _ = _read(path)
         queue += [file for name in imported for file in _module_files(root, name)]
-        found |= {file for name in data_files for file in _data_files(path.parent / name)}
-    return found
+        project_files |= {file for name in data_files for file in _data_files(path.parent / name)}
+    return project_files
 
 
 def libraries(files: Iterable[Path]) -> dict[str, str]:
-    """The libraries that Python files import, by the name of their package, with their versions."""
+    """The libraries that the given Python files import: name of the package -> version."""
     imported = {name for path in files if path.suffix == ".py" for name in _read(path)[2]}
     packages = {package for name in imported for package in _packages().get(name, ())}
     return {package: version(package) for package in sorted(packages, key=str.lower) if package not in INTERFACE}
@@ -80,7 +80,7 @@ def _required(root: Path, name: str) -> Path:
 
 @cache
 def _module_files(root: Path, name: str) -> list[Path]:
-    """The file of a module and those of the packages around it; none where a name is that of a member."""
+    """The files of a module and of the packages around it; fewer where the name is a member of a module."""
     parts = name.split(".")
     packages = [root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     files = [*packages, root.joinpath(*parts[:-1], f"{parts[-1]}.py")]
@@ -95,7 +95,7 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Of a Python file: modules of the project it may import, names of its data files, other packages it imports."""
+    """For a Python file: project modules that it may import, names of its data files, other packages."""
     return _parsed(path, path.stat().st_mtime_ns).imports if path.suffix == ".py" else ((), (), ())
 
 
@@ -113,7 +113,7 @@ class _Parsed:
 
 @cache
 def _parsed(path: Path, changed: int) -> _Parsed:
-    """A Python file as it was when it was last changed."""
+    """The digest and the imports of a Python file. changed: the time of the last change, for the cache."""
     tree, total = ast.parse(path.read_text(encoding="utf-8")), hashlib.sha256()
     for part in _structure(tree):
         total.update(part.encode("utf-8", "surrogatepass") + b"\0")
@@ -128,17 +128,17 @@ def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, 
         elif isinstance(node, ast.ImportFrom):
             if node.level:
                 raise StudyError(f"{path}: line {node.lineno} imports relatively; name the whole module")
-            assert node.module is not None  # only a relative import may lack it
+            assert node.module is not None  # only a relative import may lack a module
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGE_DATA":
             data_files += ast.literal_eval(node.value)
-    ours = tuple(name for name in names if name.split(".")[0] in PACKAGES)
+    project_modules = tuple(name for name in names if name.split(".")[0] in PACKAGES)
     top = {name.split(".")[0] for name in names} - set(PACKAGES) - set(sys.stdlib_module_names)
-    return ours, tuple(data_files), tuple(sorted(top))
+    return project_modules, tuple(data_files), tuple(sorted(top))
 
 
 def _structure(node: Any) -> Iterator[str]:
-    """What a syntax tree says, without docstrings, positions and comments, the same for every version of Python."""
+    """The parts of a syntax tree without docstrings, positions and comments, equal for every version of Python."""
     if isinstance(node, list):
         yield "["
         for item in node:
@@ -149,7 +149,7 @@ def _structure(node: Any) -> Iterator[str]:
         for name, value in ast.iter_fields(node):
             if name == "body" and _has_docstring(node):
                 value = value[1:]
-            if value is not None and value != []:  # what newer versions add is empty in older code
+            if value is not None and value != []:  # fields that newer versions of Python add are empty in older code
                 yield name
                 yield from _structure(value)
     else:

@@ -1,4 +1,4 @@
-"""The processes of one run where torchrun has started several: which one is this, and what do they hand each other."""
+"""The processes of one run that torchrun has started: rank, number of processes, and the exchange of values."""
 
 import os
 from collections.abc import Iterator
@@ -11,24 +11,25 @@ from torch import Tensor, distributed
 
 from zsr.errors import StudyError
 
-PATIENCE = timedelta(days=7)  # a rank may wait for another as long as a set takes; torchrun ends all when one dies
+# A rank may wait for another rank as long as a set takes; torchrun ends all ranks when one dies.
+PATIENCE = timedelta(days=7)
 
 
 def rank() -> int:
-    """This process among those of the run; 0 where there is one."""
+    """The rank of this process in the run; 0 where the run is not distributed."""
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes the run has; 1 where it is not distributed."""
+    """The number of processes of the run; 1 where the run is not distributed."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Meet the other processes that torchrun has started, if it has.
+    """Join the process group of the run, where torchrun has started this process.
 
-    Raises StudyError where one of them has gone.
+    Raises StudyError where another process has gone.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield
@@ -45,35 +46,35 @@ def joined() -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def gathered(own: Any) -> list[Any]:
-    """What every process has, by rank. Objects are sent as they are pickled."""
+def gathered(value: Any) -> list[Any]:
+    """The values of all processes, in the order of ranks. Values are pickled."""
     if world_size() == 1:
-        return [own]
+        return [value]
     parts: list[Any] = [None] * world_size()
-    distributed.all_gather_object(parts, own)
+    distributed.all_gather_object(parts, value)
     return parts
 
 
-def of_first(own: Any) -> Any:
-    """What the first process has."""
+def of_first(value: Any) -> Any:
+    """The value of the first process."""
     if world_size() == 1:
-        return own
-    parts = [own]
+        return value
+    parts = [value]
     distributed.broadcast_object_list(parts)
     return parts[0]
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over processes, which hold tensors of one shape."""
+    """The sum of `values` over processes. The tensors of all processes must have the same shape."""
     if world_size() > 1:
         distributed.all_reduce(values)
     return values
 
 
 def joint_rows(rows: Tensor, counts: list[int]) -> Tensor:
-    """The rows of all processes one after another, (n, ...) -> (sum(counts), ...); a gradient flows back to their own.
+    """The rows of all processes one after another, (n, ...) -> (sum(counts), ...).
 
-    counts: how many rows of each process count, the first ones.
+    Gradients flow back to the process of each row. counts: number of rows of each process that count, its first rows.
     """
     if world_size() == 1:
         return rows

@@ -1,8 +1,8 @@
-"""Mishaps that a user can act on. Stages show them as one line and exit with 1, without a traceback."""
+"""Errors that a user can act on. Stages show the error as one line and exit with 1, without a traceback."""
 
 
 class StudyError(Exception):
-    """One sentence that names the key or file, the value and the choices or the way out."""
+    """An error whose message is one sentence with the key or file, the value, and the choices or the remedy."""
 
 
 class ParamError(StudyError):
@@ -10,4 +10,4 @@ class ParamError(StudyError):
 
 
 class Diverged(StudyError):
-    """A training whose loss or gradient is no longer finite."""
+    """The loss or the gradient of a training is no longer finite."""

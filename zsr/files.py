@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-FACTS = "facts"  # one key only: safetensors does not keep the order of several
+FACTS = "facts"  # one key only, since safetensors does not keep the order of several keys
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -32,12 +32,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds."""
+    """The content of a JSON file."""
     return json.loads(path.read_text())
 
 
 def write_rows(path: Path, rows: Sequence[Mapping], header: Sequence[str] = ()) -> None:
-    """A CSV file; header: its columns where there may be no row."""
+    """Write a CSV file. header: the columns where there may be no rows."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else list(header), lineterminator="\n")
     writer.writeheader()
@@ -52,7 +52,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def distinct(rows: Iterable[Mapping[str, str]], key: str) -> list[str]:
-    """The values of a column, each once, in the order they first come."""
+    """The distinct values of a column, in the order of first appearance."""
     return list(dict.fromkeys(row[key] for row in rows))
 
 
@@ -87,7 +87,7 @@ def load_facts(path: Path) -> dict:
 
 
 def map_arrays(path: Path) -> tuple[dict, dict]:
-    """As `load_arrays`, but what an array holds stays on disk until it is read. A change of it reaches no file."""
+    """As `load_arrays`, but the data of an array stay on disk until they are read. Changes are not written back."""
     import numpy as np
 
     with path.open("rb") as file:
@@ -96,17 +96,17 @@ def map_arrays(path: Path) -> tuple[dict, dict]:
     facts = json.loads(header.pop("__metadata__", {}).get(FACTS, "{}"))
     types = {"U8": np.uint8, "I64": np.int64}
     return {
-        name: np.memmap(path, types[of["dtype"]], "c", 8 + length + of["data_offsets"][0], tuple(of["shape"]))
-        for name, of in header.items()
+        name: np.memmap(path, types[entry["dtype"]], "c", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
+        for name, entry in header.items()
     }, facts
 
 
 @contextmanager
 def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict) -> Iterator[Any]:
-    """A file as `save_arrays` writes it, of int64 arrays and of uint8 "images" that need not fit into memory.
+    """Write a file as `save_arrays` does, of int64 arrays and of uint8 "images" that need not fit into memory.
 
-    Yields an array (shape) on disk to be filled, which the file then holds; where that fails no file is left. facts
-    may be changed while it is filled, to values as long as those before.
+    Yields an array (shape) on disk for the caller to fill. Where the caller fails, no file is left. The caller may
+    change values in `facts`, to values of the same length.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -114,10 +114,10 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
     def header() -> bytes:
         empty = save(arrays | {"images": np.empty((0, *shape[1:]), np.uint8)}, metadata={FACTS: json.dumps(facts)})
         length = int.from_bytes(empty[:8], "little")
-        said = json.loads(empty[8 : 8 + length])
-        start = said["images"]["data_offsets"][0]
-        said["images"] |= {"shape": list(shape), "data_offsets": [start, start + math.prod(shape)]}
-        text = json.dumps(said, separators=(",", ":")).encode()
+        entries = json.loads(empty[8 : 8 + length])
+        start = entries["images"]["data_offsets"][0]
+        entries["images"] |= {"shape": list(shape), "data_offsets": [start, start + math.prod(shape)]}
+        text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text + empty[8 + length :]
 
@@ -148,7 +148,7 @@ def _load(path: Path, framework: str, tensors: bool = True) -> tuple[dict, dict]
 
 
 def digest(*parts: bytes | str | Path) -> str:
-    """A short hash of byte strings, texts and the contents of files, in order; none can run into the next."""
+    """A short hash of byte strings, texts and contents of files, in order. Parts cannot run into each other."""
     total = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
@@ -159,7 +159,7 @@ def digest(*parts: bytes | str | Path) -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file that need not fit into memory, in hexadecimal."""
+    """The SHA-256 of a file in hexadecimal. The file need not fit into memory."""
     total = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(2**20):
@@ -168,7 +168,7 @@ def sha256(path: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """Names what a file holds. A file of images says so in its header, which is all that is read of it."""
+    """A digest of the content of a file. A file of images has a digest in its header, so only the header is read."""
     if path.suffix == ".safetensors" and "digest" in load_facts(path):
         with path.open("rb") as file:
             return digest(file.read(int.from_bytes(file.read(8), "little")))
@@ -177,7 +177,7 @@ def identity(path: Path) -> str:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Hold `path` alone: a process left over from a killed run is waited for, so that two never write one result."""
+    """Hold a lock on `path`. A process left over from a killed run is waited for, so two never write one result."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(path.name + ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

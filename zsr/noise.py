@@ -1,4 +1,4 @@
-"""Random numbers that belong to an image: batch size, order and number of machines do not change them."""
+"""Random numbers that belong to an image: they do not depend on batch size, order and number of machines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ class Noise:
     """Draws for the images of one batch, keyed by (seed, scope, image id, stream).
 
     Attributes:
-        seed: of all draws.
+        seed: the seed of all draws.
         scope: the name of a set or of a step.
-        ids: the images' own numbers, (B,).
+        ids: the numbers of the images in the set, (B,).
     """
 
     seed: int
@@ -30,24 +30,24 @@ class Noise:
 
     def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
         """Uniform on [-1, 1), (B, *shape), from the CPU generator, which gives the same values on every machine."""
-        return torch.stack([2 * torch.rand(tuple(shape), generator=self._of(i, stream)) - 1 for i in self.ids])
+        return torch.stack([2 * torch.rand(tuple(shape), generator=self._generator(i, stream)) - 1 for i in self.ids])
 
     def normal(self, shape: Sequence[int], stream: str) -> Tensor:
         """Standard normal, (B, *shape)."""
-        return torch.stack([torch.randn(tuple(shape), generator=self._of(i, stream)) for i in self.ids])
+        return torch.stack([torch.randn(tuple(shape), generator=self._generator(i, stream)) for i in self.ids])
 
     def take(self, rows: Tensor) -> "Noise":
-        """The noise of some images of the batch: they draw what they would have drawn among the others."""
+        """The noise of some images of the batch. The draws of an image do not depend on the other images."""
         return replace(self, ids=[self.ids[row] for row in rows.tolist()])
 
-    def _of(self, image_id: int, stream: str) -> torch.Generator:
+    def _generator(self, image_id: int, stream: str) -> torch.Generator:
         key = files.digest(f"{self.seed}/{self.scope}/{int(image_id)}/{stream}")
         return torch.Generator().manual_seed(int(key[:8], 16))
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Uniform noise of one stream that was drawn before it is asked for.
+    """Uniform noise of one stream that was drawn in advance.
 
     Attributes:
         rows: the noise of each image, (B, ...).
@@ -60,6 +60,6 @@ class Drawn:
         return Drawn(self.rows[rows])
 
     def uniform(self, shape: Sequence[int], stream: str) -> Tensor:
-        """The noise that was drawn, (B, *shape). It must have been drawn in that shape."""
+        """The noise that was drawn, (B, *shape). The noise must have been drawn in that shape."""
         assert self.rows.shape[1:] == tuple(shape)
         return self.rows

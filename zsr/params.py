@@ -1,6 +1,6 @@
-"""params.yaml -> frozen dataclasses. A key that is unknown, missing, of the wrong type or out of range is named.
+"""params.yaml -> frozen dataclasses. Errors name the key that is unknown, missing, of the wrong type or out of range.
 
-The schema of a block is the dataclass beside the code that the block configures; this module knows none of them.
+The schema of a block is the dataclass beside the code that the block configures. This module does not know the schemas;
 `zsr.study` puts them together.
 """
 
@@ -25,8 +25,8 @@ class Interval:
     Attributes:
         low: the lower end.
         high: the upper end.
-        above: numbers must be above low; else low itself is in.
-        below: numbers must be below high; else high itself is in.
+        above: numbers must be above low; else low itself is allowed.
+        below: numbers must be below high; else high itself is allowed.
     """
 
     low: float
@@ -58,14 +58,14 @@ class OneSlot:
 Positive = Annotated[float, Interval(0, above=True)]
 NonNegative = Annotated[float, Interval(0)]
 Share = Annotated[float, Interval(0, 1)]
-PixelRange = Annotated[float, Interval(0, 1, above=True)]  # a distance between pixels in [0, 1]; write 8/255
+PixelRange = Annotated[float, Interval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
 Count = Annotated[int, Interval(1)]
 Natural = Annotated[int, Interval(0)]
 Template = Annotated[str, OneSlot()]
 
 
 def read(path: Path) -> dict:
-    """The document in a params file, read as YAML 1.2 like DVC does (`1e-05` is a number, `off` a string).
+    """The document in a params file, read as YAML 1.2 as DVC does (`1e-05` is a number, `off` a string).
 
     Raises ParamError: no such file; not YAML; a key twice; not a mapping at the top.
     """
@@ -95,7 +95,7 @@ def block(document: Mapping, key: str, schema: Any) -> Any:
 
 
 def build(schema: Any, value: Any, key: str) -> Any:
-    """A checked value of the schema. Raises ParamError naming the key, the value and what it may be."""
+    """A checked value of the schema. Raises ParamError with the key, the value and the allowed values."""
     if is_dataclass(schema):
         return _build_dataclass(schema, value, key)
     origin, args = get_origin(schema), get_args(schema)
@@ -168,23 +168,23 @@ def _choices(options: tuple) -> str:
 
 
 def nearest(value: Any, options: Iterable) -> str:
-    """What follows an unknown name in a message: "; did you mean 'x'?", or nothing where no option is close."""
+    """The text after an unknown name in a message: "; did you mean 'x'?", or "" where no option is close."""
     close = get_close_matches(str(value), list(map(str, options)), n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of methods, starts or attacks: whose code it runs, and where its numbers are.
+    """A row of methods, starts or attacks: the module of its code, and its hyper-parameters.
 
     Attributes:
-        module: the module below zsr.methods or zsr.attacks; where the row names none, it has the row's own name.
+        module: the module below zsr.methods or zsr.attacks; by default the module with the name of the row.
         numbers: hyper-parameters, without the keys of ROW_KEYS and without `train`.
-        train: what the row changes in the block `train`.
-        key: of the block that holds the numbers.
+        train: the values that the row changes in the block `train`.
+        key: the key of the block that holds the hyper-parameters.
         start: a row of starts, whose weights a training begins with; "": none.
-        file: weights of others that a training begins with; "": none.
-        sha256: what that file must have; "": it is not compared.
+        file: a file of published weights that a training begins with; "": none.
+        sha256: the expected hash of that file; "": the hash is not compared.
     """
 
     module: ModuleType
@@ -196,7 +196,7 @@ class Row:
     sha256: str = ""
 
 
-ROW_KEYS = {  # what a row says besides its numbers
+ROW_KEYS = {  # the keys of a row besides its hyper-parameters
     "methods": ("section", "module", "start"),
     "starts": ("section", "module", "file", "sha256"),
     "attacks": ("module",),
@@ -204,62 +204,63 @@ ROW_KEYS = {  # what a row says besides its numbers
 
 
 def row(document: Mapping, kind: str, name: str) -> Row:
-    """The row of a name. kind: "methods", "starts" or "attacks".
+    """The row with the given name. kind: "methods", "starts" or "attacks".
 
-    A method's numbers are in the row itself, or in a block that several rows may share: `method`, or one of `shared`.
+    The hyper-parameters of a method are in the row itself, or in a block that several rows may share: `method`, or a
+    block of `shared`.
 
-    Raises ParamError: a key is missing, unknown or no text; the module or the section is none.
+    Raises ParamError: a key is missing, unknown or no text; there is no such module or section.
     """
     key = f"{kind}.{name}"
-    own = block(document, key, dict[str, Any])
-    said = {k: build(str, own.pop(k), f"{key}.{k}") for k in ROW_KEYS[kind] if k in own}
+    numbers = block(document, key, dict[str, Any])
+    facts = {k: build(str, numbers.pop(k), f"{key}.{k}") for k in ROW_KEYS[kind] if k in numbers}
     package = "zsr.attacks" if kind == "attacks" else "zsr.methods"
-    module = module_of(package, said.pop("module", name), f"{key}.module" if "module" in document[kind][name] else key)
+    module = module_of(package, facts.pop("module", name), f"{key}.module" if "module" in document[kind][name] else key)
     if kind == "attacks":
-        return Row(module, own, {}, key)
-    shared = tuple(f"shared.{of}" for of in document.get("shared", {}))
-    section = build(Literal[(key, "method", *shared)], said.pop("section", None), f"{key}.section")
+        return Row(module, numbers, {}, key)
+    shared = tuple(f"shared.{block_name}" for block_name in document.get("shared", {}))
+    section = build(Literal[(key, "method", *shared)], facts.pop("section", None), f"{key}.section")
     if section != key:
-        for stray in own:
+        for stray in numbers:
             raise ParamError(f"unknown key '{key}.{stray}': the hyper-parameters of {name} are in '{section}'")
-        own = block(document, section, dict[str, Any])
-    train = build(dict[str, Any], own.pop("train", {}), f"{section}.train")
-    return Row(module, own, train, section, **said)
+        numbers = block(document, section, dict[str, Any])
+    train = build(dict[str, Any], numbers.pop("train", {}), f"{section}.train")
+    return Row(module, numbers, train, section, **facts)
 
 
 def component(document: Mapping, kind: str, name: str) -> Any:
-    """The method or attack that a row stands for, built from its numbers; METHOD or ATTACK of the row's module."""
-    found = row(document, kind, name)
-    schema = found.module.ATTACK if kind == "attacks" else found.module.METHOD
-    return build(schema, found.numbers, found.key)
+    """The method or attack of a row: METHOD or ATTACK of the row's module, built from the row's hyper-parameters."""
+    named_row = row(document, kind, name)
+    schema = named_row.module.ATTACK if kind == "attacks" else named_row.module.METHOD
+    return build(schema, named_row.numbers, named_row.key)
 
 
-def nested_component(own: Mapping, kind: str, key: str) -> Any:
-    """A method or attack inside another block: its numbers, and `module`, since it has no name."""
-    module = nested_module(own, kind, key)
+def nested_component(numbers: Mapping, kind: str, key: str) -> Any:
+    """A method or attack inside another block, given by hyper-parameters and `module`, since it has no name."""
+    module = nested_module(numbers, kind, key)
     schema = module.ATTACK if kind == "attacks" else module.METHOD
-    return build(schema, {k: v for k, v in own.items() if k != "module"}, key)
+    return build(schema, {k: v for k, v in numbers.items() if k != "module"}, key)
 
 
-def nested_module(own: Mapping, kind: str, key: str) -> ModuleType:
+def nested_module(numbers: Mapping, kind: str, key: str) -> ModuleType:
     """The module of a method or attack inside another block."""
-    if "module" not in own:
+    if "module" not in numbers:
         raise ParamError(f"missing key '{key}.module'")
-    return module_of(f"zsr.{kind}", build(str, own["module"], f"{key}.module"), f"{key}.module")
+    return module_of(f"zsr.{kind}", build(str, numbers["module"], f"{key}.module"), f"{key}.module")
 
 
 def training_of(document: Mapping, name: str, schema: Any, kind: str = "methods") -> Any:
-    """How a row is trained: the block `train`, with what the row changes in it."""
+    """The recipe of a row: the block `train`, with the values that the row changes."""
     common = block(document, "train", dict[str, Any])
     plain = build(schema, common, "train")
-    own = row(document, kind, name)
-    return build(schema, over(common, own.train), f"{own.key}.train") if own.train else plain
+    named_row = row(document, kind, name)
+    return build(schema, over(common, named_row.train), f"{named_row.key}.train") if named_row.train else plain
 
 
 def under_protocol(document: Mapping, name: str = "") -> dict:
-    """A copy of the document with the values that a protocol, by default the one chosen in `evaluate`, puts in place.
+    """A copy of the document with the values of a protocol in place, by default of the protocol chosen in `evaluate`.
 
-    Raises ParamError: no such protocol; it changes an attack that is not there.
+    Raises ParamError: no such protocol; the protocol changes an attack that is not there.
     """
     chosen = name or build(
         str, block(document, "evaluate", dict[str, Any]).get("protocol", "trusted"), "evaluate.protocol"
@@ -275,7 +276,7 @@ def under_protocol(document: Mapping, name: str = "") -> dict:
 
 
 def over(common: Mapping, changes: Mapping) -> dict:
-    """A copy of common, with the values that changes has at the same keys, however deep."""
+    """A copy of `common` in which the values of `changes` replace those at the same keys, at any depth."""
     return dict(common) | {
         key: over(common[key], value) if isinstance(value, Mapping) and isinstance(common.get(key), Mapping) else value
         for key, value in changes.items()
@@ -283,7 +284,7 @@ def over(common: Mapping, changes: Mapping) -> dict:
 
 
 def module_of(package: str, name: str, key: str) -> ModuleType:
-    """The module that a name in params.yaml stands for, as `zsr.methods.tga_zsr` for "tga_zsr"."""
+    """The module of a name in params.yaml, such as `zsr.methods.tga_zsr` for "tga_zsr"."""
     choices = [m.name for m in iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
     if name not in choices:
         known = ", ".join(sorted(choices))

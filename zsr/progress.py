@@ -1,10 +1,10 @@
-"""How a loop is watched: the caller may wrap its steps, in a progress bar for one."""
+"""The progress of a loop: the caller may wrap the steps, for example in a progress bar."""
 
 from collections.abc import Callable, Iterable
 
-Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, how many are done) -> the same steps
+Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, the number of steps done) -> the same steps
 
 
 def unwatched(steps: range, done: int) -> Iterable[int]:
-    """The steps themselves, for those who want to see no progress."""
+    """A Watch that shows no progress: it returns the steps themselves."""
     return steps

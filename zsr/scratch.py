@@ -1,7 +1,7 @@
-"""Kept work: what a stage has computed, or is about to, outside DVC, which deletes a stage's outputs before it runs.
+"""Kept work: finished and partial results of stages, outside DVC, which deletes a stage's outputs before it runs.
 
-One rule makes the key: the task, a frozen dataclass that holds all that is computed from. A field that is a path counts
-by what the file holds. To it come the digest of the stage's code and libraries, and the kind of device.
+The key of kept work is a hash of three parts: the task, a frozen dataclass that holds all inputs of the computation,
+where a path counts by the content of the file; the digest of the stage's code and libraries; and the kind of device.
 """
 
 import os
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def folder() -> Path:
-    """Where kept work lies: ZSR_SCRATCH, or .scratch in the root of this checkout, which all its studies share."""
+    """The folder of kept work: ZSR_SCRATCH, or .scratch in the root of this checkout, shared by all its studies."""
     return Path(os.environ.get("ZSR_SCRATCH", ROOT / ".scratch"))
 
 
@@ -25,15 +25,15 @@ def key(task: Any, code: str) -> str:
     """The name of a task's kept work, 32 hexadecimal digits.
 
     Args:
-        task: a frozen dataclass. Its `compute`, where it has one, says on which device it is computed.
-        code: the digest of what computes it, of `zsr.code_digest.code_digest`.
+        task: a frozen dataclass. The field `compute`, where there is one, gives the device of the computation.
+        code: the digest of the code that computes the task, from `zsr.code_digest.code_digest`.
     """
     device = task.compute.place().type if hasattr(task, "compute") else ""
     return files.digest(code, device, described(task))
 
 
 def described(value: Any) -> str:
-    """A text that is equal for equal tasks alone: fields by name, numbers as Python writes them, files by content."""
+    """A text that is equal only for equal tasks: fields by name, numbers as Python writes them, files by content."""
     if isinstance(value, Path):
         return f"file {files.identity(value)}"
     if is_dataclass(value):
@@ -49,9 +49,9 @@ def described(value: Any) -> str:
 
 @contextmanager
 def claimed(kind: str, name: str) -> Iterator[Path]:
-    """The path of one piece of kept work, held alone: another process that wants the same waits.
+    """The path of one piece of kept work, under a lock: another process that wants the same piece waits.
 
-    A process left over from a killed run is so waited for, and two never write one result.
+    So a process left over from a killed run is waited for, and two processes never write one result.
     """
     path = folder() / kind / name
     with files.claimed(path):

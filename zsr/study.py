@@ -1,4 +1,4 @@
-"""The whole of params.yaml, of every study, put together and checked before anything is computed."""
+"""The schema of params.yaml of all studies, and the checks that run before anything is computed."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -42,9 +42,9 @@ from zsr.training.pretrain import base_of
 PACKAGE_DATA = ["models/configs"]
 Launcher = Literal["python", "torchrun"]
 Table = Literal[
-    "accuracy", "attacks", "audit", "orderings", "published",  # of a study of CLIP
+    "accuracy", "attacks", "audit", "orderings", "published",  # tables of a study of CLIP
     "ablation", "quirks",
-    "rates", "effective_rate", "elsewhere",  # of TWINS
+    "rates", "effective_rate", "elsewhere",  # tables of the study of TWINS
     "transfer", "differences", "likeness",
 ]  # fmt: skip
 Figure = Literal[
@@ -60,8 +60,8 @@ class Quirk:
     """A row of the table of quirks.
 
     Attributes:
-        id: of the quirk in docs/quirks.md.
-        against: the method that the effect is measured against.
+        id: the id of the quirk in docs/quirks.md.
+        against: the method that the row is compared with.
     """
 
     id: str
@@ -70,34 +70,34 @@ class Quirk:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Every key of params.yaml. The blocks of methods and attacks are checked by the classes they configure.
+    """All keys of params.yaml. The blocks of methods and attacks are checked by the classes that they configure.
 
     Attributes:
-        name: of the study, in titles.
-        caution: what its numbers are not, below tables of linear heads.
-        up: from the folder of params.yaml to the repository's root.
-        threads: of the CPU, in every stage that computes.
-        launcher: of training and evaluation; torchrun: a process for each GPU.
-        compute: where models run, and how.
-        seeds: of training: order of batches, noise of the training attack, random weights.
-        data: which sets there are, and how many images of each.
+        name: the name of the study, in titles.
+        caution: a warning on the meaning of the numbers, below tables of linear heads.
+        up: the relative path from the folder of params.yaml to the repository's root.
+        threads: number of CPU threads in every stage that computes.
+        launcher: the launcher of training and evaluation; torchrun: one process per GPU.
+        compute: the device of models, and its settings.
+        seeds: the seeds of training: order of batches, noise of the training attack, random weights.
+        data: the sets, and the number of images of each set.
         model: architecture and head.
-        base_model: weights of open_clip, or how the base model of CLIP is trained here.
+        base_model: weights of open_clip, or the pre-training of the base model of CLIP here.
         starts: rows of models that other trainings begin with.
-        train: how every row is trained that does not say otherwise.
-        method: a block of numbers that several rows name as their section, of TGA-ZSR.
+        train: the recipe of every row; a row may change values.
+        method: a block of hyper-parameters of TGA-ZSR, which several rows name as their section.
         shared: more such blocks, by name.
         methods: the rows of the tables.
-        grid: the learning rates that every row is tried at; {}: its own alone.
-        evaluate: how models are judged.
-        protocols: values that belong together; evaluate.protocol names those in force.
-        attacks: what models are judged under, by name.
+        grid: the learning rates that are tried for every row; {}: only the learning rate of the recipe.
+        evaluate: the settings of the evaluation.
+        protocols: values that belong together; evaluate.protocol names the protocol in force.
+        attacks: the attacks under which models are judged, by name.
         eps_sweep: sweeps over eps, by the name of the attack.
         attention: studies of attention maps, by the name of the set.
-        likeness: comparisons with a start, by its name.
+        likeness: comparisons with a start, by the name of the start.
         quirks: rows of the table of quirks, by method.
-        tables: those that the study has.
-        figures: those that the study has.
+        tables: the tables of the study.
+        figures: the figures of the study.
     """
 
     name: str
@@ -147,19 +147,22 @@ class Study:
 
     @property
     def judged(self) -> list[str]:
-        """The sets that models are judged on; a linear head knows the classes of one set alone."""
+        """The sets that models are judged on. A linear head knows the classes of one set only."""
         return [self.data.source] if self.model.head == "linear" else list(self.data.sets)
 
 
 def catalogue(study: Study, document: Mapping) -> dict[str, Any]:
-    """What the study consists of, by name; the stages that go through all of it depend on this."""
+    """The parts of the study, by name. Stages that go through the whole study depend on the catalogue."""
     facts = ("section", "module", "start", "base", "wings")
     attacks = {name: component(document, "attacks", name) for name in study.attacks}
     groups = {"all": study.judged, "source": [study.data.source]}
     return {
         "arch": study.model.arch,
-        "methods": {name: {key: own[key] for key in facts if key in own} for name, own in study.methods.items()},
-        "attacks": {name: f"{255 * attack.eps:g}/255" for name, attack in attacks.items()},  # with their eps
+        "methods": {
+            name: {key: method_row[key] for key in facts if key in method_row}
+            for name, method_row in study.methods.items()
+        },
+        "attacks": {name: f"{255 * attack.eps:g}/255" for name, attack in attacks.items()},  # name -> eps
         "sets": list(study.data.sets),
         "judged": study.judged,
         "groups": groups if study.model.head == "linear" else study.data.groups(),
@@ -167,7 +170,7 @@ def catalogue(study: Study, document: Mapping) -> dict[str, Any]:
 
 
 def check(path: Path) -> Study:
-    """The study that a params file describes. Raises ParamError with one line: file, key, value, choices."""
+    """The checked study of a params file. Raises ParamError with one line: file, key, value, choices."""
     document = read(path)
     try:
         _check_names(document)
@@ -192,7 +195,7 @@ def check(path: Path) -> Study:
 
 
 def _check_names(document: Mapping) -> None:
-    """Names of rows become parts of paths, of keys and of commands."""
+    """Check the names of rows, which become parts of paths, keys and commands."""
     for key in ("methods", "starts", "attacks", "shared", "data.sets"):
         rows: Any = document
         for part in key.split("."):
@@ -212,25 +215,25 @@ def _among(key: str, names: Iterable[str], kind: str, known: Iterable[str]) -> N
 
 
 def _check_row(document: Mapping, study: Study, kind: str, name: str) -> None:
-    """The method of a row with its tower, and how it is trained."""
+    """Check the method of a row, its recipe and its start."""
     key, method = f"{kind}.{name}", component(document, kind, name)
     recipe = training_of(document, name, FineTuning, kind)
     if method.in_batch and recipe.accumulate > 1:
         raise ParamError(f"train.accumulate must be 1 for {name}, whose loss compares all images of a batch")
-    own = row(document, kind, name)
-    if own.start:
-        _among(f"{key}.start", [own.start], "starts", study.starts)
-    if own.sha256 and not own.file:
+    named_row = row(document, kind, name)
+    if named_row.start:
+        _among(f"{key}.start", [named_row.start], "starts", study.starts)
+    if named_row.sha256 and not named_row.file:
         raise ParamError(f"{key}.sha256 is of {key}.file, of which there is none")
 
 
 def _check_clip(document: Mapping, study: Study) -> None:
-    """What CLIP needs: towers of open_clip, the base model, a set that training does not see."""
+    """Check a study of CLIP: towers of open_clip, the base model, a set that training does not see."""
     arch = study.model.arch
     vit = isinstance(_checked_tower(arch, study.data.image_size)["layers"], int)
     for kind in ("starts", "methods"):
         for name in document[kind]:
-            _check_tower_of(component(document, kind, name), f"{kind}.{name}", arch, vit)
+            _check_fits_tower(component(document, kind, name), f"{kind}.{name}", arch, vit)
             accumulate = training_of(document, name, FineTuning, kind).accumulate
             if not vit and accumulate > 1:
                 raise ParamError(
@@ -243,7 +246,7 @@ def _check_clip(document: Mapping, study: Study) -> None:
         raise ParamError(f"data.sets needs one besides the source and the controls, got {', '.join(study.data.sets)}")
 
 
-def _check_tower_of(method: Any, key: str, arch: str, vit: bool) -> None:
+def _check_fits_tower(method: Any, key: str, arch: str, vit: bool) -> None:
     if method.needs_blocks and not vit:
         raise ParamError(f"{key} needs a ViT, which {arch} is not; take it out of methods")
     if method.needs_norm and vit:
@@ -253,7 +256,7 @@ def _check_tower_of(method: Any, key: str, arch: str, vit: bool) -> None:
 
 
 def _check_linear(document: Mapping, study: Study) -> None:
-    """What a linear head needs: a tower of ours, methods that read no text."""
+    """Check a study of linear heads: a tower of this project, methods that read no text."""
     arches = ("small", *WIDTHS)
     build(Literal[arches], study.model.arch, "model.arch")
     for kind in ("starts", "methods"):
@@ -270,8 +273,8 @@ def _check_linear(document: Mapping, study: Study) -> None:
             if row(document, kind, name).file and study.model.arch == "small":
                 raise ParamError(f"model.arch must be one of {', '.join(WIDTHS)} where {key} is a file, got 'small'")
     rows: dict[tuple[str, str], str] = {}
-    for name, own in study.methods.items():
-        same = rows.setdefault(start_and_method(own), name)
+    for name, method_row in study.methods.items():
+        same = rows.setdefault(start_and_method(method_row), name)
         if same != name:
             raise ParamError(
                 f"methods.{name} has the start and the section of methods.{same}, which name a row of the tables; "
@@ -302,14 +305,14 @@ def _check_grid(document: Mapping, study: Study) -> None:
         raise ParamError(
             f"grid.held_out must be below data.sets.{study.data.source}.train, {images}, got {grid.held_out}"
         )
-    grid.made_attack  # noqa: B018  it raises where it makes no sense
+    grid.made_attack  # noqa: B018  raises ParamError where the block is wrong
     for name in study.methods:
-        own = row(document, "methods", name)
-        if "lr" in own.train:
-            raise ParamError(f"{own.key}.train.lr: rates are in grid.lrs, the same for all methods")
+        named_row = row(document, "methods", name)
+        if "lr" in named_row.train:
+            raise ParamError(f"{named_row.key}.train.lr: rates are in grid.lrs, the same for all methods")
 
 
-NEEDS = {  # tables and figures of some studies alone, and the part of params.yaml that makes them possible
+NEEDS = {  # a table or figure that only some studies have -> the part of params.yaml that it needs
     "rates": "grid",
     "effective_rate": "grid",
     "transfer": "model.head: linear",
@@ -323,7 +326,7 @@ NEEDS = {  # tables and figures of some studies alone, and the part of params.ya
 
 
 def _check_reports(study: Study) -> None:
-    """A table or a figure must find what it shows; the tables are the last stage of a long run."""
+    """Check that the study has the contents of its tables and figures, which are the last stages of a long run."""
     there = {
         "grid": study.grid,
         "an empty grid": not study.grid,
@@ -339,7 +342,7 @@ def _check_reports(study: Study) -> None:
 
 
 def _check_protocols(document: dict) -> None:
-    """Every protocol must make sense, also those that are not chosen."""
+    """Check every protocol, also the protocols that are not chosen."""
     for name in document["protocols"]:
         changed = under_protocol(document, name)
         try:
@@ -351,7 +354,7 @@ def _check_protocols(document: dict) -> None:
 
 
 def _checked_tower(arch: str, image_size: int) -> dict[str, Any]:
-    """What the config file of an arch says of its image tower; importing open_clip takes seconds."""
+    """The image tower in the config file of an arch. The file is read directly, since importing open_clip is slow."""
     open_clip = find_spec("open_clip")
     assert open_clip is not None and open_clip.origin is not None
     folders = [

@@ -1,4 +1,4 @@
-"""What attacks share: places of a batch that images leave once they are done, and attacks one after another."""
+"""Shared parts of attacks: a batch whose places images leave once they are done, and the cascade of attacks."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import Field, fields, replace
@@ -12,11 +12,11 @@ from zsr.noise import Noise
 
 
 class Round(Protocol):
-    """An attack, or one restart or target of it."""
+    """An attack, or one restart or one target of an attack."""
 
     @property
     def name(self) -> str:
-        """The attack that it belongs to."""
+        """Name of the attack that the round belongs to."""
 
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
@@ -25,7 +25,7 @@ class Round(Protocol):
 
 
 class Rows(Protocol):
-    """A dataclass of tensors (R, ...), one row for each image, or of such dataclasses."""
+    """A dataclass whose fields are tensors (R, ...), one row for each image, or such dataclasses."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
@@ -46,19 +46,19 @@ def cascade(
 ) -> Tensor:
     """Run rounds one after another, each on the images that no round before it has fooled.
 
-    After each round the model's own forward says who is fooled. An image stays in where the forward does not confirm a
-    success.
+    After each round a forward of the model decides which images are successes. An image stays in the cascade where this
+    forward does not confirm a success.
 
     Args:
         model: pixels to logits.
         images: (N, 3, H, W) in [0, 1].
         labels: (N,).
-        noise: of the N images.
-        batch_size: of the model's passes; None: all images.
-        rounds: from the number of classes to the rounds.
+        noise: the noise of the N images.
+        batch_size: images in one pass of the model; None: all images.
+        rounds: number of classes -> the rounds.
 
     Returns:
-        Adversarial images, (N, 3, H, W) in [0, 1]. An image that is never fooled, or wrong by itself, is unchanged.
+        Adversarial images, (N, 3, H, W) in [0, 1]. Images without a success and misclassified images are unchanged.
     """
     logits = predict(model, images, batch_size)
     adv, robust = images.clone(), logits.argmax(dim=1) == labels
@@ -66,37 +66,37 @@ def cascade(
         rows = robust.nonzero().squeeze(1)
         if not len(rows):
             break
-        tried = attack(model, images[rows], labels[rows], noise.take(rows), batch_size)
-        hit = fooled(predict(model, tried, batch_size), labels[rows])
-        adv[rows[hit]] = tried[hit]
+        candidates = attack(model, images[rows], labels[rows], noise.take(rows), batch_size)
+        hit = fooled(predict(model, candidates, batch_size), labels[rows])
+        adv[rows[hit]] = candidates[hit]
         robust = robust.index_fill(0, rows[hit], False)
     return adv
 
 
 def target_ranks(n_classes: int, n_targets: int) -> range:
-    """Ranks of the wrong classes to aim at, from the likeliest."""
+    """Ranks of the target classes among the wrong classes; 1 is the likeliest."""
     return range(1, min(n_targets, n_classes - 1) + 1)
 
 
 def names_of(rounds: Iterable[Round]) -> tuple[str, ...]:
-    """The attacks that the rounds belong to, in order, each with the number of its rounds, as 'apgd-t x 9'."""
+    """Names of the attacks of the rounds, in order, with the number of rounds, such as 'apgd-t x 9'."""
     names = [attack.name for attack in rounds]
     return tuple(f"{name} x {names.count(name)}" if names.count(name) > 1 else name for name in dict.fromkeys(names))
 
 
 class Places(Generic[State]):
-    """A batch of `size` places through which images 0 ... n - 1 pass: where one leaves, the next one begins.
+    """A batch of `size` places for images 0 ... n - 1. Where an image leaves a place, the next image begins there.
 
         places = Places(n, size, device, begin)
         while places.occupied:
             ...  # one pass of the model, which changes places.state
             places.release(done)
 
-    The state may also hold images that are done. The shape of the batch stays while images wait; then it shrinks.
+    The state may also hold images that are done. The batch keeps its size while images wait; then it shrinks.
     """
 
     def __init__(self, n: int, size: int | None, device: torch.device, begin: Callable[[Tensor], State]) -> None:
-        """size: None stands for n. begin: numbers of images, (K,) -> their state before the first pass."""
+        """size: None means n. begin: row numbers of images, (K,) -> their state before the first pass."""
         self._rows, self._begin = torch.arange(n, device=device), begin
         self._begun = min(size or n, n)
         self.state = begin(self._rows[: self._begun])
@@ -104,11 +104,11 @@ class Places(Generic[State]):
 
     @property
     def occupied(self) -> bool:
-        """Is any image still under way?"""
+        """Is any image not done yet?"""
         return bool(self._occupied.any())
 
     def release(self, done: Tensor) -> None:
-        """Let the images in some places go, (R,) bool, and the next ones begin there."""
+        """Release the images in the places where done, (R,) bool, and begin the next images there."""
         n = len(self._rows)
         self._occupied = self._occupied & ~done
         free = (~self._occupied).nonzero().squeeze(1)[: n - self._begun]
@@ -123,9 +123,10 @@ class Places(Generic[State]):
 
 
 def shrunk(occupied: Tensor) -> Tensor:
-    """The occupied places, (R,) bool, and a few that fill them up to a size of batch, as places in order.
+    """Numbers of the occupied places, (R,) bool, and of a few more that fill up a batch size, in order.
 
-    Sizes are 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: few shapes, hence few kernels, at most a third of the rows idle.
+    Batch sizes are 1, 2, 3, 4, 6, 8, 12, 16, 24, ... So there are few shapes and few kernels, and at most a third of
+    the rows are idle.
     """
     n = int(occupied.sum())
     grain = 2 ** max(n.bit_length() - 2, 0)
@@ -134,13 +135,13 @@ def shrunk(occupied: Tensor) -> Tensor:
 
 
 def wide(per_image: Tensor) -> Tensor:
-    """(R,) -> (R, 1, 1, 1)."""
+    """Reshape a tensor so that it broadcasts over images, (R,) -> (R, 1, 1, 1)."""
     return per_image[:, None, None, None]
 
 
 def chosen(where: Tensor, some: State, others: State) -> State:
-    """Of every row, (R,) bool, the state in `some` where true, else in `others`."""
-    return _mapped(lambda one, other: torch.where(where.view(-1, *[1] * (one.ndim - 1)), one, other), some, others)
+    """The state whose row comes from `some` where `where`, (R,) bool, is true, else from `others`."""
+    return _mapped(lambda x, y: torch.where(where.view(-1, *[1] * (x.ndim - 1)), x, y), some, others)
 
 
 def take(state: State, rows: Tensor) -> State:
@@ -148,18 +149,23 @@ def take(state: State, rows: Tensor) -> State:
     return _mapped(lambda all_rows: all_rows[rows], state)
 
 
-def _mapped(of: Callable[..., Tensor], *states: State) -> State:
-    """The state whose every tensor is a function of the tensors that the given states have in its place."""
-    parts = {field.name: [getattr(state, field.name) for state in states] for field in fields(states[0])}
-    new = {name: of(*part) if isinstance(part[0], Tensor) else _mapped(of, *part) for name, part in parts.items()}
-    return replace(states[0], **new)
+def _mapped(function: Callable[..., Tensor], *states: State) -> State:
+    """Apply a function to the tensors of equal fields of the states; the results are the fields of a new state."""
+    values = {field.name: [getattr(state, field.name) for state in states] for field in fields(states[0])}
+    mapped = {
+        name: function(*tensors) if isinstance(tensors[0], Tensor) else _mapped(function, *tensors)
+        for name, tensors in values.items()
+    }
+    return replace(states[0], **mapped)
 
 
-def put(state: State, rows: Tensor, new: State) -> None:
-    """Write the state `new` of K images into K rows."""
+def put(state: State, rows: Tensor, update: State) -> None:
+    """Write the state `update` of K images into the K rows `rows` of `state`."""
     for field in fields(state):
-        old, other = getattr(state, field.name), getattr(new, field.name)
-        if isinstance(old, Tensor):
-            setattr(state, field.name, old.index_put((rows,), other))  # a copy: old may be shared with another field
+        current, replacement = getattr(state, field.name), getattr(update, field.name)
+        if isinstance(current, Tensor):
+            setattr(
+                state, field.name, current.index_put((rows,), replacement)
+            )  # a copy: another field may share the tensor
         else:
-            put(old, rows, other)
+            put(current, rows, replacement)

@@ -1,4 +1,4 @@
-"""APGD: PGD that needs no step size. Croce and Hein, ICML 2020, section 3 and algorithm 1."""
+"""APGD: PGD that adapts its step size. Croce and Hein, ICML 2020, section 3 and algorithm 1."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -20,8 +20,8 @@ from zsr.models.passes import (
 from zsr.noise import Noise
 from zsr.params import Count, Positive
 
-RHO = 0.75  # a step is halved where fewer than this share of the iterations since the last check rose
-MOMENTUM = 0.75  # share of the new step in a move; the rest is the move before
+RHO = 0.75  # the step is halved where the loss rose in fewer than this share of the iterations since the last check
+MOMENTUM = 0.75  # share of the new step in a move; the rest is the previous move
 TINY = 1e-12
 NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr_targeted": "apgd-t"}
 
@@ -40,7 +40,7 @@ class Linf:
     eps: float
 
     def start(self, images: Tensor, noise: Noise, stream: str) -> Tensor:
-        """A random point with one coordinate on the face of the ball."""
+        """Random points, each with one coordinate on the face of the ball."""
         draw = noise.uniform(images.shape[1:], stream).to(images)
         return (images + self.eps * (draw / (draw.abs().amax((1, 2, 3), keepdim=True) + TINY))).clamp(0, 1)
 
@@ -49,7 +49,7 @@ class Linf:
         return gradient.sign()
 
     def project(self, x: Tensor, images: Tensor) -> Tensor:
-        """The point of the ball around the images, and of [0, 1], that is nearest to x."""
+        """The points nearest to x in both the ball around the images and [0, 1]."""
         return x.clamp(images - self.eps, images + self.eps).clamp(0, 1)
 
 
@@ -64,59 +64,59 @@ class L2:
     eps: float
 
     def start(self, images: Tensor, noise: Noise, stream: str) -> Tensor:
-        """A random point on the sphere."""
+        """Random points on the sphere."""
         draw = noise.normal(images.shape[1:], stream).to(images)
         return (images + self.eps * self.direction(draw)).clamp(0, 1)
 
     def direction(self, gradient: Tensor) -> Tensor:
         """Of steepest ascent."""
-        return gradient / (_length(gradient) + TINY)
+        return gradient / (_l2_norm(gradient) + TINY)
 
     def project(self, x: Tensor, images: Tensor) -> Tensor:
-        """Back along the ray to the ball around the images, then into [0, 1], which only shortens the way."""
+        """Scale x - images down to the ball, then clamp to [0, 1], which only shortens the perturbation."""
         delta = x - images
-        length = _length(delta)
+        length = _l2_norm(delta)
         return (images + delta / (length + TINY) * length.clamp(max=self.eps)).clamp(0, 1)
 
 
-def _length(x: Tensor) -> Tensor:
+def _l2_norm(x: Tensor) -> Tensor:
     return x.square().sum((1, 2, 3), keepdim=True).sqrt()
 
 
 BALLS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
 
 
-# The step size is halved where it has stopped helping: section 3.3.
+# The step size is halved where it no longer helps: section 3.3.
 
 
 def periods(n_iter: int) -> dict[int, int]:
-    """Iterations after which step sizes are checked -> iterations since the check before: {22: 22, 41: 19, ...}."""
-    period, least, less = (max(int(share * n_iter), 1) for share in (0.22, 0.06, 0.03))
-    found, end = {}, period
+    """Iterations with a check of step sizes -> iterations since the previous check: {22: 22, 41: 19, ...}."""
+    period, shortest, decrement = (max(int(share * n_iter), 1) for share in (0.22, 0.06, 0.03))
+    period_after, end = {}, period
     while end <= n_iter:
-        found[end] = period
-        period = max(period - less, least)
+        period_after[end] = period
+        period = max(period - decrement, shortest)
         end += period
-    return found
+    return period_after
 
 
 def due(n_iter: int, device: torch.device) -> Tensor:
-    """After iteration 0 ... n_iter: the period of `periods` where a check is due, else 0."""
-    found = periods(n_iter)
-    return torch.tensor([found.get(done, 0) for done in range(n_iter + 1)], device=device)
+    """For iterations 0 ... n_iter: the period of `periods` where a check is due, else 0, (n_iter + 1,)."""
+    period_after = periods(n_iter)
+    return torch.tensor([period_after.get(done, 0) for done in range(n_iter + 1)], device=device)
 
 
 @dataclass
 class Controller:
-    """The step size of every image and what it depends on, each (B,).
+    """The step size of every image and the history that it depends on, each (B,).
 
     Attributes:
         step: the step size, in the units of the ball's radius.
         best: the largest loss so far.
-        previous: the loss of the iterate before.
-        rises: how often the loss rose since the last check.
-        checked: the best loss at the last check.
-        halved: was the step halved at the last check?
+        previous: the loss of the previous iterate.
+        rises: number of rises of the loss since the last check.
+        checked: the largest loss at the last check.
+        halved: was the step size halved at the last check?
     """
 
     step: Tensor
@@ -128,22 +128,24 @@ class Controller:
 
     @classmethod
     def begin(cls, step: float | Tensor, loss: Tensor) -> "Controller":
-        """From the loss at the start."""
+        """The controller before the first step, from the loss at the start."""
         zero = torch.zeros_like(loss)
-        # The first rise is counted from 0 and not from the start: the authors' code reads an entry not yet written.
+        # The first rise is counted from a loss of 0, not from the loss at the start: the authors' code reads an entry
+        # that is not written yet.
         return cls(zero + step, loss, zero, zero.int(), loss, torch.ones_like(loss, dtype=torch.bool))
 
     def observe(self, loss: Tensor) -> Tensor:
-        """Take note of the loss of an iterate, (B,). True where it is the best so far."""
+        """Record the loss of an iterate, (B,). True where the loss is the largest so far."""
         better = loss > self.best
         self.rises = self.rises + (loss > self.previous)
         self.previous, self.best = loss, torch.where(better, loss, self.best)
         return better
 
     def check(self, period: Tensor) -> Tensor:
-        """Halve the steps of images that rose too rarely, condition 1, or to no new best, 2. True where halved.
+        """Halve step sizes by conditions 1 and 2 of the paper. True where halved.
 
-        period: (B,), 0 where no check is due.
+        Condition 1: the loss rose too rarely since the last check. Condition 2: the step size was not halved at the
+        last check, and the largest loss has not grown since. period: (B,), 0 where no check is due.
         """
         due, stuck = period > 0, ~self.halved & (self.checked >= self.best)
         cut = due & ((self.rises <= RHO * period) | stuck)
@@ -159,17 +161,17 @@ class Controller:
 
 @dataclass
 class Trajectory:
-    """Where the ascent is with R images; `x` and its like are (R, 3, H, W) in [0, 1].
+    """The state of the ascent for R images. Images and iterates are (R, 3, H, W) in [0, 1].
 
     Attributes:
         images: the centres of the balls.
         x: the iterate.
-        before: the iterate before x.
-        gradient: of the loss at x, (R, 3, H, W).
+        before: the previous iterate.
+        gradient: gradient of the loss at x, (R, 3, H, W).
         best: the iterate of largest loss.
-        best_gradient: of the loss at `best`, (R, 3, H, W).
-        passes: of the model, so far, (R,).
-        control: the step sizes.
+        best_gradient: gradient of the loss at `best`, (R, 3, H, W).
+        passes: number of passes of the model so far, (R,).
+        control: the controller of the step sizes.
     """
 
     images: Tensor
@@ -183,27 +185,27 @@ class Trajectory:
 
     @classmethod
     def begin(cls, images: Tensor, x: Tensor, step: float) -> "Trajectory":
-        """Before the first pass."""
+        """The state before the first pass."""
         passes = torch.zeros(len(x), dtype=torch.long, device=x.device)
         return cls(images, x, x, x, x, x, passes, Controller.begin(step, x.new_zeros(len(x))))
 
     def judge(self, loss: Tensor, gradient: Tensor, period: Tensor) -> None:
-        """Take note of the loss (R,) and the gradient at x. At a check, steps are halved, and go on from the best.
+        """Record the loss (R,) and the gradient at x. Where a check halves the step size, x returns to `best`.
 
-        period: iterations since the check before, (R,), 0 where there is none to be made.
+        period: iterations since the previous check, (R,), 0 where no check is due.
         """
         first = self.passes == 0
         better = wide(self.control.observe(loss) | first)
         self.control = chosen(first, Controller.begin(self.control.step, loss), self.control)
         self.best = torch.where(better, self.x, self.best)
         self.best_gradient = torch.where(better, gradient, self.best_gradient)
-        back = wide(self.control.check(period))
-        self.x = torch.where(back, self.best, self.x)  # `before` stays, as in the authors' code
-        self.gradient = torch.where(back, self.best_gradient, gradient)
+        halved = wide(self.control.check(period))
+        self.x = torch.where(halved, self.best, self.x)  # `before` stays, as in the authors' code
+        self.gradient = torch.where(halved, self.best_gradient, gradient)
         self.passes = self.passes + 1
 
     def move(self, ball: Linf | L2) -> None:
-        """A step along the gradient, mixed with the move before; both are projected."""
+        """Step along the gradient, mix the step with the previous move, and project both."""
         share = wide(torch.where(self.passes == 1, 1.0, MOMENTUM))
         stepped = ball.project(self.x + wide(self.control.step) * ball.direction(self.gradient), self.images)
         mixed = self.x + (stepped - self.x) * share + (self.x - self.before) * (1 - share)
@@ -212,10 +214,10 @@ class Trajectory:
 
 @dataclass
 class _Run:
-    """What is known of R images."""
+    """The state of R images."""
 
-    rows: Tensor  # their places among all
-    classes: Tensor  # (R, 2), label and target
+    rows: Tensor  # row numbers among all images
+    classes: Tensor  # (R, 2): label and target
     over: Tensor
     path: Trajectory
 
@@ -225,13 +227,13 @@ class Ascent:
     """One restart of APGD.
 
     Attributes:
-        norm: of the ball: "linf" or "l2".
+        norm: norm of the ball, "linf" or "l2".
         eps: its radius, in units of the pixel range [0, 1].
         n_iter: iterations.
-        loss: what is raised: "ce", "dlr" or "dlr_targeted".
-        early_drop: an image leaves the batch once fooled.
-        restart: the number of the restart, from 0.
-        rank: a targeted loss aims at the rank-th wrong class, from the likeliest, 1; 0: at none.
+        loss: the objective: "ce", "dlr" or "dlr_targeted".
+        early_drop: an image leaves the batch once the model is fooled.
+        restart: number of the restart, from 0.
+        rank: rank of the target class among the wrong classes, 1 is the likeliest; 0: the loss has no target.
     """
 
     norm: str
@@ -244,13 +246,13 @@ class Ascent:
 
     @property
     def name(self) -> str:
-        """As AutoAttack's authors have it."""
+        """The name that AutoAttack's authors use."""
         return NAMES[self.loss]
 
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
     ) -> Tensor:
-        """The last iterate that fools the model, the first with early_drop; the image itself where none does."""
+        """The last iterate that fools the model, or the first with early_drop; the clean image without a success."""
         ball, stream = BALLS[self.norm](self.eps), f"{self.name}/{self.rank}/{self.restart}"
         targets = likeliest_wrong(model, images, labels, self.rank, batch_size) if self.rank else labels
         classes, adv = torch.stack([labels, targets], dim=1), images.clone()
@@ -265,8 +267,8 @@ class Ascent:
         while places.occupied:
             run, path = places.state, places.state.path
             hit, loss, gradient = self._pass(model, path.x, run.classes)
-            new = hit & ~run.over
-            adv[run.rows[new]] = path.x[new]
+            successes = hit & ~run.over
+            adv[run.rows[successes]] = path.x[successes]
             path.judge(loss, gradient, checks[path.passes.clamp(max=self.n_iter)])
             path.move(ball)
             run.over = run.over | (path.passes > self.n_iter) | (hit & self.early_drop)
@@ -274,7 +276,7 @@ class Ascent:
         return adv
 
     def _pass(self, model: Model, x: Tensor, classes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Is the model fooled (R,), the loss (R,), and its gradient by x."""
+        """One pass at x: is the model fooled (R,), the loss (R,), and its gradient by x."""
         labels, targets = classes.unbind(1)
         losses = {
             "ce": lambda logits: cross_entropy(logits, labels),
@@ -286,7 +288,7 @@ class Ascent:
 
 
 def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settings: Any) -> list[Ascent]:
-    """APGD's rounds. Targeted DLR needs four classes and DLR three: where they lack, the next simpler loss is used.
+    """APGD's rounds. Targeted DLR needs four classes and DLR three; for fewer classes the next simpler loss is used.
 
     settings: norm, eps, n_iter and early_drop of `Ascent`.
     """
@@ -298,18 +300,18 @@ def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settin
 
 @dataclass(frozen=True, kw_only=True)
 class APGD:
-    """Success at any visited point; images that are wrong by themselves are not attacked.
+    """APGD. An image is a success where any iterate fools the model; misclassified clean images are not attacked.
 
     Attributes:
-        norm: of the ball.
-        eps: its radius, in units of the pixel range [0, 1].
-        loss: what is raised: cross-entropy, DLR, or DLR towards one wrong class after the other.
+        norm: norm of the ball.
+        eps: radius of the ball, in units of the pixel range [0, 1].
+        loss: the objective: cross-entropy, DLR, or DLR towards one target class after another.
         n_iter: iterations of a restart.
-        n_restarts: each from a random start of its own.
-        n_targets: how many wrong classes the targeted loss aims at.
-        early_drop: an image ends where it is fooled. The verdicts are the same without; the reference goes on, and
-            returns the last success.
-        precision: of gradients.
+        n_restarts: number of restarts, each from a different random start.
+        n_targets: number of target classes of the targeted loss.
+        early_drop: an image ends at its first success. Without early_drop the verdicts are the same; the reference
+            implementation goes on and returns the last success.
+        precision: precision of gradients.
     """
 
     norm: Literal["linf", "l2"]
@@ -330,17 +332,17 @@ class APGD:
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: of the model's passes, all images by default.
+        batch_size: images in one pass of the model; None: all images.
         """
         with matmul_precision(images.device, self.precision):
             return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
-        """What is left of the attack for a set of so few classes."""
+        """The rounds that run on a set of n_classes classes, as `names_of` writes them."""
         return names_of(self._rounds(n_classes))
 
     def protocol(self) -> str:
-        """The facts that travel with every number of this attack."""
+        """The attack's part of a protocol: the facts to report with every number."""
         eps = f"l-inf, eps {255 * self.eps:g}/255" if self.norm == "linf" else f"l2, eps {self.eps:g}"
         loss = {"ce": "cross-entropy", "dlr": "DLR", "dlr_targeted": f"DLR towards {self.n_targets} classes"}[self.loss]
         restarts = f"{self.n_restarts} restart{'s' if self.n_restarts > 1 else ''}"

@@ -1,4 +1,4 @@
-"""AutoAttack: attacks that fail in different ways, one after another. Croce and Hein, ICML 2020, section 5."""
+"""AutoAttack: a list of attacks that fail in different ways. Croce and Hein, ICML 2020, section 5."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -19,17 +19,17 @@ P_INIT = 0.8
 
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack:
-    """Success at any point that any attack of the list visits; images that are wrong by themselves are not attacked.
+    """AutoAttack. Any attack of the list may succeed at any point; misclassified clean images are not attacked.
 
     Attributes:
-        version: paper: the list of the literature on robust CLIP, cross-entropy alone for two classes. standard: the
-            authors' own.
+        version: the list of attacks. paper: the list in the literature on robust CLIP, cross-entropy alone for two
+            classes. standard: the list of AutoAttack's authors.
         eps: radius of the l-infinity ball, in units of the pixel range [0, 1].
-        n_iter: iterations of APGD, and of FAB.
-        n_queries: of Square.
-        n_targets: of targeted APGD, and of FAB.
-        early_drop: an image leaves a batch once it is fooled. The verdicts are the same without.
-        precision: of gradients. Passes of FAB and Square without a gradient are in fp32.
+        n_iter: iterations of APGD and of FAB.
+        n_queries: queries of Square.
+        n_targets: number of target classes of targeted APGD and of FAB.
+        early_drop: an image leaves a batch once the model is fooled. The verdicts are the same without early_drop.
+        precision: precision of gradients. Passes of FAB and Square without a gradient run in fp32.
     """
 
     version: Literal["paper", "standard"]
@@ -45,17 +45,17 @@ class AutoAttack:
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: of the model's passes, all images by default.
+        batch_size: images in one pass of the model; None: all images.
         """
         with matmul_precision(images.device, self.precision):
             return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
-        """What is left of the list for a set of so few classes."""
+        """The attacks of the list that run on a set of n_classes classes."""
         return names_of(self._rounds(n_classes))
 
     def protocol(self) -> str:
-        """The facts that travel with every number of this attack."""
+        """The attack's part of a protocol: the facts to report with every number."""
         attacks = ", ".join(self.attacks_run(max(self.n_targets + 1, 4)))
         queries = f", {self.n_queries} queries" if "square" in LISTS[self.version] else ""
         return (
@@ -74,7 +74,7 @@ class AutoAttack:
                 rounds.append(Squares(eps=self.eps, n_queries=self.n_queries, p_init=P_INIT))
             else:
                 rounds += ascents(attack, n_classes, 1, self.n_targets, norm="linf", **shared)
-        return list(dict.fromkeys(rounds))  # for two classes DLR becomes cross-entropy, which is there already
+        return list(dict.fromkeys(rounds))  # for two classes DLR becomes cross-entropy, which is in the list already
 
 
 ATTACK = AutoAttack

@@ -1,4 +1,4 @@
-"""No attack: accuracy on the images as they are."""
+"""No attack: accuracy on the clean images."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,10 @@ from zsr.noise import Noise
 
 @dataclass(frozen=True, kw_only=True)
 class Clean:
-    """The images as they are.
+    """The attack that changes nothing.
 
     Attributes:
-        eps: no pixel moves, so 0.
+        eps: 0, since no pixel changes.
     """
 
     eps: ClassVar[float] = 0.0
@@ -22,11 +22,11 @@ class Clean:
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
     ) -> Tensor:
-        """The images."""
+        """Return the images."""
         return images
 
     def protocol(self) -> str:
-        """The facts that travel with every number."""
+        """The attack's part of a protocol: the facts to report with every number."""
         return "no attack"
 
 

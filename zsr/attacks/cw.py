@@ -15,9 +15,9 @@ class CW(SignAttack):
     """PGD on the margin between the best wrong logit and the true one.
 
     Attributes:
-        kappa: an image is pushed on until the best wrong logit leads by so much, at least 0.
-        title: as the protocol names it.
-        stream: of noise.
+        kappa: the attack goes on until the best wrong logit exceeds the true logit by kappa, at least 0.
+        title: name of the attack in the protocol.
+        stream: name of the attack's random numbers.
     """
 
     kappa: NonNegative
@@ -26,11 +26,11 @@ class CW(SignAttack):
 
     @property
     def loss(self) -> str:
-        """What is raised, for the protocol."""
+        """Name of the objective in the protocol."""
         return f"the margin, kappa {self.kappa:g},"
 
     def scores(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Minus the margin, and constant where it is below -kappa."""
+        """Minus the margin, but constant where the margin is below -kappa."""
         return -(margin(logits, labels) + self.kappa).relu()
 
 

@@ -1,6 +1,6 @@
-"""FAB: to the decision boundary and along it, in search of the nearest point. Croce and Hein, ICML 2020.
+"""FAB: search along the decision boundary for the point nearest to the image. Croce and Hein, ICML 2020.
 
-Towards one class at a time, in l-infinity.
+This is the targeted attack in l-infinity: it searches the boundary to one class at a time.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,19 @@ from zsr.models.passes import Model, differentiate, fooled, likeliest_wrong, pre
 from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 
-BIAS = 0.1  # largest pull towards the clean image
+BIAS = 0.1  # largest share of the step towards the clean image
 OVERSHOOT = 1.05
-BACK = 0.9  # share of the way that is kept after a success
+BACK = 0.9  # share of the perturbation that stays after a success
 TINY = 1e-8
 
 
 def step_to_plane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
-    """Steps s, (B, d), smallest in l-infinity, with normals * s summing to -gaps, (B,), and points + s in [0, 1].
+    """Smallest steps s in l-infinity, (B, d), with sum(normals * s) = -gaps, (B,), and points + s in [0, 1].
 
-    Equation 5. Where the box does not reach the plane, the step to the corner nearest to it. A step moves every
-    coordinate by min(reach, room), so it closes sum |w| min(reach, room) of the gap: concave and piecewise linear in
-    the reach, hence Newton's method from 0 arrives from below after as many passes as it meets slopes, without a sort.
+    Equation 5. Where the box [0, 1] does not reach the plane, the step goes to the corner nearest to the plane. A step
+    moves every coordinate by min(reach, room): reach is the size of the step, room the distance to the face of the box.
+    So it closes sum |w| min(reach, room) of the gap. This sum is concave and piecewise linear in the reach. Newton's
+    method from 0 therefore converges from below, in as many passes as it meets slopes, without a sort.
     """
     normals = torch.where(gaps < 0, -1.0, 1.0)[:, None] * normals
     gaps, weights = gaps.abs()[:, None], normals.abs()
@@ -35,35 +36,36 @@ def step_to_plane(points: Tensor, normals: Tensor, gaps: Tensor) -> Tensor:
         free = room > reach
         slope = (weights * free).sum(1, keepdim=True)
         closed = (weights * room * ~free).sum(1, keepdim=True)
-        # Without a free coordinate there is no slope, and 0 / 0 would spoil the row while others go on.
+        # Without a free coordinate the slope is 0, and 0 / 0 would spoil the row while other rows go on.
         further = torch.where(slope > 0, (gaps - closed) / slope, torch.inf)
-        if not (further > reach).any():  # also where a gradient is NaN
+        if not (further > reach).any():  # the loop also ends where a gradient is NaN
             return -normals.sign() * torch.minimum(reach, room)
         reach = further.maximum(reach)
 
 
 @dataclass
 class _Run:
-    """What is known of R images."""
+    """The state of R images."""
 
-    rows: Tensor  # their places among all
+    rows: Tensor  # row numbers among all images
     images: Tensor
-    classes: Tensor  # (R, 2), label and target
+    classes: Tensor  # (R, 2): label and target
     x: Tensor
-    distance: Tensor  # of the nearest success
-    done: Tensor  # iterations
+    distance: Tensor  # l-infinity distance of the nearest success
+    done: Tensor  # number of iterations so far
 
 
 @dataclass(frozen=True, kw_only=True)
 class Boundary:
-    """The boundary to the rank-th wrong class, from the clean image: nothing is random.
+    """One round of FAB: the boundary to the rank-th wrong class. It starts at the clean image; nothing is random.
 
     Attributes:
         eps: radius of the ball, in units of the pixel range [0, 1].
         n_iter: iterations.
-        early_drop: an image leaves the batch at a success inside the ball; else the nearest one is sought.
-        rank: of the class among the wrong ones, from the likeliest, 1.
-        name: as AutoAttack's authors have it.
+        early_drop: True: an image leaves the batch at the first success inside the ball. False: the nearest success is
+            sought.
+        rank: rank of the target class among the wrong classes; 1 is the likeliest.
+        name: the name that AutoAttack's authors use.
     """
 
     eps: float
@@ -75,7 +77,7 @@ class Boundary:
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
     ) -> Tensor:
-        """Successes inside the ball, and the images where there is none."""
+        """Successes inside the ball; the clean image where there is no success."""
         classes = torch.stack([labels, likeliest_wrong(model, images, labels, self.rank, batch_size)], dim=1)
         far = torch.full(labels.shape, torch.inf, device=images.device)
         adv = images.clone()
@@ -90,9 +92,9 @@ class Boundary:
             hit = fooled(predict(model, run.x), run.classes[:, 0])
             distance = (run.x - run.images).abs().amax((1, 2, 3))
             nearer = hit & under_way & (distance < run.distance)
-            new = nearer & (distance <= self.eps)
-            new = new & (run.distance > self.eps) if self.early_drop else new
-            adv[run.rows[new]] = run.x[new]
+            successes = nearer & (distance <= self.eps)
+            successes = successes & (run.distance > self.eps) if self.early_drop else successes
+            adv[run.rows[successes]] = run.x[successes]
             run.distance = torch.where(nearer, distance, run.distance)
             run.x = torch.where(wide(hit), run.images + BACK * (run.x - run.images), run.x)
             run.done = run.done + 1
@@ -100,31 +102,32 @@ class Boundary:
         return adv
 
     def _step(self, model: Model, run: _Run) -> Tensor:
-        """Between two points just behind the linearised boundary: nearest to x, and nearest to the clean image."""
+        """A point between two points just behind the linearised boundary, one nearest to x, one to the clean image."""
         _, gap, normal = differentiate(model, run.x, lambda logits: logits.gather(1, run.classes).diff()[:, 0])
         x, images, normal = run.x.flatten(1), run.images.flatten(1), normal.flatten(1)
         near = step_to_plane(x, normal, gap)
         clean = step_to_plane(images, normal, gap + (normal * (images - x)).sum(dim=1))
-        ways = [step.abs().amax(dim=1, keepdim=True).clamp(min=TINY) for step in (near, clean)]
-        share = (ways[0] / (ways[0] + ways[1])).clamp(max=BIAS)
+        step_sizes = [step.abs().amax(dim=1, keepdim=True).clamp(min=TINY) for step in (near, clean)]
+        share = (step_sizes[0] / (step_sizes[0] + step_sizes[1])).clamp(max=BIAS)
         mixed = (x + OVERSHOOT * near) * (1 - share) + (images + OVERSHOOT * clean) * share
         return mixed.clamp(0, 1).view_as(run.x)
 
 
 def boundaries(n_classes: int, n_targets: int, **settings: Any) -> list[Boundary]:
-    """FAB's rounds, one for each class that is aimed at. settings: eps, n_iter and early_drop of `Boundary`."""
+    """FAB's rounds, one for each target class. settings: eps, n_iter and early_drop of `Boundary`."""
     return [Boundary(rank=rank, **settings) for rank in target_ranks(n_classes, n_targets)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FAB:
-    """Success where a point nearer than eps is found; images that are wrong by themselves are not attacked.
+    """FAB. An image is a success where FAB meets a point within eps; misclassified clean images are not attacked.
 
     Attributes:
         eps: radius of the ball, in units of the pixel range [0, 1].
-        n_iter: iterations towards each class.
-        n_targets: how many wrong classes are aimed at, from the likeliest.
-        early_drop: an image ends at a success. The verdicts are the same without; the nearest point found is returned.
+        n_iter: iterations for each target class.
+        n_targets: number of target classes, from the likeliest wrong class.
+        early_drop: an image ends at a success. Without early_drop the verdicts are the same, and FAB returns the
+            nearest success.
     """
 
     eps: PixelRange
@@ -137,16 +140,16 @@ class FAB:
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: of the model's passes, all images by default.
+        batch_size: images in one pass of the model; None: all images.
         """
         return cascade(model, images, labels, noise, batch_size, self._rounds)
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
-        """What is left of the attack for a set of so few classes."""
+        """The rounds that run on a set of n_classes classes, as `names_of` writes them."""
         return names_of(self._rounds(n_classes))
 
     def protocol(self) -> str:
-        """The facts that travel with every number of this attack."""
+        """The attack's part of a protocol: the facts to report with every number."""
         return (
             f"FAB l-inf, eps {255 * self.eps:g}/255, {self.n_iter} iterations towards each of {self.n_targets} "
             "likeliest wrong classes, start at the image, 1 restart, any iterate"

@@ -17,18 +17,18 @@ from zsr.params import Count, NonNegative, PixelRange
 
 @dataclass(frozen=True, kw_only=True)
 class Steps:
-    """Steps of fixed size along the sign of a gradient, from one start.
+    """Steps of fixed size along the sign of the gradient, from one start.
 
     Attributes:
         eps: radius of the ball, in units of the pixel range [0, 1].
-        step_size: of every step, in the same units.
+        step_size: size of every step, in the same units.
         n_iter: number of steps.
-        random_start: begin at a random point of the ball; else at the image.
-        precision: of the gradient. fp16: autocast without loss scaling, quirk S2.
-        reduction: of the loss over the batch. Under fp16 the mean underflows with the batch, quirk S2.
+        random_start: True: start at a random point of the ball. False: start at the image.
+        precision: precision of the gradient. fp16: autocast without loss scaling, quirk S2.
+        reduction: how the loss is reduced over the batch. Under fp16 the mean underflows for large batches, quirk S2.
         clip_start: False: the first forward may see pixels outside [0, 1], as in FARE.
-        init_sigma: standard deviation of a Gaussian random start, cut at the ball; 0: the start is uniform.
-        stream: of noise, so that two attacks draw different numbers.
+        init_sigma: standard deviation of a Gaussian random start, clamped to the ball; 0: the start is uniform.
+        stream: name of the attack's random numbers, so that two attacks draw different numbers.
     """
 
     eps: PixelRange
@@ -46,7 +46,7 @@ class Steps:
             raise ValueError(f"init_sigma: {self.init_sigma:g} needs random_start: true")
 
     def maximise(self, objective: Callable[[Tensor], Tensor], images: Tensor, noise: Noise | Drawn) -> Tensor:
-        """The last point, in the ball and in [0, 1], of an ascent of objective: (B, 3, H, W) -> (B,)."""
+        """The last point of an ascent of the objective, in the ball and in [0, 1]. objective: (B, 3, H, W) -> (B,)."""
         adv = self.start(images, noise)
         with matmul_precision(images.device, self.precision):
             for _ in range(self.n_iter):
@@ -62,21 +62,21 @@ class Steps:
         return self._projected(adv, images) if self.clip_start else adv
 
     def _offset(self, uniform: Tensor) -> Tensor:
-        """Where a random start lies, of numbers uniform on [-1, 1); a Gaussian's are those of the same rank."""
+        """Offset of a random start, from uniform numbers on [-1, 1). A Gaussian offset has the same quantile."""
         if not self.init_sigma:
             return self.eps * uniform
         return (2**0.5 * self.init_sigma * torch.erfinv(uniform)).clamp(-self.eps, self.eps)
 
     def moved(self, adv: Tensor, gradient: Tensor, images: Tensor) -> Tensor:
-        """The next points."""
+        """The points after one step along the sign of the gradient."""
         return self._projected(adv + self.step_size * gradient.sign(), images)
 
     def ascent(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
-        """Gradient of the objective by the images alone, so that no parameter's .grad is touched (quirk S1)."""
+        """Gradient of the objective by the images alone. The .grad of parameters does not change (quirk S1)."""
         return torch.autograd.grad(self.reduced(objective, adv), adv)[0]
 
     def reduced(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
-        """The scalar that is differentiated. Summed, images do not interact."""
+        """The scalar to differentiate. With the reduction sum, images do not interact."""
         with torch.autocast(adv.device.type, HALF.get(self.precision), enabled=self.precision in HALF):
             scores = objective(adv)
         return scores.sum() if self.reduction == "sum" else scores.mean()
@@ -85,7 +85,7 @@ class Steps:
         return adv.clamp((images - self.eps).clamp(min=0), (images + self.eps).clamp(max=1))
 
     def facts(self) -> str:
-        """What stands in a protocol."""
+        """The facts of the steps in a protocol."""
         start = "random start" if self.random_start else "start at the image"
         start = f"Gaussian start of {255 * self.init_sigma:g}/255" if self.init_sigma else start
         start += "" if self.clip_start else " not clipped to [0, 1]"
@@ -97,9 +97,9 @@ class Steps:
 
 @dataclass
 class _Run:
-    """What is known of R images."""
+    """The state of R images."""
 
-    rows: Tensor  # their places among all
+    rows: Tensor  # row numbers among all images
     x: Tensor
     passes: Tensor
     over: Tensor
@@ -107,12 +107,12 @@ class _Run:
 
 @dataclass(frozen=True, kw_only=True)
 class SignAttack(Steps):
-    """Steps as an attack, which raises `scores`.
+    """An attack of sign-gradient steps on the objective `scores`.
 
     Attributes:
-        success: last: an image counts as fooled at its last point alone. any: at any point, where the image then stays
-            and costs no more.
-        title: as the protocol names it.
+        success: last: only the last point of an image counts. any: any point that fools the model counts; the image
+            stays at this point and costs no further pass.
+        title: name of the attack in the protocol.
     """
 
     success: Literal["last", "any"] = "last"
@@ -125,11 +125,11 @@ class SignAttack(Steps):
 
     @property
     def loss(self) -> str:
-        """What is raised, for the protocol."""
+        """Name of the objective in the protocol."""
         raise NotImplementedError
 
     def scores(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What is raised, (B, C), (B,) -> (B,)."""
+        """The objective, logits (B, C) and labels (B,) -> (B,)."""
         raise NotImplementedError
 
     def __call__(
@@ -137,7 +137,7 @@ class SignAttack(Steps):
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: of the model's passes, all images by default.
+        batch_size: images in one pass of the model; None: all images.
         """
         if self.success == "any":
             return self._until_fooled(model, images, labels, noise, batch_size)
@@ -153,7 +153,7 @@ class SignAttack(Steps):
     def _until_fooled(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None
     ) -> Tensor:
-        """The first point at which the model is fooled, the last where it never is: (N, 3, H, W)."""
+        """The first point that fools the model, else the last point: (N, 3, H, W)."""
         adv, model = images.clone(), with_gradients_in(self.precision, model)
 
         def begin(rows: Tensor) -> _Run:
@@ -175,7 +175,7 @@ class SignAttack(Steps):
         return adv
 
     def protocol(self) -> str:
-        """The facts that travel with every number of this attack."""
+        """The attack's part of a protocol: the facts to report with every number."""
         return f"{self.title} {self.facts()}, {self.success} iterate, {self.reduction} of {self.loss} over the batch"
 
 
@@ -184,15 +184,15 @@ class PGD(SignAttack):
     """PGD on the cross-entropy of the true class.
 
     Attributes:
-        title: as the protocol names it.
-        loss: what is raised, for the protocol.
+        title: name of the attack in the protocol.
+        loss: name of the objective in the protocol.
     """
 
     title: ClassVar[str] = "PGD"
     loss: ClassVar[str] = "cross-entropy"
 
     def scores(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy."""
+        """Cross-entropy, (B, C), (B,) -> (B,)."""
         return cross_entropy(logits, labels)
 
 

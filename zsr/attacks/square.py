@@ -1,6 +1,7 @@
-"""Square attack: no gradient, so nothing that masks gradients defends from it. Andriushchenko et al., ECCV 2020.
+"""Square attack: it uses no gradient, so masked gradients do not stop it. Andriushchenko et al., ECCV 2020.
 
-Random search in l-infinity: squares of the image are pushed to corners of the ball, and what lowers the margin stays.
+It is a random search in l-infinity. Each query moves one square of the image to a corner of the ball. The change stays
+where it lowers the margin.
 """
 
 import math
@@ -19,29 +20,29 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after whi
 
 
 def side(query: int, height: int, width: int, p_init: float) -> int:
-    """Of the square at a query, in pixels: it starts at a share p_init of the image (section 3.3)."""
+    """Side of the square at a query, in pixels. The area starts at a share p_init of the image (section 3.3)."""
     area = p_init / 2 ** sum(query > end for end in HALVINGS)
     return min(max(round(math.sqrt(area * height * width)), 1), height, width)
 
 
 def span(start: Tensor, size: Tensor, end: int) -> Tensor:
-    """Places from start to start + size of 0 ... end, (R,), (R,) -> (R, end)."""
+    """Mask of the positions start ... start + size - 1 among 0 ... end - 1: (R,), (R,) -> (R, end) bool."""
     place = torch.arange(end, device=start.device) - start[:, None]
     return (place >= 0) & (place < size[:, None])
 
 
 @dataclass
 class _Run:
-    """What is known of R images."""
+    """The state of R images."""
 
-    rows: Tensor  # their places among all
+    rows: Tensor  # row numbers among all images
     images: Tensor
     labels: Tensor
     best: Tensor
-    margin: Tensor  # at best; the model is fooled where it is not positive
-    stripes: Tensor  # (R, channels, 1, W), uniform on [-1, 1)
-    draws: Tensor  # (R, n_queries, 2 + channels), the same: where squares are, and their signs
-    done: Tensor  # passes; the first is that of the stripes
+    margin: Tensor  # margin at `best`; the model is fooled where the margin is not positive
+    stripes: Tensor  # (R, channels, 1, W), uniform on [-1, 1): signs of the stripes
+    draws: Tensor  # (R, n_queries, 2 + channels), uniform on [-1, 1): places and signs of squares
+    done: Tensor  # number of passes so far; the first pass is for the stripes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,9 @@ class Squares:
 
     Attributes:
         eps: radius of the ball, in units of the pixel range [0, 1].
-        n_queries: of the model, for each image.
+        n_queries: queries of the model for each image.
         p_init: share of the image that the first squares cover.
-        name: as AutoAttack's authors have it.
+        name: the name that AutoAttack's authors use.
     """
 
     eps: float
@@ -63,7 +64,7 @@ class Squares:
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
     ) -> Tensor:
-        """Images in the ball with the smallest margin found; an image leaves the batch once it fools the model."""
+        """The points of smallest margin in the search. An image leaves the batch once the model is fooled."""
         channels, height, width = images.shape[1:]
         sizes = [0, *(side(query, height, width, self.p_init) for query in range(self.n_queries))]
         sides, adv = torch.tensor(sizes, device=images.device), images.clone()
@@ -79,21 +80,21 @@ class Squares:
             run = places.state
             query = run.done.clamp(max=self.n_queries)
             x = torch.where(wide(run.done == 0), self._striped(run), self._squared(run, query, sides[query]))
-            left = margin(predict(model, x), run.labels)
-            taken = (run.done <= self.n_queries) & (run.margin > 0) & (left < run.margin)
-            run.margin = torch.where(taken, left, run.margin)
-            run.best = torch.where(wide(taken), x, run.best)
-            adv[run.rows[taken]] = x[taken]
+            margins = margin(predict(model, x), run.labels)
+            improved = (run.done <= self.n_queries) & (run.margin > 0) & (margins < run.margin)
+            run.margin = torch.where(improved, margins, run.margin)
+            run.best = torch.where(wide(improved), x, run.best)
+            adv[run.rows[improved]] = x[improved]
             run.done = run.done + 1
             places.release((run.done > self.n_queries) | ~(run.margin > 0))
         return adv
 
     def _striped(self, run: _Run) -> Tensor:
-        """The start: every column of a channel pushed up or down."""
+        """The start: every column of a channel moves up or down by eps."""
         return (run.images + self.eps * run.stripes.sign()).clamp(0, 1)
 
     def _squared(self, run: _Run, query: Tensor, size: Tensor) -> Tensor:
-        """The best images with one square of each, (R,) pixels wide, pushed to a corner of the ball, (R, C, H, W)."""
+        """The best images, each with one square, (R,) pixels wide, moved to a corner of the ball, (R, C, H, W)."""
         height, width = run.images.shape[-2:]
         draws = run.draws[torch.arange(len(query), device=query.device), (query - 1).clamp(min=0)]
         place, signs = draws.tensor_split([2], dim=1)
@@ -106,11 +107,11 @@ class Squares:
 
 @dataclass(frozen=True, kw_only=True)
 class Square:
-    """Success at any query; images that are wrong by themselves are not attacked.
+    """Square. An image is a success where any query fools the model; misclassified clean images are not attacked.
 
     Attributes:
         eps: radius of the ball, in units of the pixel range [0, 1].
-        n_queries: of the model, for each image.
+        n_queries: queries of the model for each image.
         p_init: share of the image that the first squares cover.
     """
 
@@ -123,17 +124,17 @@ class Square:
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: of the model's passes, all images by default.
+        batch_size: images in one pass of the model; None: all images.
         """
         run = Squares(eps=self.eps, n_queries=self.n_queries, p_init=self.p_init)
         return cascade(model, images, labels, noise, batch_size, lambda n_classes: [run])
 
     def attacks_run(self, n_classes: int) -> tuple[str, ...]:
-        """The same for every number of classes."""
+        """The attack, which is the same for every number of classes."""
         return ("square",)
 
     def protocol(self) -> str:
-        """The facts that travel with every number of this attack."""
+        """The attack's part of a protocol: the facts to report with every number."""
         return (
             f"Square l-inf, eps {255 * self.eps:g}/255, {self.n_queries} queries, p {self.p_init:g}, 1 restart, "
             "any query, margin, no gradient"

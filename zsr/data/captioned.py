@@ -16,11 +16,14 @@ from zsr.data.drawing.pictures import (
 from zsr.data.vocabulary import COLOURS, DIGITS, LETTERS, PHOTOS, SHAPES, TEXTURES, Scene, captions, held_out_pairs
 
 MIX = {"shape": 0.36, "digit": 0.26, "letter": 0.22, "texture": 0.11, "photo": 0.05}
-WARP = 0.08  # how far glyphs are bent, in shares of their side: nobody writes like a font
+WARP = 0.08  # how far glyphs are bent, as a share of their side: handwriting differs from fonts
 
 
 def draw_pool(n: int, seed: int, image_size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """n pictures, (n, side, side, 3) uint8, and eight true captions of each; no test font, crop or held-out pair."""
+    """n pictures, (n, side, side, 3) uint8, and eight true captions of each picture.
+
+    The pictures show no test font, no test crop of a photograph and no held-out pair of colour and shape.
+    """
     kinds = np.random.default_rng([seed, 0]).choice(list(MIX), n, p=list(MIX.values()))
     drawn = [_draw(np.random.default_rng([seed, 1, i]), str(kind), image_size) for i, kind in enumerate(kinds)]
     return np.stack([image for image, _ in drawn]), [captions(scene) for _, scene in drawn]

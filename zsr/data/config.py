@@ -1,4 +1,4 @@
-"""Which sets the study has, and how many images of each."""
+"""The sets of a study, and the number of images of each set."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,11 +11,11 @@ PromptSet = Literal["official", "clean", "openclip"]
 
 @dataclass(frozen=True, kw_only=True)
 class SetSize:
-    """How many images of a set are used.
+    """The number of images of a set that are used.
 
     Attributes:
-        train: images of the training split; 0: there is no such split.
-        test: images of the test split.
+        train: number of images of the training split; 0: the set has no training split.
+        test: number of images of the test split.
     """
 
     train: Natural
@@ -27,15 +27,16 @@ class Data:
     """The block `data` of params.yaml.
 
     Attributes:
-        seed: of what is drawn, and of which images are chosen.
+        seed: the seed of drawn images, and of the choice of images.
         image_size: side of the images, in pixels.
-        attack_resolution: of the public sets of small images: the tower's size before the attack, or their own.
-        template: of every prompt; {} is the class name with its article.
-        prompt_set: of public sets, which have prompts of their own.
-        complete: must every image of a public set be there? False: what is there will do.
+        attack_resolution: the resolution at which the small images of public sets are attacked: "tower" resizes them to
+            the tower's input size before the attack, "native" leaves them at the size they have on disk.
+        template: the template of every prompt; {} is replaced by the class name with its article.
+        prompt_set: the prompts of public sets, which come with prompts.
+        complete: must every image of a public set be there? False: the images that are there suffice.
         source: the one set that methods are fine-tuned on.
         start_source: the one set that the rows of `starts` are trained on.
-        controls: sets too easy to tell anything of robustness; left out of the strict average.
+        controls: sets that are too easy to test robustness. The strict average leaves them out.
         sets: the size of each set, by name, in the order of the tables.
     """
 
@@ -62,7 +63,7 @@ class Data:
                 raise ValueError(f"the {key} '{name}' needs a training split: sets.{name}.train is 0")
 
     def groups(self) -> dict[str, list[str]]:
-        """The averages that tables show: group -> its sets."""
+        """The groups of sets that tables average over: name of the group -> names of the sets."""
         unseen = [name for name in self.sets if name != self.source]
         return {
             "all": list(self.sets),

@@ -1,4 +1,4 @@
-"""What fetching would ask for: a list for a machine with a network, and whether the sources still answer."""
+"""The files that fetching would download, as a list for a machine with a network; and a check that sources answer."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -23,15 +23,15 @@ class Row:
     Attributes:
         set: key of the set.
         choice: 1 for the source that is tried first; the others are alternatives to it.
-        kind: of the source.
-        status: of the source, as the registry has it.
-        file: what it must be called in the folder given to --from, which for shards has a folder of the repository's
-            name; "": nothing is known of files.
-        urls: mirrors of the same bytes; (): a person has to get it.
-        size: in bytes; 0: unknown.
-        sha256: in hexadecimal; "": unknown.
-        md5: in hexadecimal; "": unknown.
-        note: for a person, where there is no address.
+        kind: the kind of the source.
+        status: the status of the source in the registry.
+        file: the name that the file must have in the folder given to --from. Shards lie there in a folder with the
+            repository's name. "": the files of the source are not known.
+        urls: mirrors of the same bytes; (): a person has to get the file.
+        size: the size in bytes; 0: unknown.
+        sha256: the hash in hexadecimal; "": unknown.
+        md5: the hash in hexadecimal; "": unknown.
+        note: instructions for a person, where there is no address.
     """
 
     set: str
@@ -47,17 +47,20 @@ class Row:
 
 
 def plan(sets: Iterable[Entry], split: str) -> list[dict]:
-    """The files of all living sources of a split, as JSON objects with the fields of Row. Uses no network."""
+    """The files of all sources of a split, as JSON objects with the fields of Row. Leaves out dead sources.
+
+    Uses no network.
+    """
     rows = []
-    for of in sets:
-        serving = [source for source in of.sources if split in source.splits and source.status != "dead"]
+    for dataset in sets:
+        serving = [source for source in dataset.sources if split in source.splits and source.status != "dead"]
         for choice, source in enumerate(serving, 1):
-            rows += [asdict(row) for row in _rows(of, source, split, choice)]
+            rows += [asdict(row) for row in _rows(dataset, source, split, choice)]
     return rows
 
 
-def _rows(of: Entry, source: Source, split: str, choice: int) -> Iterator[Row]:
-    common: dict[str, Any] = {"set": of.key, "choice": choice, "kind": source.kind}
+def _rows(dataset: Entry, source: Source, split: str, choice: int) -> Iterator[Row]:
+    common: dict[str, Any] = {"set": dataset.key, "choice": choice, "kind": source.kind}
     common |= {"status": source.status, "note": source.note}
     if source.kind == "hub":
         facts = hub.locked().get(source.repo, {"revision": hub.asked(source), "files": {}})
@@ -74,22 +77,22 @@ def _rows(of: Entry, source: Source, split: str, choice: int) -> Iterator[Row]:
 
 
 def _shard_names(source: Source) -> tuple[str, ...]:
-    """Names of a repository's files, as far as they are known without asking it: else the patterns."""
+    """Names of a repository's files, as far as they are known without a request; else the patterns of the names."""
     if not source.shards:
         return source.include
     return ("classnames.txt", "test/nshards.txt", *(f"test/{n}.tar" for n in range(source.shards)))
 
 
 def check(sets: Iterable[Entry], timeout: float = 30) -> Iterator[dict]:
-    """Ask every address of the registry, for its head alone: set, url, status of the registry, answer, ok.
+    """Send a HEAD request to every address of the registry: set, url, status of the registry, answer, ok.
 
-    ok: was the file there, in the size that the registry says? An address that is known as dead need not answer.
+    ok: was the file there, in the size that the registry gives? An address that is known as dead need not answer.
     """
-    for of in sets:
-        for source in of.sources:
+    for dataset in sets:
+        for source in dataset.sources:
             for url, size in _addresses(source):
                 answer = _head(url, size, timeout)
-                yield {"set": of.key, "url": url, "status": source.status, "answer": answer, "ok": answer == "200"}
+                yield {"set": dataset.key, "url": url, "status": source.status, "answer": answer, "ok": answer == "200"}
 
 
 def _addresses(source: Source) -> Iterator[tuple[str, int]]:

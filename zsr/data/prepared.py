@@ -1,4 +1,4 @@
-"""A set as the pipeline has prepared it: test images, and the text embeddings made for exactly these."""
+"""A set as the pipeline has prepared it: test images, and the text embeddings that were made for these images."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,7 @@ from zsr import files
 from zsr.data.split import Split, digest
 from zsr.errors import StudyError
 
-INDEX = "sets.json"  # of the folder of text embeddings: what was prepared, by set
+INDEX = "sets.json"  # in the folder of text embeddings: the entry of every prepared set
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,12 @@ class Prepared:
     """A set that models are judged on.
 
     Attributes:
-        split: its images.
-        text_embeddings: (C, D) torch tensor, unit rows; None below a linear head.
-        wording: of its prompts, for the protocol.
+        split: the images, with labels and ids.
+        text_embeddings: (C, D) torch tensor, unit rows; None for a linear head.
+        wording: a description of the prompts, for the protocol.
         images: the file that the split comes from.
         text: the file that the text embeddings come from.
-        last: how many images of the file are used, its last; 0: all.
+        last: only the last `last` images of the file are used; 0: all images.
     """
 
     split: Split
@@ -38,7 +38,7 @@ def names(text: Path) -> list[str]:
 
 
 def load(sets: Path, text: Path, name: str) -> Prepared:
-    """The set of a name in the folders of sets and of text embeddings.
+    """Load the set `name` from the folder of sets and the folder of text embeddings.
 
     Raises StudyError: a file is missing; the embeddings were made for other images.
     """
@@ -54,18 +54,18 @@ def load(sets: Path, text: Path, name: str) -> Prepared:
 
 
 def entry(test: Path, embedded: Path) -> dict[str, Any]:
-    """What the index says of a set: which images its embeddings were made for, which they are, how many classes."""
+    """The entry of a set in the index: digests of its images and of its text embeddings, and its number of classes."""
     classes = len(files.load_facts(test)["classnames"])
     return {"images": digest(test), "text_embeddings": files.sha256(embedded), "classes": classes}
 
 
 def classes(text: Path) -> dict[str, int]:
-    """How many classes each set has."""
-    return {name: of["classes"] for name, of in _index(text).items()}
+    """The number of classes of each set."""
+    return {name: set_facts["classes"] for name, set_facts in _index(text).items()}
 
 
 def held_out(sets: Path, text: Path, name: str, n: int) -> Prepared:
-    """The last n images of a set's training split as test images, with the same prompts."""
+    """The set with the last n images of its training split in place of its test images, and the same prompts."""
     whole, train = load(sets, text, name), sets / name / "train.safetensors"
     if not train.exists():
         raise StudyError(f"{train} is not there; run dvc repro data, or dvc checkout")

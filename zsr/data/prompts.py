@@ -1,7 +1,7 @@
-"""Class names and prompts of the public sets, joined to what lies on disk by the key a class has there.
+"""Class names and prompts of the public sets, joined to the classes on disk by the key that a class has on disk.
 
-They are stored, one row of classnames/<set>.tsv a class, so that they can be read and compared; `official` is the rule
-that the stored official ones follow. `python -m stages.classnames` writes the files anew.
+Class names and prompts are stored in classnames/<set>.tsv, one row per class, so that they can be read and compared.
+`official` is the rule behind the stored official names and prompts. `python -m stages.classnames` writes the files.
 """
 
 from collections import Counter
@@ -30,7 +30,8 @@ TEMPLATES = {
     "stanford_cars": "A photo of a {}.",
     "pcam": "This is a photo of {}.",
 }
-FLOWERS = {"colt's foot": "colts foot", "cyclamen": "cyclamen ", "hippeastrum": "hippeastrum "}  # by torchvision's name
+# torchvision's class name -> the authors' class name.
+FLOWERS = {"colt's foot": "colts foot", "cyclamen": "cyclamen ", "hippeastrum": "hippeastrum "}
 EUROSAT = {
     "AnnualCrop": "annual crop land",
     "Forest": "a forest",
@@ -44,23 +45,23 @@ EUROSAT = {
     "SeaLake": "a sea or a lake",
 }
 PCAM = {"0": "healthy lymph node tissue", "1": "lymph node tumor tissue"}
-SLIPS = {("pcam", "0"): ("This", "Tthis")}  # typing errors of whole prompts, that the published numbers were made with
+SLIPS = {("pcam", "0"): ("This", "Tthis")}  # typing errors of whole prompts; the published numbers were made with them
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassRow:
-    """One class, as a line of a file has it.
+    """One class: a line of classnames/<set>.tsv.
 
     Attributes:
-        index: its label.
-        raw_key: its wnid, folder, variant or name on disk.
-        name_official: its name as the authors' code makes it, errors included.
-        prompt_official: its whole prompt, likewise.
-        name_clean: its name without errors; no two classes have the same.
-        prompt_clean: its whole prompt with that name.
-        name_openclip: open_clip's name; "" where it has none.
-        lemmas: WordNet's words for a wnid, with ", " between.
-        note: why the clean name differs.
+        index: the label of the class.
+        raw_key: the key of the class on disk: a wnid, folder, variant or name.
+        name_official: the class name that the authors' code makes, errors included.
+        prompt_official: the whole prompt that the authors' code makes, errors included.
+        name_clean: the class name without errors; no two classes share a clean name.
+        prompt_clean: the whole prompt with the clean name.
+        name_openclip: open_clip's class name; "" where open_clip has none.
+        lemmas: WordNet's words for a wnid, separated by ", ".
+        note: why the clean name differs from the official name.
     """
 
     index: int
@@ -80,61 +81,62 @@ COLUMNS = tuple(field.name for field in fields(ClassRow))
 def official(name: str, raw_key: str, lemmas: str = "") -> tuple[str, str]:
     """The name and the whole prompt that the authors' code gives a class.
 
-    Raises ParamError: no such set. Raises StudyError: a class without a name there, or a wnid without lemmas.
+    Raises ParamError: no such set. Raises StudyError: the authors' code has no name for the class, or needs lemmas.
     """
     key = entry(name).key
     try:
-        said = NAMERS[key](raw_key, lemmas)
+        class_name = NAMERS[key](raw_key, lemmas)
     except KeyError:
-        said = ""
-    if not said.strip():
-        way = "its lemmas are needed" if key in WORDNET else f"known: {', '.join(CLOSED.get(key, ())) or 'any name'}"
-        raise StudyError(f"{key}: the class '{raw_key}' has no official name ({way})")
+        class_name = ""
+    if not class_name.strip():
+        hint = "its lemmas are needed" if key in WORDNET else f"known: {', '.join(CLOSED.get(key, ())) or 'any name'}"
+        raise StudyError(f"{key}: the class '{raw_key}' has no official name ({hint})")
     right, typed = SLIPS.get((key, raw_key), ("", ""))
-    return said, template(key).format(said).replace(right, typed, 1)
+    return class_name, template(key).format(class_name).replace(right, typed, 1)
 
 
 def template(name: str) -> str:
-    """A set's sentence with {} for the class name, as the authors have it."""
+    """The authors' prompt template of a set, with {} for the class name."""
     return TEMPLATES.get(entry(name).key, GENERIC)
 
 
 @cache
 def rows(name: str) -> tuple[ClassRow, ...]:
-    """All classes of a set in the order of their labels. Raises StudyError where its file was changed by hand."""
+    """All classes of a set in the order of their labels. Raises StudyError where the file was changed by hand."""
     path = FOLDER / f"{entry(name).key}.tsv"
-    head, found = parsed(path.read_text())
-    if head.get("digest") != _digest(found) or head.get("rows") != str(len(found)):
+    head, class_rows = parsed(path.read_text())
+    if head.get("digest") != _digest(class_rows) or head.get("rows") != str(len(class_rows)):
         raise StudyError(f"{path} is not what its first lines say; write it anew with `python -m stages.classnames`")
-    return found
+    return class_rows
 
 
 def join(name: str, raw_keys: Sequence[str], complete: bool = True) -> tuple[ClassRow, ...]:
-    """The classes with these keys, which must come in the order of their labels; all of them where complete.
+    """The classes with the given keys. The keys must be in the order of the labels.
 
-    Raises StudyError naming the keys that are missing, unexpected or out of order.
+    complete: the keys must be those of all classes of the set. Raises StudyError that lists the keys that are missing,
+    unexpected, duplicate or out of order.
     """
-    key, known, given = entry(name).key, {row.raw_key: row for row in rows(name)}, Counter(raw_keys)
-    found = [known[raw] for raw in raw_keys if raw in known]
+    key, known, counts = entry(name).key, {row.raw_key: row for row in rows(name)}, Counter(raw_keys)
+    class_rows = [known[raw] for raw in raw_keys if raw in known]
     wrong = {
-        "unexpected": [raw for raw in given if raw not in known],
-        "missing": [raw for raw in known if complete and raw not in given],
-        "twice": [raw for raw, times in given.items() if times > 1],
-        "out of order": [b.raw_key for a, b in zip(found, found[1:]) if b.index < a.index],
+        "unexpected": [raw for raw in counts if raw not in known],
+        "missing": [raw for raw in known if complete and raw not in counts],
+        "twice": [raw for raw, times in counts.items() if times > 1],
+        "out of order": [b.raw_key for a, b in zip(class_rows, class_rows[1:]) if b.index < a.index],
     }
     if any(wrong.values()):
-        said = "; ".join(f"{what}: {_listed(keys)}" for what, keys in wrong.items() if keys)
-        raise StudyError(f"{key}: the classes on disk are not those of classnames/{key}.tsv ({said})")
-    return tuple(found)
+        message = "; ".join(f"{fault}: {_listed(keys)}" for fault, keys in wrong.items() if keys)
+        raise StudyError(f"{key}: the classes on disk are not those of classnames/{key}.tsv ({message})")
+    return tuple(class_rows)
 
 
 def prompts(name: str, raw_keys: Sequence[str], prompt_set: str = "official") -> tuple[str, ...]:
-    """One whole prompt a class. Raises ParamError where the set has no such prompts, StudyError as `join`."""
-    of = entry(name)
-    if prompt_set not in of.prompt_sets:
-        known = ", ".join(of.prompt_sets)
-        hint = nearest(prompt_set, of.prompt_sets)
-        raise ParamError(f"{of.key} has no prompts called '{prompt_set}'{hint} (known: {known})")
+    """One whole prompt per class. Raises ParamError where the set has no such prompts, StudyError as `join`."""
+    dataset = entry(name)
+    if prompt_set not in dataset.prompt_sets:
+        known = ", ".join(dataset.prompt_sets)
+        hint = nearest(prompt_set, dataset.prompt_sets)
+        raise ParamError(f"{dataset.key} has no prompts called '{prompt_set}'{hint} (known: {known})")
     classes = join(name, raw_keys, complete=False)
     if prompt_set == "openclip":
         return tuple(template(name).format(row.name_openclip) for row in classes)
@@ -142,27 +144,27 @@ def prompts(name: str, raw_keys: Sequence[str], prompt_set: str = "official") ->
 
 
 def regenerated(name: str, old: Sequence[ClassRow]) -> tuple[ClassRow, ...]:
-    """The rows with everything that follows from a rule made anew: official names and prompts, and clean prompts."""
-    made = []
+    """The rows with official names, official prompts and clean prompts made anew by their rules."""
+    class_rows = []
     for row in old:
-        said, prompt = official(name, row.raw_key, row.lemmas)
+        class_name, prompt = official(name, row.raw_key, row.lemmas)
         clean = template(name).format(row.name_clean)
-        made.append(replace(row, name_official=said, prompt_official=prompt, prompt_clean=clean))
-    return tuple(made)
+        class_rows.append(replace(row, name_official=class_name, prompt_official=prompt, prompt_clean=clean))
+    return tuple(class_rows)
 
 
 def text(head: Mapping[str, str], classes: Sequence[ClassRow]) -> str:
-    """A file as `rows` reads it; of the head, "rows" and "digest" are made anew."""
-    told = {**head, "rows": len(classes), "digest": _digest(classes)}
-    return "".join(f"# {what}: {value}\n" for what, value in told.items()) + _body(classes)
+    """The content of a file that `rows` reads. "rows" and "digest" of the head are computed anew."""
+    facts = {**head, "rows": len(classes), "digest": _digest(classes)}
+    return "".join(f"# {key}: {value}\n" for key, value in facts.items()) + _body(classes)
 
 
 def parsed(content: str) -> tuple[dict[str, str], tuple[ClassRow, ...]]:
-    """What `text` made its file from."""
+    """The head and the classes in the content of a file: the inverse of `text`."""
     lines = content.splitlines()
     head = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-    found = [line.split("\t") for line in lines[len(head) + 1 :]]
-    return head, tuple(ClassRow(index=int(cells[0]), **dict(zip(COLUMNS[1:], cells[1:]))) for cells in found)
+    table = [line.split("\t") for line in lines[len(head) + 1 :]]
+    return head, tuple(ClassRow(index=int(cells[0]), **dict(zip(COLUMNS[1:], cells[1:]))) for cells in table)
 
 
 def _body(classes: Sequence[ClassRow]) -> str:

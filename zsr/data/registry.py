@@ -1,6 +1,6 @@
-"""The public sets: what each holds, where its files come from and how they are recognised.
+"""The public sets: the contents of each set, the sources of its files and the hashes that identify the files.
 
-The facts are in registry.yaml. A fact that is not known is absent there, and "", 0 or () here.
+The facts are in registry.yaml. An unknown fact is absent from registry.yaml, and is "", 0 or () in the classes below.
 """
 
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from zsr.params import Count, Natural, build, nearest, read
 
 PACKAGE_DATA = ["registry.yaml"]
 PATH = Path(__file__).with_name("registry.yaml")
-DIGITS = {"sha256": 64, "md5": 32}  # of a hash written in hexadecimal
+DIGITS = {"sha256": 64, "md5": 32}  # number of digits of a hash written in hexadecimal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inner:
-    """An archive inside an archive, and the only member of it that is needed.
+    """An archive inside another archive. No other member of the outer archive is needed.
 
     Attributes:
-        name: its path inside.
-        size: in bytes; 0 where unknown.
-        sha256: in hexadecimal; "" where unknown.
-        md5: in hexadecimal; "" where unknown.
-        unpack: its kind; "tar" may be compressed in any way, "gz" is one compressed file.
-        into: the folder below the data root where what it holds is put.
+        name: the path inside the outer archive.
+        size: the size in bytes; 0 where unknown.
+        sha256: the hash in hexadecimal; "" where unknown.
+        md5: the hash in hexadecimal; "" where unknown.
+        unpack: the kind of the archive; "tar" may be compressed in any way, "gz" is one compressed file.
+        into: the folder below the data root that receives the members of the archive.
     """
 
     name: str
@@ -47,15 +47,16 @@ class File:
     """One file to download.
 
     Attributes:
-        name: what it is called once it is here, without a folder.
-        urls: mirrors of the same bytes, the best first; () where a person has to get it.
-        size: in bytes; 0 where unknown.
-        sha256: in hexadecimal; "" where unknown.
-        md5: in hexadecimal; "" where unknown.
-        unpack: its kind; "tar" may be compressed in any way, "gz" is one compressed file, "none" leaves it as it is.
-        into: the folder below the data root where what it holds, or with "none" the file itself, is put; "" is the
-            data root.
-        inner: at most one archive inside; nothing else is then taken out.
+        name: the name of the downloaded file, without a folder.
+        urls: mirrors of the same bytes, the best first; () where a person has to get the file.
+        size: the size in bytes; 0 where unknown.
+        sha256: the hash in hexadecimal; "" where unknown.
+        md5: the hash in hexadecimal; "" where unknown.
+        unpack: the kind of the file; "tar" may be compressed in any way, "gz" is one compressed file, "none" is not
+            unpacked.
+        into: the folder below the data root that receives the members of the archive, or with "none" the file itself;
+            "" is the data root.
+        inner: at most one archive inside the file; other members are then not taken out.
     """
 
     name: str
@@ -78,21 +79,21 @@ class File:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One way to get the splits it serves; those of an entry are tried in order.
+    """One way to get one or more splits of a set. The sources of an entry are tried in order.
 
     Attributes:
-        kind: "archive" has files to download, "hub" a data-set repository of the Hugging Face Hub, "manual" is a way
+        kind: "archive" has files to download, "hub" is a data-set repository of the Hugging Face Hub, "manual" is a way
             that only a person can go, as `note` says.
-        splits: those that it serves.
-        files: those to download; () of a repository.
-        repo: a repository of the Hub, as owner/name; of a manual way it is where the way starts.
-        revision: a commit, maybe abbreviated; "" where none was pinned.
-        include: patterns of the files of the repository that are needed.
-        shards: tar files of the split; 0 where unknown.
-        size: of all, in bytes, about; 0 where unknown.
-        backend: the form in which it arrives.
-        status: "slow" works, "dead" is kept so that nobody tries it again, "gated" needs an account and accepted
-            terms, "manual" a person.
+        splits: the splits that the source serves.
+        files: the files to download; () for a repository.
+        repo: a repository of the Hub, as owner/name; for a manual way the place where the way starts.
+        revision: a commit, maybe abbreviated; "" where no commit was pinned.
+        include: patterns of the needed files of the repository.
+        shards: number of tar files of the split; 0 where unknown.
+        size: approximate size of all files, in bytes; 0 where unknown.
+        backend: the form in which the set arrives.
+        status: "slow" works, "dead" is listed so that nobody tries it again, "gated" needs an account and accepted
+            terms, "manual" needs a person.
         note: for a person: what to do, or what is wrong.
     """
 
@@ -127,24 +128,24 @@ class Entry:
     """One set.
 
     Attributes:
-        key: its name in params.yaml.
-        title: its name for people.
-        aliases: other names that stand for it.
-        splits: number of images of each; "test" is the one evaluated, whatever its publisher calls it.
-        whole: is "test" all the images there are?
-        num_classes: how many classes it has.
+        key: the name of the set in params.yaml.
+        title: the name of the set for people.
+        aliases: other names of the set.
+        splits: number of images of each split; "test" is the evaluated split, whatever its publisher calls it.
+        whole: are all images of the set in "test"?
+        num_classes: number of classes.
         layout_root: the one folder below the data root that the set fills, laid out as torchvision expects it.
-        layout: how that folder is laid out, for messages.
-        transform_group: "small" images are stretched to a square, "natural" ones resized and cropped.
-        prompt_sets: those that it has, see `zsr.data.prompts`.
-        download_gb: what the test split costs, in GB.
-        licence: its name; "" where none is stated.
-        licence_url: where it stands.
-        registration: do its terms have to be accepted first?
-        redistributable: may others be given the images?
-        citation: of its paper.
-        known_issues: what is amiss with it, for people.
-        sources: ways to get it, in the order in which they are tried.
+        layout: a description of the layout of that folder, for messages.
+        transform_group: "small" images are stretched to a square, "natural" images are resized and cropped.
+        prompt_sets: the prompt sets that exist for the set, see `zsr.data.prompts`.
+        download_gb: download size of the test split, in GB.
+        licence: the name of the licence; "" where none is stated.
+        licence_url: the address of the licence.
+        registration: do terms have to be accepted first?
+        redistributable: may the images be passed on to others?
+        citation: the citation of the paper.
+        known_issues: known errors of the set, for people.
+        sources: ways to get the set, in the order in which they are tried.
     """
 
     key: str
@@ -177,14 +178,14 @@ class Entry:
 
 @cache
 def entries() -> dict[str, Entry]:
-    """All sets by key, in the order of the papers' tables. Raises ParamError naming what is wrong in registry.yaml."""
+    """All sets by key, in the order of the papers' tables. Raises ParamError that names the error in registry.yaml."""
     return parsed(read(PATH))
 
 
 def parsed(document: dict) -> dict[str, Entry]:
-    """The entries in a document as registry.yaml is one."""
+    """The entries in a document that has the form of registry.yaml."""
     known = {key: build(Entry, _keyed(key, value), f"registry.{key}") for key, value in document.items()}
-    names = [name for of in known.values() for name in (of.key, *of.aliases)]
+    names = [name for dataset in known.values() for name in (dataset.key, *dataset.aliases)]
     for name in names:
         if names.count(name) > 1:
             raise ParamError(f"registry: the name '{name}' stands for more than one set")
@@ -192,9 +193,9 @@ def parsed(document: dict) -> dict[str, Entry]:
 
 
 def entry(name: str) -> Entry:
-    """The set of a key or an alias. Raises ParamError naming the nearest and the known names."""
+    """The set with a key or an alias. Raises ParamError that names the nearest and the known names."""
     known = entries()
-    by_name = {other: of for of in known.values() for other in (of.key, *of.aliases)}
+    by_name = {alias: dataset for dataset in known.values() for alias in (dataset.key, *dataset.aliases)}
     if name not in by_name:
         raise ParamError(f"no public set is called '{name}'{nearest(name, by_name)} (known: {', '.join(known)})")
     return by_name[name]
@@ -204,9 +205,9 @@ def _keyed(key: str, value: Any) -> Any:
     return value | {"key": key} if isinstance(value, dict) else value
 
 
-def _check_hashes(of: File | Inner) -> None:
+def _check_hashes(file: File | Inner) -> None:
     for name, length in DIGITS.items():
-        value = getattr(of, name)
+        value = getattr(file, name)
         if value and (len(value) != length or set(value) - set(hexdigits.lower())):
             raise ValueError(f"{name} must be {length} lower-case hexadecimal digits, got {value!r}")
 

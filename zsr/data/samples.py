@@ -1,4 +1,4 @@
-"""One split of a public set as it lies on disk: images by number, opened when they are needed, and who they are."""
+"""One split of a public set as it lies on disk: ids, labels and class keys, and images that are opened on demand."""
 
 import hashlib
 import os
@@ -23,11 +23,11 @@ class Samples:
     """N images of C classes.
 
     Attributes:
-        ids: (N,) relative paths, shard and key, or row numbers: the same on every machine, none twice.
+        ids: (N,) relative paths, shard and key, or row numbers. Ids are the same on every machine, and unique.
         labels: (N,) int64 in [0, C).
         raw_keys: (C,) class keys exactly as on disk, in the order of the labels.
-        load: the image of a number, in any mode; may be sent to another process and called by threads.
-        backend: the form that was read.
+        load: returns the image of a number, in any mode. It can be pickled, and several threads may call it.
+        backend: the form in which the set lies on disk.
     """
 
     ids: tuple[str, ...]
@@ -43,7 +43,7 @@ class ImageFiles:
 
     Attributes:
         folder: the folder.
-        names: (N,) paths in it.
+        names: (N,) paths of the images in the folder.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class ImageFiles:
 
 @dataclass(frozen=True)
 class ImageArray:
-    """Images that are in memory anyway.
+    """Images that are in memory already.
 
     Attributes:
         pixels: (N, H, W, 3) uint8.
@@ -70,7 +70,7 @@ class ImageArray:
 
 
 def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
-    """The image in a file, with all its pixels. Raises StudyError naming it where it is missing or damaged."""
+    """The image in a file, with all its pixels. Raises StudyError with `name` where the file is missing or damaged."""
     try:
         with Image.open(file) as image:
             image.load()
@@ -81,45 +81,53 @@ def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
 
 
 def of_files(folder: Path, paths: Sequence[str | Path], labels: Sequence[int], raw_keys: Sequence[str]) -> Samples:
-    """Image files below a folder, whose ids are their paths in it."""
+    """Samples of image files below a folder. The id of an image is its path in the folder."""
     names = tuple(Path(os.path.relpath(path, folder)).as_posix() for path in paths)
     return Samples(names, np.asarray(labels, np.int64), tuple(raw_keys), ImageFiles(folder, names))
 
 
 def of_array(pixels: np.ndarray, labels: Sequence[int], raw_keys: Sequence[str], split: str) -> Samples:
-    """Images (N, H, W, 3) of one big file, whose ids are the split and their row in it."""
+    """Samples of an array (N, H, W, 3) of one big file. The id of an image is the split and its row in the array."""
     ids = tuple(f"{split}/{row}" for row in range(len(pixels)))
     return Samples(ids, np.asarray(labels, np.int64), tuple(raw_keys), ImageArray(pixels))
 
 
 def of_class_folders(root: Path, parent: str, without: Sequence[str] = ()) -> Samples:
-    """The .jpg files directly in the folders of a folder below root, one class each, all sorted."""
+    """Samples of class folders: every folder in root/parent is a class, and holds .jpg files. All is sorted by name.
+
+    without: names of folders that are no classes.
+    """
     classes = sorted(path for path in (root / parent).iterdir() if path.is_dir() and path.name not in without)
-    found = [(path, label) for label, of in enumerate(classes) for path in sorted(of.glob("*.jpg"))]
-    return of_files(root, [path for path, _ in found], [label for _, label in found], [of.name for of in classes])
+    labelled_paths = [(path, label) for label, folder in enumerate(classes) for path in sorted(folder.glob("*.jpg"))]
+    return of_files(
+        root,
+        [path for path, _ in labelled_paths],
+        [label for _, label in labelled_paths],
+        [folder.name for folder in classes],
+    )
 
 
 def known_split(name: str, split: str) -> None:
-    """Raises ParamError where a set has no such split."""
+    """Raises ParamError where the set does not have the split."""
     if split not in entry(name).splits:
         raise ParamError(f"{name} has no split '{split}' (it has: {', '.join(entry(name).splits)})")
 
 
 @contextmanager
 def parsing(name: str, path: Path, layout: str) -> Iterator[None]:
-    """Whatever a parser makes of files that are not laid out as they should be becomes one StudyError line."""
+    """Turns any exception of a parser into one StudyError line: the files do not have the expected layout."""
     try:
         yield
     except StudyError:
         raise
-    except Exception as error:  # ten formats and as many libraries raise what they like
+    except Exception as error:  # the libraries of ten formats raise exceptions of many types
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         way = f"expected is {layout}; move it away and run `{COMMAND} {name}`"
         raise StudyError(f"{name}: {path} is not laid out as it should be ({reason}): {way}") from None
 
 
 def missing(name: str, looked: Sequence[Path], split: str = "test") -> StudyError:
-    """Says what was looked for and which command gets it."""
+    """The error for a set that is not on disk: it names the paths that were looked for and the command that gets it."""
     option = "" if split == "test" else f" --split {split}"
     places = " or ".join(map(str, looked))
     way = f"get it with `{COMMAND} {name}{option}` at the repository's root, or set DATA_ROOT to where it lies"
@@ -127,50 +135,55 @@ def missing(name: str, looked: Sequence[Path], split: str = "test") -> StudyErro
 
 
 def checked(samples: Samples, name: str, split: str, *, complete: bool = True) -> Samples:
-    """The samples, if they can be those of a set; complete: all its images and classes must be there.
+    """The samples, after a check that they can be those of the set.
 
-    Raises StudyError saying what there is and what must be.
+    complete: all images and classes of the set must be there. Raises StudyError with the actual and the expected
+    numbers.
     """
-    of, n, classes = entry(name), len(samples.ids), len(samples.raw_keys)
+    dataset, n, classes = entry(name), len(samples.ids), len(samples.raw_keys)
     known_split(name, split)
     if not n == len(samples.labels) or not n:
-        raise StudyError(f"{of.key} ({split}) has {n} images and {len(samples.labels)} labels: fetch it anew")
+        raise StudyError(f"{dataset.key} ({split}) has {n} images and {len(samples.labels)} labels: fetch it anew")
     if classes == 1:
         raise StudyError(
-            f"{of.key} ({split}) has one class, '{samples.raw_keys[0]}', not {of.num_classes}: its folders are no "
-            "classes, and every label would be 0"
+            f"{dataset.key} ({split}) has one class, '{samples.raw_keys[0]}', not {dataset.num_classes}: its folders "
+            "are no classes, and every label would be 0"
         )
     twice = [sample for sample, times in Counter(samples.ids).items() if times > 1]
     if twice:
-        raise StudyError(f"{of.key} ({split}) has {len(twice)} images twice, as {twice[0]}: remove one of each")
+        raise StudyError(f"{dataset.key} ({split}) has {len(twice)} images twice, as {twice[0]}: remove one of each")
     low, high = samples.labels.min(), samples.labels.max()
     if low < 0 or high >= classes:
-        raise StudyError(f"{of.key} ({split}) has {classes} classes, but labels from {low} to {high}: fetch it anew")
+        raise StudyError(
+            f"{dataset.key} ({split}) has {classes} classes, but labels from {low} to {high}: fetch it anew"
+        )
     if complete:
         _check_complete(samples, name, split)
     return samples
 
 
 def _check_complete(samples: Samples, name: str, split: str) -> None:
-    of = entry(name)
-    anew = f"move it away and run `{COMMAND} {of.key}`"
-    for what, has, must in [
-        ("classes", len(samples.raw_keys), of.num_classes),
-        ("images", len(samples.ids), of.splits[split]),
+    dataset = entry(name)
+    anew = f"move it away and run `{COMMAND} {dataset.key}`"
+    for kind, count, expected in [
+        ("classes", len(samples.raw_keys), dataset.num_classes),
+        ("images", len(samples.ids), dataset.splits[split]),
     ]:
-        if has != must:
-            raise StudyError(f"{of.key} ({split}) has {has} {what}, must have {must}: {anew}")
-    empty = set(range(of.num_classes)) - set(samples.labels.tolist())
+        if count != expected:
+            raise StudyError(f"{dataset.key} ({split}) has {count} {kind}, must have {expected}: {anew}")
+    empty = set(range(dataset.num_classes)) - set(samples.labels.tolist())
     if empty:
         first = samples.raw_keys[min(empty)]
-        raise StudyError(f"{of.key} ({split}) has no image of {len(empty)} classes, the first is '{first}': {anew}")
+        raise StudyError(
+            f"{dataset.key} ({split}) has no image of {len(empty)} classes, the first is '{first}': {anew}"
+        )
 
 
 def chosen(ids: Sequence[str], set_name: str, n: int, seed: int) -> list[int]:
-    """The rows of n images, or of all there are, in an order of their own.
+    """The row numbers of n images, or of all images where there are fewer, in the order of a hash of seed, set and id.
 
-    The order is that of a hash of seed, set and id, so it does not depend on that of the ids, fewer are the first of
-    more, and two seeds share no more than chance has it.
+    The choice does not depend on the order of the ids. A smaller choice is the beginning of a larger one. The choices
+    of two seeds share no more images than chance would have it.
     """
 
     def place(row: int) -> bytes:
@@ -180,7 +193,7 @@ def chosen(ids: Sequence[str], set_name: str, n: int, seed: int) -> list[int]:
 
 
 def number(sample_id: str, set_name: str) -> int:
-    """An image's own number in [0, 2^63): what records and noise know it by."""
+    """The number of an image in [0, 2^63), by which records and noise identify the image."""
     return int.from_bytes(_hash(f"{set_name}|{sample_id}", 8), "big") >> 1
 
 

@@ -1,7 +1,7 @@
-"""Tar shards as the Hub's clip-benchmark repositories have them, read at random; and which form of a set is here.
+"""Tar shards of the Hub's clip-benchmark repositories, read in any order; and the choice of the form of a set on disk.
 
 A folder holds `classnames.txt`, `test/nshards.txt` and `test/0.tar`, `test/1.tar`, ... with members `s0000000.jpg` (or
-png, webp) and `s0000000.cls`, the label as digits. Of names and labels only those that can be recognised are believed.
+png, webp) and `s0000000.cls`, the label as digits. Class names and labels that are not recognised are errors.
 """
 
 import io
@@ -20,18 +20,18 @@ from zsr.errors import StudyError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LAYOUT = "classnames.txt, test/nshards.txt, test/<n>.tar with s<7 digits>.<jpg, png or webp> and s<7 digits>.cls"
-REWORDED = 0.05  # share of class names that may be none of ours, where all others are in our order
+REWORDED = 0.05  # share of class names that may be unknown, where all other names are in our order
 
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of an image are.
+    """The place of an image in a shard.
 
     Attributes:
         shard: path of the tar file in the folder of shards.
         key: the member's name without its ending.
-        start: where its bytes begin in the tar file.
-        size: in bytes.
+        start: offset of the member's first byte in the tar file.
+        size: size of the member in bytes.
     """
 
     shard: str
@@ -46,7 +46,7 @@ class ShardImages:
 
     Attributes:
         folder: the folder of shards.
-        members: (N,) where the images are.
+        members: (N,) the places of the images.
     """
 
     folder: Path
@@ -72,10 +72,10 @@ def first_found(
     ways: Mapping[Path, Callable[[Path, str], Samples]],
     aliases: Mapping[str, str] | None = None,
 ) -> Samples:
-    """What the first parser whose file or folder exists makes of (root, split); shards where none does.
+    """The samples from the first parser whose file or folder exists below root; from shards where no such path exists.
 
-    ways: path below root -> parser. aliases: class name of the set's shards -> our raw key. Raises StudyError: nothing
-    is here, or it is not what it should be; ParamError: no such split.
+    ways: path below root -> parser of (root, split). aliases: class name of the set's shards -> our raw key. Raises
+    StudyError: the set is not on disk, or has another layout; ParamError: no such split.
     """
     known_split(name, split)
     root = Path(root)
@@ -92,7 +92,7 @@ def first_found(
 
 
 def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str] | None = None) -> Samples:
-    """The set in a folder of shards, its labels in our order of classes whatever the shards' is."""
+    """The samples in a folder of shards. Labels follow our order of classes, not the order of the shards."""
     lines = [line.strip() for line in (folder / "classnames.txt").read_text("utf-8").splitlines() if line.strip()]
     classes = recognised(name, lines, rows(name), aliases or {})
     members, labels = [], []
@@ -114,32 +114,32 @@ def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str
 
 
 def recognised(name: str, lines: Sequence[str], known: Sequence[ClassRow], aliases: Mapping[str, str]) -> list[int]:
-    """Our label of each class name, by the order of the names where it is ours, else by the names alone.
+    """Our label of each class name: by position where the names are in our order, else by the names alone.
 
-    Raises StudyError: a name is none of ours, or that of two classes or of one that is there already.
+    Raises StudyError: a name fits no class, two classes, or a class that an earlier name has taken.
     """
     names = [_names(row) | {plain(line) for line, key in aliases.items() if key == row.raw_key} for row in known]
     every = set().union(*names)
     if len(lines) == len(known):
-        ours = [plain(line) in own for line, own in zip(lines, names)]
+        ours = [plain(line) in spellings for line, spellings in zip(lines, names)]
         strange = [plain(line) not in every for line in lines]
         if all(map(any, zip(ours, strange))) and sum(strange) <= REWORDED * len(known):
             return list(range(len(known)))
-    found: list[int] = []
+    labels: list[int] = []
     for line in lines:
-        fitting = [row for row, own in enumerate(names) if plain(line) in own]
-        if len(fitting) != 1 or fitting[0] in found:
-            free = len(set(fitting) - set(found))
+        fitting = [row for row, spellings in enumerate(names) if plain(line) in spellings]
+        if len(fitting) != 1 or fitting[0] in labels:
+            free = len(set(fitting) - set(labels))
             raise StudyError(
                 f"{name}: '{line}' in classnames.txt fits {free} of the classes left in classnames/{name}.tsv, must "
                 "fit one: the shards are not those of the registry"
             )
-        found += fitting
-    return found
+        labels += fitting
+    return labels
 
 
 def plain(text: str) -> str:
-    """A name without what spellings differ in: case, blanks and signs."""
+    """A name in lower case, with letters and digits only: spellings differ in case, blanks and signs."""
     return "".join(filter(str.isalnum, text.lower()))
 
 
@@ -148,7 +148,7 @@ def _names(row: ClassRow) -> set[str]:
 
 
 def _shards(folder: Path, split: str) -> list[str]:
-    """Paths in the folder, of as many shards as it says there are."""
+    """Paths of the shards in the folder, as many as nshards.txt gives."""
     count = int((folder / split / "nshards.txt").read_text())
     shards = [f"{split}/{shard}.tar" for shard in range(count)]
     gone = [shard for shard in shards if not (folder / shard).is_file()]
@@ -158,7 +158,7 @@ def _shards(folder: Path, split: str) -> list[str]:
 
 
 def _index(folder: Path, shard: str) -> list[tuple[Member, int]]:
-    """Images of a shard and their labels as they are there, in the order of the file; no pixel is read."""
+    """Images of a shard with the labels of the shard, in the order of the file. No pixel is read."""
     images, labels = {}, {}
     with tarfile.open(folder / shard, "r:") as tar:
         for info in tar:
@@ -169,6 +169,6 @@ def _index(folder: Path, shard: str) -> list[tuple[Member, int]]:
                 images[key] = Member(shard, key, info.offset_data, info.size)
     odd = sorted(images.keys() ^ labels.keys())
     if odd or not images or min(labels.values()) < 0:
-        said = f"{odd[0]} has no image or no label" if odd else "no images, or a label below 0"
-        raise StudyError(f"{folder / shard}: {said}: fetch the shard anew")
+        fault = f"{odd[0]} has no image or no label" if odd else "no images, or a label below 0"
+        raise StudyError(f"{folder / shard}: {fault}: fetch the shard anew")
     return [(member, labels[key]) for key, member in images.items()]

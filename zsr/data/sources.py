@@ -1,4 +1,4 @@
-"""A set by its name: drawn, scanned, or read from the files of a public one."""
+"""A set by its name: a drawn set, a set of scans, or a public set that is read from files."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +27,8 @@ class Files:
 
     Attributes:
         root: the folder that `python -m stages.fetch` fills.
-        native: are small images left at their own size?
-        prompt_set: of `zsr.data.prompts.PROMPT_SETS`.
+        native: do small images keep the size they have on disk?
+        prompt_set: one of `zsr.data.prompts.PROMPT_SETS`.
         complete: must every image of the set be there?
     """
 
@@ -40,14 +40,14 @@ class Files:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images of N samples, (N, H, W, 3) uint8, decoded as they are gone through: they may not fit into memory.
+    """Images of N samples, (N, H, W, 3) uint8, decoded one by one during iteration: all may not fit into memory.
 
     Attributes:
-        samples: whose images they are.
-        rows: (N,) their numbers among the samples.
-        group: "small" images are stretched to a square, "natural" ones resized and cropped.
-        side: of the square that images are brought to, in pixels.
-        native: are small images left at their own size?
+        samples: the samples of the whole split.
+        rows: (N,) row numbers of the images among the samples.
+        group: "small" images are stretched to a square, "natural" images are resized and cropped.
+        side: side of the square that images are brought to, in pixels.
+        native: do small images keep the size they have on disk?
     """
 
     samples: Samples
@@ -58,7 +58,7 @@ class Decoded:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(N, H, W, 3), as the first image has it."""
+        """(N, H, W, 3), with the height and width of the first image."""
         return (len(self.rows), *self._decode(self.rows[0]).shape)
 
     def __len__(self) -> int:
@@ -77,11 +77,11 @@ class Decoded:
 
 
 def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: Files | None = None) -> Split:
-    """n images of a set's "train" or "test" split, by the module of its name in `zsr.data.sets`.
+    """n images of a set's "train" or "test" split, from the module zsr.data.sets.<set_name>.
 
-    A module that has `make` draws them from the seed; one that has `read` parses files, of which the first n in an
-    order keyed by the seed are taken, so fewer are among more. Raises ParamError where the set has fewer; StudyError
-    where files are missing or are not what they should be.
+    A module with `make` draws the images from the seed. A module with `read` parses files; the first n images in an
+    order keyed by the seed are taken, so a smaller choice is part of a larger one. Raises ParamError where the set has
+    fewer images; StudyError where files are missing or invalid.
     """
     module = import_module(f"zsr.data.sets.{set_name}")
     check_sizes(module, {split: n})
@@ -95,28 +95,30 @@ def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: F
     classes = prompts.join(set_name, samples.raw_keys, files.complete)
     decoded = Decoded(samples, tuple(rows), entry(set_name).transform_group, image_size, files.native)
     return Split(
-        decoded,  # type: ignore[arg-type]  # has what `Split.save` asks of an array, and need not fit into memory
+        decoded,  # type: ignore[arg-type]  # has all that `Split.save` needs of an array, and need not fit into memory
         samples.labels[rows],
         np.array([number(samples.ids[row], set_name) for row in rows]),
-        tuple(of.raw_key for of in classes),
-        tuple(of.name_clean if files.prompt_set == "clean" else of.name_official for of in classes),
+        tuple(class_row.raw_key for class_row in classes),
+        tuple(
+            class_row.name_clean if files.prompt_set == "clean" else class_row.name_official for class_row in classes
+        ),
         prompts.prompts(set_name, samples.raw_keys, files.prompt_set),
     )
 
 
 def absent(names: Iterable[str], root: Path) -> list[str]:
-    """Those of some sets whose files are not below root, in no form; of public sets alone."""
+    """The public sets among `names` that have no files below root, in any form."""
     public = [name for name in names if name in entries()]
     forms = {name: [entry(name).layout_root, *(source.folder for source in entry(name).sources)] for name in public}
     return [name for name in public if not any(form and (root / form).exists() for form in forms[name])]
 
 
-def check_sizes(module: ModuleType, wanted: Mapping[str, int]) -> None:
-    """Refuse more images than a set has: of public ones the registry knows, of a scanned one its module's SIZES."""
+def check_sizes(module: ModuleType, counts: Mapping[str, int]) -> None:
+    """Refuse more images than a set has, by the registry for a public set, by SIZES of its module for a scanned set."""
     name = module.__name__.rpartition(".")[2]
     public = hasattr(module, "read")
     sizes = entry(name).splits if public else getattr(module, "SIZES", {})
-    for split, n in wanted.items():
+    for split, n in counts.items():
         most = sizes.get(split, 0 if public else n)
         if n > most:
             raise ParamError(f"data.sets.{name}.{split} must be at most {most}, got {n}")

@@ -1,4 +1,4 @@
-"""One split of one data set: what every set gives, however it came about."""
+"""One split of one data set, in the form that all sets share."""
 
 import hashlib
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ class Split:
     Attributes:
         images: (N, H, W, 3) uint8.
         labels: (N,) int64 in [0, C).
-        ids: (N,) int64, each image's own number in its set, whatever part of the set was chosen.
+        ids: (N,) int64, the number of each image in its set, independent of the chosen part of the set.
         classnames: (C,) names of the classes.
-        nouns: (C,) the class names as a prompt says them, "a star".
-        own_prompts: (C,) the whole prompts of a set that has its own; () where the study's template makes them.
+        nouns: (C,) the class names as they stand in a prompt, "a star".
+        own_prompts: (C,) the whole prompts of a set that comes with prompts; () where the study's template makes them.
     """
 
     images: np.ndarray
@@ -43,13 +43,13 @@ class Split:
         assert len(self.own_prompts) in (0, len(self.nouns))
 
     def prompts(self, template: str) -> list[str]:
-        """One prompt a class, the noun in the place of {} in a template."""
+        """One prompt per class: the template with the noun in place of {}."""
         return [template.format(noun) for noun in self.nouns]
 
     def tensors(
         self, rows: Sequence[int], device: "torch.device | str" = "cpu"
     ) -> tuple["torch.Tensor", "torch.Tensor", list[int]]:
-        """Images (B, 3, H, W) fp32 in [0, 1], labels (B,) and ids of some rows, for torch."""
+        """Images (B, 3, H, W) fp32 in [0, 1], labels (B,) and ids of the given rows, as torch tensors and a list."""
         import torch
 
         rows = list(rows)
@@ -57,15 +57,15 @@ class Split:
         return images, torch.from_numpy(self.labels[rows]).to(device), self.ids[rows].tolist()
 
     def first(self, n: int) -> "Split":
-        """The first n images, or all there are."""
+        """The first n images, or all images where there are fewer."""
         return self.part(slice(n))
 
     def part(self, rows: slice) -> "Split":
-        """The images of a slice; the classes stay."""
+        """The images of a slice, with all classes."""
         return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
 
     def save(self, path: Path) -> None:
-        """Writes the file that `load` reads; equal splits give equal bytes. It is filled image by image."""
+        """Write the file that `load` reads, image by image. Equal splits give equal bytes."""
         names = {name: list(getattr(self, name)) for name in NAMES}
         facts, total = names | {"digest": "0" * 64}, hashlib.sha256()
         small = {"labels": np.asarray(self.labels), "ids": np.asarray(self.ids)}
@@ -86,5 +86,5 @@ class Split:
 
 
 def digest(path: Path) -> str:
-    """Names the images, labels and ids of a file that `Split.save` wrote."""
+    """The digest of images, labels and ids in a file that `Split.save` wrote."""
     return files.load_facts(path)["digest"]

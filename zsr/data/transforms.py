@@ -1,18 +1,18 @@
-"""Images as files have them -> pixels as the published tables have them: bilinear, unlike CLIP's own preprocessing."""
+"""Images of files -> pixels as in the published tables: bilinear resizing, unlike CLIP's preprocessing."""
 
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-SHORTER, CROP = 256, 224  # of natural images: the shorter side is resized to 256, of which 224 are kept
+SHORTER, CROP = 256, 224  # for natural images: the shorter side is resized to 256, then the central 224 are cut out
 
 
 def to_pixels(image: Image.Image, group: Literal["small", "natural"], side: int, native: bool) -> np.ndarray:
-    """(side, side, 3) uint8, bit for bit what torchvision's Resize, CenterCrop and ToTensor see.
+    """(side, side, 3) uint8, bit for bit the pixels of torchvision's Resize, CenterCrop and ToTensor.
 
-    natural: the shorter side is resized to side * 256 / 224, then the centre is cut out. small: stretched to a square,
-    or with native left at (H, W, 3). Greyscale, palette and transparent images become RGB first.
+    natural: the shorter side is resized to side * 256 / 224, then the centre is cut out. small: the image is stretched
+    to a square, or with native left at (H, W, 3). Greyscale, palette and transparent images become RGB first.
     """
     image = image.convert("RGB")
     if group == "natural":

@@ -1,8 +1,8 @@
-"""The words of the drawn world: what can be seen, in which colour, before what, and how captions say it."""
+"""The words of the drawn world: objects, colours, backgrounds, and the captions made of them."""
 
 from dataclasses import dataclass
 
-COLOURS = {  # bright RGB in [0, 1]; the object is always brighter than what lies behind it
+COLOURS = {  # bright RGB in [0, 1]; the object is always brighter than the background
     "red": (0.95, 0.20, 0.20),
     "green": (0.20, 0.85, 0.30),
     "blue": (0.35, 0.50, 1.00),
@@ -29,7 +29,7 @@ PHOTOS = {"china.jpg": "temple", "flower.jpg": "flower"}  # scikit-learn's two s
 
 
 def held_out_pairs() -> list[tuple[str, str]]:
-    """The 24 (colour, shape) pairs, two colours a shape, that neither pre-training nor the source set ever shows."""
+    """The 24 (colour, shape) pairs, two colours per shape, that neither pre-training nor the source set ever shows."""
     names = list(COLOURS)
     return [(names[(i + k) % len(names)], shape) for i, shape in enumerate(SHAPES) for k in (0, 3)]
 
@@ -43,11 +43,11 @@ def noun_phrase(classname: str) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one drawn picture shows; every caption of it is true.
+    """The contents of one drawn picture. Every caption of a scene is true.
 
     Attributes:
         noun: "star", "letter a", "digit three", "striped texture", "photo of a flower".
-        colour: a key of COLOURS, of a texture two with "and" between; "" where colour is no attribute of the noun.
+        colour: a key of COLOURS, or for a texture two keys joined by "and"; "" where the noun has no colour.
         background: "a navy background", "a photo of a flower", or "".
     """
 

@@ -1,4 +1,4 @@
-"""The one evaluation loop: attack, verdict, bits per image, resume."""
+"""The one evaluation loop: it attacks images, judges the predictions, keeps bits per image, and can be resumed."""
 
 import typing
 from collections.abc import Callable, Mapping
@@ -28,8 +28,8 @@ from zsr.params import Count, Natural
 from zsr.progress import Watch, unwatched
 
 CPU = torch.device("cpu")
-ROUNDING = 1e-6  # of pixels in [0, 1], fp32
-INSPECTED = 8  # images on which a model is looked at before it is attacked
+ROUNDING = 1e-6  # tolerance for rounding of pixels in [0, 1], fp32
+INSPECTED = 8  # number of images on which a model is checked before it is attacked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,14 @@ class Evaluation:
     """The block `evaluate` of params.yaml.
 
     Attributes:
-        seed: of the attacks' noise.
-        batch_size: of the model's passes; changes rounding alone, since noise belongs to the image.
-        save_every: batches of images between partial records; among them a place that one leaves is taken again.
-        workers: sets at a time, each with its share of the threads; on a GPU one.
-        protocol: of protocols: what it says there replaces values of evaluate and of attacks.
-        precision: of every pass, also that of the verdict, where the attack does not say otherwise.
-        counted: images right without and with the attack, or with it whatever before.
+        seed: the seed of the attacks' noise.
+        batch_size: the batch size of the model's passes. It changes rounding only, since noise belongs to the image.
+        save_every: number of batches between partial records. Within these batches, the next image takes the place of
+            an image whose attack is done.
+        workers: number of sets that are judged at the same time, each with its share of the threads; one on a GPU.
+        protocol: the name of a row of `protocols`, whose values replace values of `evaluate` and of `attacks`.
+        precision: the precision of every pass, verdicts included, where the attack does not set another precision.
+        counted: which images count as right: "both" without and with the attack, "adv" with the attack only.
     """
 
     seed: Natural
@@ -61,7 +62,7 @@ class Protocol:
 
     Attributes:
         evaluate: keys of `evaluate` and their values.
-        attacks: keys of blocks of `attacks` and their values, by the attack's name.
+        attacks: keys of blocks of `attacks` and their values, by the name of the attack.
     """
 
     evaluate: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Protocol:
 
 
 class Attack(typing.Protocol):
-    """What is asked of an attack, a frozen dataclass of its numbers."""
+    """The interface of an attack, which is a frozen dataclass of hyper-parameters."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -92,20 +93,20 @@ class Attack(typing.Protocol):
 
 
 class Meter:
-    """A classifier that counts its passes and looks at the gradients that flow back, without the attack's knowing.
+    """A wrapper of a classifier that counts passes and checks gradients. The attack does not notice the wrapper.
 
-    An attack may give any of the images in any order, moved inside their balls: an image is the nearest of those
-    attacked, by thumbnails.
+    An attack may pass any of the images in any order, moved inside their balls. Each passed image is identified with
+    the nearest attacked image, by thumbnails.
 
     Attributes:
         model: the classifier.
-        images: those attacked, (N, 3, H, W) in [0, 1].
-        precision: of the passes, where the attack has none of its own.
-        thumbnails: of the images, (N, 192).
-        forwards: passes without a gradient, one for each image of a batch.
-        gradients: passes with a gradient, likewise.
-        zero_pixels: entries that are exactly zero of the gradients that are not zero everywhere.
-        pixels: entries of those gradients.
+        images: the attacked images, (N, 3, H, W) in [0, 1].
+        precision: the precision of the passes, where the attack does not set another precision.
+        thumbnails: the thumbnails of the images, (N, 192).
+        forwards: number of passes without a gradient, counted per image of a batch.
+        gradients: number of passes with a gradient, counted per image of a batch.
+        zero_pixels: number of entries that are exactly zero, in the gradients that are not zero everywhere.
+        pixels: number of all entries of these gradients.
     """
 
     zero_pixels: int | Tensor
@@ -130,7 +131,7 @@ class Meter:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits in fp32, (B, 3, H, W) -> (B, C). Raises StudyError where no gradient reaches the pixels."""
-        with autocast(images.device, self.precision):  # an attack may have one of its own, which fp32 leaves alone
+        with autocast(images.device, self.precision):  # fp32 does not change an autocast of the attack
             logits = self.model(images).float()
         if images.requires_grad and torch.is_grad_enabled():
             if not logits.requires_grad:
@@ -156,33 +157,33 @@ class Meter:
 
     def _note(self, counts: Tensor, rows: Tensor, images: Tensor) -> None:
         if images.device.type == "cpu" and not rows.any():
-            return  # a GPU would have to be waited for, so there nothing is asked of it
+            return  # on the CPU only: on a GPU the test would wait for the device
         moved = torch.cdist(_thumbnails(images), self.thumbnails)
         counts.index_add_(0, moved.nan_to_num(torch.inf).argmin(dim=1), rows.long())
 
 
 def _thumbnails(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 192). Those of two images differ by more than an attack moves them, unless they are alike."""
+    """(B, 3, H, W) -> (B, 192). Thumbnails of two images differ by more than an attack moves them, unless alike."""
     return adaptive_avg_pool2d(images, 8).flatten(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationTask:
-    """All that one record is computed from, and the key of its kept work: a model under an attack on a set.
+    """All inputs of one record, which make the key of its kept work: a model under an attack on a set.
 
     Attributes:
-        attack: with its numbers.
-        attacks_run: the attacks behind it, as the record lists them.
-        set_name: of the set, to which noise belongs.
+        attack: the attack with its hyper-parameters.
+        attacks_run: the attacks behind the attack's name, as listed in the record.
+        set_name: the name of the set, on which the noise depends.
         evaluation: seed, batches and precision.
         model: the architecture.
-        compute: where it runs.
-        threads: of the CPU, for one set at a time.
-        weights: the model's file.
-        tower: a file that stands in the place of the model's own tower, or None.
-        images: the file of a split.
-        last: how many of its images are used, the last; 0: all.
-        text_embeddings: the file of its prompts; a linear head does not look at them.
+        compute: where the model runs.
+        threads: number of CPU threads for one set.
+        weights: the file of the model.
+        tower: a file that replaces the model's image tower, or None.
+        images: the file of the split.
+        last: only the last `last` images of the file are used; 0: all images.
+        text_embeddings: the file of the text embeddings; a linear head does not use them.
     """
 
     attack: Attack
@@ -204,16 +205,16 @@ class Judging:
     """One model under one attack, on any number of sets.
 
     Attributes:
-        method: the row that records are called by.
-        seed: of its training.
-        attack_name: the row of the attack.
-        attack: with its numbers.
-        evaluation: seed, batches, precision, and how many sets at a time.
+        method: the name of the method in the records.
+        seed: the seed of the training.
+        attack_name: the name of the attack in the records.
+        attack: the attack with its hyper-parameters.
+        evaluation: seed, batches, precision, and the number of sets at the same time.
         model: the architecture.
-        compute: where it runs.
-        threads: of the CPU, for all sets that are judged at a time.
-        weights: the model's file.
-        tower: a file that stands in the place of the model's own tower, or None.
+        compute: where the model runs.
+        threads: number of CPU threads for all sets that are judged at the same time.
+        weights: the file of the model.
+        tower: a file that replaces the model's image tower, or None.
     """
 
     method: str
@@ -229,11 +230,11 @@ class Judging:
 
     @property
     def threads_each(self) -> int:
-        """Of one set."""
+        """The number of CPU threads for one set."""
         return max(self.threads // self.evaluation.workers, 1)
 
     def task(self, set_name: str, data: Prepared) -> EvaluationTask:
-        """What the record of one set is computed from."""
+        """The inputs of the record of one set."""
         return EvaluationTask(
             attack=self.attack,
             attacks_run=attacks_run(self.attack, self.attack_name, len(data.split.classnames)),
@@ -253,9 +254,9 @@ class Judging:
 def judge(
     judging: Judging, sets: Mapping[str, Prepared], code: str, watch_of: Callable[[str], Watch], out: Path
 ) -> None:
-    """Write out/<set>.json for every set, each kept as soon as it is done. code: as in `zsr.scratch.key`.
+    """Write out/<set>.json for every set; each record is kept as soon as it is done. code: as in `zsr.scratch.key`.
 
-    Raises ParamError where several sets at a time would share a GPU, whose numeric flags are those of the process.
+    Raises ParamError where several sets would share a GPU at the same time: numeric flags hold for the whole process.
     """
     workers = judging.evaluation.workers
     if workers > 1 and judging.compute.place().type == "cuda":
@@ -272,13 +273,13 @@ def judge(
         for name, record in zip(sets, pool.imap(record_of, sets)):
             if distributed.rank() == 0:
                 record.save(out / f"{name}.json")
-    distributed.of_first(None)  # no process goes on before the files are there
+    distributed.of_first(None)  # every process waits until the files are written
 
 
 def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole, key: str, watch: Watch) -> Record:
-    """The record of one set, which the processes of the run share out among them; the first keeps the whole of it."""
+    """The record of one set. The processes of the run divide the images; the first process keeps the whole record."""
     made = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
-    model = typing.cast(PixelClassifier, made)  # a linear head lacks what only text has, which is not asked for
+    model = typing.cast(PixelClassifier, made)  # a linear head lacks the text attributes, which are not used here
     evaluation, split = task.evaluation, data.split
     blank = Record(
         method=judging.method,
@@ -290,24 +291,24 @@ def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole
         attacks_run=task.attacks_run,
         counted=evaluation.counted,
     )
-    which, of = shard = distributed.rank(), distributed.world_size()
+    rank, world_size = shard = distributed.rank(), distributed.world_size()
     run = partial(evaluate, model, task.attack, split, blank, evaluation, device=task.compute.place())
-    if of == 1:
-        with scratch.claimed("evaluate", f"{key}.json") as kept:
-            return run(kept, watch)
-    kept = scratch.folder() / "evaluate" / f"{key}.json"
-    if distributed.of_first(kept.exists() and Record.load(kept).n == len(split.ids)):
-        return distributed.of_first(which == 0 and run(kept, watch))
-    own = kept.with_name(f"{kept.stem}-{which}of{of}.json")
-    record = merged(distributed.gathered(run(own, watch, shard=shard)), split.ids.tolist())
-    if which == 0:
-        record.save(kept)
-    own.unlink(missing_ok=True)  # a process may have no image of a small set
+    if world_size == 1:
+        with scratch.claimed("evaluate", f"{key}.json") as record_path:
+            return run(record_path, watch)
+    record_path = scratch.folder() / "evaluate" / f"{key}.json"
+    if distributed.of_first(record_path.exists() and Record.load(record_path).n == len(split.ids)):
+        return distributed.of_first(rank == 0 and run(record_path, watch))
+    shard_path = record_path.with_name(f"{record_path.stem}-{rank}of{world_size}.json")
+    record = merged(distributed.gathered(run(shard_path, watch, shard=shard)), split.ids.tolist())
+    if rank == 0:
+        record.save(record_path)
+    shard_path.unlink(missing_ok=True)  # a process may have no image of a small set
     return record
 
 
 def protocol(model: PixelClassifier, attack: Attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
-    """The facts that travel with every number. wording: of the prompts; a linear head has none."""
+    """The facts that travel with every number. wording: describes the prompts, which a linear head does not have."""
     passes = (
         "the model in fp32 where the attack does not say otherwise"
         if evaluation.precision == "fp32"
@@ -322,7 +323,7 @@ def protocol(model: PixelClassifier, attack: Attack, image_size: int, wording: s
 
 
 def attacks_run(attack: Attack, name: str, n_classes: int) -> tuple[str, ...]:
-    """The attacks behind a name, which some shorten for few classes; one that is made of no others is itself."""
+    """The attacks behind a name: the parts of an ensemble, fewer for few classes; else the name alone."""
     return attack.attacks_run(n_classes) if hasattr(attack, "attacks_run") else (name,)
 
 
@@ -332,38 +333,39 @@ def evaluate(
     split: Split,
     blank: Record,
     evaluation: Evaluation,
-    kept: Path,
+    record_path: Path,
     watch: Watch = unwatched,
     shard: tuple[int, int] = (0, 1),
     device: torch.device = CPU,
 ) -> Record:
-    """The record of a split, or of a shard of it, continuing the one in the file `kept`, which holds it as it grows.
+    """The record of a split, or of a shard of the split. The evaluation continues the record in the file `record_path`.
 
-    blank: a record without bits that names the cell. A kept record of another fingerprint, or of other images, is
-    refused: the evaluation begins anew. A model is looked at before it is attacked; what is wrong with it goes into
-    the record as marks. shard: (which, of how many); `zsr.evaluation.records.merged` puts them together.
+    The file is written again as the record grows. blank: a record without bits that names the cell. A record in the
+    file with another fingerprint, or of other images, is not used: the evaluation begins anew. The model is checked
+    before it is attacked, and failed checks go into the record as marks. shard: (index, count);
+    `zsr.evaluation.records.merged` puts the records of shards together.
     """
-    first, of = shard
-    own = split.part(slice(first, None, of))
-    record = _resumed(kept, blank, own)
+    index, count = shard
+    shard_split = split.part(slice(index, None, count))
+    record = _resumed(record_path, blank, shard_split)
     model.eval().requires_grad_(False)
     with matmul_precision(device, evaluation.precision):
         if not record.n and attack.eps:
             images, labels, _ = split.tensors(range(min(INSPECTED, len(split.ids))), device)
             record = replace(record, marks=inspect(model, images, labels))
         step = evaluation.batch_size * evaluation.save_every
-        done, n = record.n, len(own.ids)
+        done, n = record.n, len(shard_split.ids)
         for start in watch(range(done, n, step), done):
-            images, labels, ids = own.tensors(range(start, min(start + step, n)), device)
+            images, labels, ids = shard_split.tensors(range(start, min(start + step, n)), device)
             record = _extended(record, model, attack, images, labels, ids, evaluation)
-            record.save(kept)
+            record.save(record_path)
     return record
 
 
-def _resumed(kept: Path, blank: Record, split: Split) -> Record:
-    """The kept record under the names of the blank one; equal models share their work, whatever they are called."""
-    if kept.exists():
-        record = Record.load(kept)
+def _resumed(record_path: Path, blank: Record, split: Split) -> Record:
+    """The record in the file, under the names of the blank record: equal models share their work under any name."""
+    if record_path.exists():
+        record = Record.load(record_path)
         if record.fingerprint == blank.fingerprint and np.array_equal(record.ids, split.ids[: record.n]):
             return replace(record, method=blank.method, seed=blank.seed, attack=blank.attack)
     return blank
@@ -378,7 +380,7 @@ def _extended(
     ids: list[int],
     evaluation: Evaluation,
 ) -> Record:
-    """The record with the verdicts of some more images."""
+    """The record extended by the verdicts of a batch of images."""
     meter, size = Meter(model, images, evaluation.precision), evaluation.batch_size
     noise = Noise(evaluation.seed, record.set_name, ids)
     adv, whole = _attacked(meter, attack, images, labels, noise, size)
@@ -392,7 +394,7 @@ def _extended(
     bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
     bits |= {"zero_bits": meter.zero, "broken_bits": meter.broken | ~whole}
     grown: dict[str, Any] = {
-        name: np.append(getattr(record, name), of_rows.cpu().numpy()) for name, of_rows in bits.items()
+        name: np.append(getattr(record, name), image_bits.cpu().numpy()) for name, image_bits in bits.items()
     }
     grown |= {name: getattr(record, name) + total for name, total in meter.totals().items()}
     return replace(record, ids=np.append(record.ids, ids), **grown)
@@ -401,7 +403,7 @@ def _extended(
 def _attacked(
     meter: Meter, attack: Attack, images: Tensor, labels: Tensor, noise: Noise, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Adversarial images, and which of them are whole, (N,): where a gradient has spoilt one the attack has failed."""
+    """Adversarial images, and which of them are finite, (N,). A clean image replaces an image that is not finite."""
     adv = attack(meter, images, labels, noise, batch_size)
     whole = adv.isfinite().flatten(1).all(dim=1)
     adv = torch.where(whole[:, None, None, None], adv, images)
@@ -410,10 +412,10 @@ def _attacked(
 
 
 def _right_at_low_precision(meter: Meter, adv: Tensor, labels: Tensor, attack: Attack, batch_size: int) -> Tensor:
-    """Which images are right in the numbers that the attack has its gradients in, (N,).
+    """Which images are classified right in the precision of the attack's gradients, (N,).
 
-    An attack that ends where it succeeds may have ended too early by its less exact numbers; where they say another
-    thing than the verdict's, it goes on in fp32.
+    An attack that stops at success may have stopped too early, because its precision is lower than that of the verdict.
+    Where the two precisions disagree, the attack continues in fp32.
     """
     precision: Precision = getattr(attack, "precision", "fp32")
     if meter.precision != "fp32" or precision in ("fp32", "fp16") or getattr(attack, "success", "any") == "last":
@@ -425,7 +427,7 @@ def _right_at_low_precision(meter: Meter, adv: Tensor, labels: Tensor, attack: A
 
 @torch.no_grad()
 def _verdicts(model: Meter, images: Tensor, labels: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Is the answer right, and is it one at all? (N,), (N,)."""
+    """Which predictions are right, (N,), and which logits are finite, (N,)."""
     parts = [model(images[rows]) for rows in filled(len(images), batch_size, images.device)]
     logits = torch.cat(parts)[: len(images)]
     return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)

@@ -1,4 +1,4 @@
-"""The block `grid` of params.yaml: learning rates that every row is tried at, and how one of them is chosen."""
+"""The block `grid` of params.yaml: the learning rates that are tried for every row, and the choice among them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,14 +13,14 @@ from zsr.params import Count, Positive, build, nested_component
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The block `grid` of params.yaml; an empty one: every row is trained at its own rate alone.
+    """The block `grid` of params.yaml. With an empty block, every row is trained at the learning rate of its recipe.
 
     Attributes:
-        lrs: the rates, tried for every row that trains.
-        shown_lr: the one whose effective rates are drawn.
-        held_out: how many images of the training split, its last, choose the rate. They are not trained on.
-        attack: a row of an attack, under which the rate is chosen; with `module`.
-        evaluation: seed, batches and precision of the judgement.
+        lrs: the learning rates that are tried for every row that trains.
+        shown_lr: the learning rate whose effective rates are drawn.
+        held_out: number of images at the end of the training split that choose the rate. They are not trained on.
+        attack: the attack under which the rate is chosen: `module` and hyper-parameters.
+        evaluation: seed, batches and precision of the evaluation.
     """
 
     lrs: tuple[Positive, ...]
@@ -37,27 +37,27 @@ class Grid:
 
     @property
     def made_attack(self) -> Attack:
-        """The attack itself. Raises ParamError naming the key."""
+        """The attack built from the block. Raises ParamError that names the key."""
         return nested_component(self.attack, "attacks", "grid.attack")
 
 
 def grid_of(document: Mapping) -> Grid | None:
-    """The grid of a study, if it has one."""
+    """The grid of a study, or None."""
     return build(Grid, document["grid"], "grid") if document["grid"] else None
 
 
 def best_rate(rows: Sequence[Mapping]) -> str:
-    """The rate with the highest held-out accuracy under attack, mean over seeds; of equal ones the smallest.
+    """The rate with the highest held-out accuracy under attack, mean over seeds; the smallest of equal rates.
 
-    rows: of one method, {lr, held_out_robust, ...}; a rate at which a seed has a blank is out. Raises StudyError where
-    all are.
+    rows: the rows of one method, {lr, held_out_robust, ...}. A rate at which a seed has a blank is left out. Raises
+    StudyError where all rates are left out.
     """
-    values_of: dict[str, list[float]] = {}
+    accuracies: dict[str, list[float]] = {}
     for lr in distinct(rows, "lr"):
         values = [row["held_out_robust"] for row in rows if row["lr"] == lr]
         if "" not in values:
-            values_of[lr] = [float(value) for value in values]
-    if not values_of:
+            accuracies[lr] = [float(value) for value in values]
+    if not accuracies:
         tried = ", ".join(distinct(rows, "lr"))
         raise StudyError(f"{rows[0]['method']} diverges at every rate of grid.lrs ({tried}); add smaller ones")
-    return max(sorted(values_of, key=float), key=lambda lr: fmean(values_of[lr]))
+    return max(sorted(accuracies, key=float), key=lambda lr: fmean(accuracies[lr]))

@@ -1,4 +1,4 @@
-"""What is known of one method under one attack on one set, image by image."""
+"""Records: the results of one method under one attack on one set, image by image."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -17,11 +17,11 @@ TOTALS = ("forwards", "gradients", "zero_pixels", "pixels")
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """Why a number is not to be trusted as it stands.
+    """The reason why a number is not to be trusted as it stands.
 
     Attributes:
-        name: of a check.
-        reason: what it found, in words and numbers.
+        name: the name of the check.
+        reason: the finding of the check, in words and numbers.
     """
 
     name: str
@@ -34,29 +34,32 @@ def _nothing() -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Record:
-    """One cell, of one seed of fine-tuning. ids and bits are NumPy arrays, made of any sequence.
+    """One cell (method, attack, set) of one seed of training. ids and bits are NumPy arrays, made of any sequence.
 
     Attributes:
-        method: the row of the study.
-        seed: of its training.
-        attack: its name.
-        set_name: of the set.
-        fingerprint: hash of everything the bits depend on.
+        method: the name of the method, a row of the study.
+        seed: the seed of the training.
+        attack: the name of the attack.
+        set_name: the name of the set.
+        fingerprint: the hash of everything that the bits depend on.
         protocol: the facts that travel with the number.
-        attacks_run: the attacks behind the name, which few classes shorten.
-        counted: which bits make the accuracy; "both", an image right both times, cannot exceed clean accuracy.
-        marks: of the model, found before it was attacked.
-        ids: (N,) int64, the images' own numbers.
+        attacks_run: the attacks behind the attack's name; the list may be shorter for few classes.
+        counted: the bits that make the accuracy. With "both" an image must be right without and with the attack, so
+            the accuracy cannot exceed clean accuracy. With "adv" an image must be right with the attack.
+        marks: the marks of the model, from the checks before the attack.
+        ids: (N,) int64, the numbers of the images in the set.
         clean_bits: (N,) bool: was image i of `ids` classified right without the attack? Where logits are not finite
-            it counts as wrong.
-        adv_bits: (N,) bool: with the attack? Where logits are not finite as without it: the attack has failed.
-        zero_bits: (N,) bool: had the image an input gradient of exactly zero at every pixel in some pass of the attack?
-        broken_bits: (N,) bool: had it logits or a gradient that were not finite in some pass?
-        forwards: passes of the tower without a gradient, one for each image of a batch, also for those that only fill
-            it up.
-        gradients: passes with a gradient, likewise.
-        zero_pixels: entries that were exactly zero of the gradients that were not zero everywhere.
-        pixels: entries of those gradients.
+            the image counts as wrong.
+        adv_bits: (N,) bool: was the image classified right with the attack? Where logits are not finite, the bit equals
+            the clean bit: the attack has failed.
+        zero_bits: (N,) bool: did the image have an input gradient of exactly zero at every pixel in some pass of the
+            attack?
+        broken_bits: (N,) bool: did the image have logits or a gradient that were not finite in some pass?
+        forwards: number of passes of the tower without a gradient, counted per image of a batch, filling images
+            included.
+        gradients: number of passes with a gradient, counted in the same way.
+        zero_pixels: number of entries that were exactly zero, in the gradients that were not zero everywhere.
+        pixels: number of all entries of these gradients.
     """
 
     method: str
@@ -86,31 +89,31 @@ class Record:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Record):
             return NotImplemented
-        pairs = ((getattr(self, own.name), getattr(other, own.name)) for own in fields(self))
+        pairs = ((getattr(self, attribute.name), getattr(other, attribute.name)) for attribute in fields(self))
         return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b for a, b in pairs)
 
     @property
     def n(self) -> int:
-        """How many images it is of."""
+        """The number of images."""
         return len(self.ids)
 
     @property
     def robust_bits(self) -> np.ndarray:
-        """Right without and with the attack."""
+        """The images that are right both without and with the attack, (N,) bool."""
         return self.clean_bits & self.adv_bits
 
     @property
     def hits(self) -> np.ndarray:
-        """The images that make up the accuracy."""
+        """The images that count as right in the accuracy, (N,) bool."""
         return self.robust_bits if self.counted == "both" else self.adv_bits
 
     @cached_property
     def ids_digest(self) -> str:
-        """Names the chosen subset of images."""
+        """A digest of the ids, which identifies the chosen subset of images."""
         return files.digest(repr(tuple(self.ids.tolist())))[:12]
 
     def save(self, path: Path) -> None:
-        """One JSON file; counts are written beside the packed bits for readers without this class."""
+        """Write one JSON file. Counts stand beside the packed bits for readers without this class."""
         document = asdict(self) | {
             "ids": self.ids.tolist(),
             "n": self.n,
@@ -128,30 +131,30 @@ class Record:
         """The record in a file that `save` wrote."""
         document = files.read_json(path)
         n = document["n"]
-        kept = {name: document[name] for name in cls.__dataclass_fields__}
+        values = {name: document[name] for name in cls.__dataclass_fields__}
         bits = {name: _unpack(document[name], n) for name in BITS}
         marks = {"marks": tuple(Mark(**mark) for mark in document["marks"])}
-        return cls(**kept | bits | marks | {"attacks_run": tuple(document["attacks_run"])})
+        return cls(**values | bits | marks | {"attacks_run": tuple(document["attacks_run"])})
 
 
 def merged(shards: Sequence[Record], ids: Sequence[int]) -> Record:
-    """The record of a set from those of its parts, images in the order of ids.
+    """The record of a set, merged from the records of its shards, with the images in the order of `ids`.
 
-    Raises StudyError: a part belongs to another cell or fingerprint; an image is missing, twice or too many.
+    Raises StudyError: a shard belongs to another cell or fingerprint; an image is missing, duplicate or unexpected.
     """
     first = shards[0]
     for shard in shards[1:]:
         if _identity(shard) != _identity(first):
             raise StudyError(f"records {_identity(first)} and {_identity(shard)} are not parts of one")
     together = np.concatenate([shard.ids for shard in shards])
-    order, wanted = np.argsort(together, kind="stable"), np.asarray(ids, np.int64)
-    if not np.array_equal(together[order], np.sort(wanted)) or len(np.unique(wanted)) < len(wanted):
+    order, image_ids = np.argsort(together, kind="stable"), np.asarray(ids, np.int64)
+    if not np.array_equal(together[order], np.sort(image_ids)) or len(np.unique(image_ids)) < len(image_ids):
         raise StudyError(f"parts of {_identity(first)} do not hold every image once")
-    rows = order[np.searchsorted(together[order], wanted)]
+    rows = order[np.searchsorted(together[order], image_ids)]
     bits: dict[str, Any] = {name: np.concatenate([getattr(shard, name) for shard in shards])[rows] for name in BITS}
     totals: dict[str, Any] = {name: sum(getattr(shard, name) for shard in shards) for name in TOTALS}
     marks = tuple(sorted({mark for shard in shards for mark in shard.marks}))
-    return replace(first, ids=wanted, marks=marks, **bits, **totals)
+    return replace(first, ids=image_ids, marks=marks, **bits, **totals)
 
 
 def _identity(record: Record) -> str:
@@ -167,6 +170,6 @@ def _unpack(text: str, n: int) -> np.ndarray:
 
 
 def accuracies(name: str, record: Record | None) -> dict[str, float | str]:
-    """Percent right without the attack and with it too; blank where there is no record: the training diverged."""
+    """Clean and robust accuracy in percent. Blank where there is no record, since the training diverged."""
     bits = {"clean": record.clean_bits, "robust": record.robust_bits} if record else {}
     return {f"{name}_{kind}": round(100 * float(bits[kind].mean()), 2) if bits else "" for kind in ("clean", "robust")}

@@ -1,7 +1,7 @@
-"""Is a model fit to be attacked? Small checks of its forward and its gradient, each of which may leave a mark.
+"""Is a model fit to be attacked? Small checks of the forward and the gradient; each check may leave a mark.
 
-After the checks of AutoAttack (Croce and Hein, ICML 2020) and of Pintor et al., NeurIPS 2022. A check takes a model,
-images (B, 3, H, W) in [0, 1] and labels (B,); a plain fp32 network in eval mode passes all.
+The checks follow those of AutoAttack (Croce and Hein, ICML 2020) and of Pintor et al., NeurIPS 2022. A check takes a
+model, images (B, 3, H, W) in [0, 1] and labels (B,). A plain fp32 network in eval mode passes all checks.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from zsr.evaluation.records import Mark
 from zsr.losses import cross_entropy
 
 Model = Callable[[Tensor], Tensor]  # images to logits
-PROBE = 7.5 / 255  # how far images are moved where a step must have an effect; between the values of 8-bit images
-SMALL = 0.1 / 255  # a step that a quantised input does not feel, and along which a gradient must hold
+PROBE = 7.5 / 255  # a step that must have an effect on the logits; it ends between the values of 8-bit images
+SMALL = 0.1 / 255  # a step that has no effect on a quantised input, and for which the gradient must be accurate
 REPEATS = 3
-SAME = 1e-5  # of two forwards, of the norm of the logits
-MISMATCH = 0.25  # of the median effect of a small step, of what the gradient says it is
-BATCH = 256  # over which the published loss is averaged
-ZEROS = 0.01  # share of a gradient that may vanish where its loss is divided
+SAME = 1e-5  # allowed difference of two forwards, as a share of the norm of the logits
+MISMATCH = 0.25  # allowed median error of the effect that the gradient predicts for a small step, as a share
+BATCH = 256  # number of images that the published loss averages over
+ZEROS = 0.01  # share of a gradient that may vanish where the loss is divided
 
 
 def inspect(model: Model, images: Tensor, labels: Tensor) -> tuple[Mark, ...]:
     """The marks of all checks."""
-    found = (check(model, images, labels) for check in CHECKS)
-    return tuple(mark for mark in found if mark is not None)
+    results = (check(model, images, labels) for check in CHECKS)
+    return tuple(mark for mark in results if mark is not None)
 
 
 def check_training_mode(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Is a module in training mode? A plain function has none."""
+    """Is a module in training mode? A plain function has no modules."""
     modules = model.modules() if isinstance(model, torch.nn.Module) else ()
     training = [type(module).__name__ for module in modules if module.training]
     if training:
@@ -40,7 +40,7 @@ def check_training_mode(model: Model, images: Tensor, labels: Tensor) -> Mark | 
 
 
 def check_random(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Do logits of the same images differ between forwards, by more than SAME of their norm?"""
+    """Do logits of the same images differ between forwards by more than SAME of their norm?"""
     first = _logits(model, images)
     moved = max(((_logits(model, images) - first).norm() / first.norm()).item() for _ in range(REPEATS))
     if moved > SAME:
@@ -49,14 +49,14 @@ def check_random(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
 
 
 def check_probabilities(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Are the outputs probabilities, and no logits?"""
+    """Are the outputs probabilities instead of logits?"""
     if _are_probabilities(_logits(model, images)):
         return Mark("probabilities", "outputs are in [0, 1] and sum to 1: a softmax, not logits")
     return None
 
 
 def check_cosines(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Are the outputs plain cosines, no larger than 1, to which a logit scale is missing?"""
+    """Are the outputs plain cosines, no larger than 1, without a logit scale?"""
     logits = _logits(model, images)
     if logits.abs().max() <= 1 + 1e-6 and not _are_probabilities(logits):
         return Mark("plain_cosines", f"no logit is above {logits.abs().max():.2f} in size: a logit scale is missing")
@@ -64,7 +64,7 @@ def check_cosines(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
 
 
 def check_finite(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Are there logits that are not finite, at the images, with noise, or a step along their gradient?"""
+    """Are logits not finite: for the images, for images with noise, or after a step along the gradient?"""
     places = {"as it is": images, "with noise": _moved(images, PROBE)}
     gradient = _gradient(model, images, labels, cross_entropy)
     if gradient is not None:
@@ -77,7 +77,7 @@ def check_finite(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
 
 
 def check_detached(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Does no gradient reach the pixels?"""
+    """Is the gradient of the pixels missing?"""
     if _gradient(model, images, labels, _lead) is None:
         return Mark("detached_gradient", "no gradient flows from the logits to the pixels")
     return None
@@ -93,7 +93,7 @@ def check_zero_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | 
 
 
 def check_saturated(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Is the cross-entropy of an image flat, since its softmax is exactly 0 and 1?"""
+    """Is the cross-entropy of an image flat, because the softmax is exactly 0 and 1?"""
     logits = _logits(model, images).requires_grad_()
     (gradient,) = torch.autograd.grad(cross_entropy(logits, labels).sum(), logits)
     zero = int(_all_zero(gradient).sum())
@@ -108,7 +108,7 @@ def check_saturated(model: Model, images: Tensor, labels: Tensor) -> Mark | None
 
 
 def check_quantised(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Do most images feel no small step, though they feel a larger one? Then the input is quantised."""
+    """Do the logits of most images ignore a small step but not a larger step? Then the input is quantised."""
     here = _logits(model, images)
     still = (_logits(model, _moved(images, SMALL)) == here).all(dim=1)
     feels = (_logits(model, _moved(images, PROBE)) != here).any(dim=1)
@@ -120,15 +120,15 @@ def check_quantised(model: Model, images: Tensor, labels: Tensor) -> Mark | None
 
 
 def check_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
-    """Do the logits move by another amount than the gradient says?"""
+    """Do the logits move by a different amount than the gradient predicts?"""
     gradient = _gradient(model, images, labels, _lead)
     if gradient is None:
         return None
-    inside = (images >= SMALL) & (images <= 1 - SMALL)  # what a model does beyond black and white is its own affair
+    inside = (images >= SMALL) & (images <= 1 - SMALL)  # a model need not be smooth beyond black and white
     step = SMALL * gradient.sign() * inside
-    said = 2 * (gradient * step).flatten(1).sum(dim=1)
-    found = _lead(_logits(model, images + step), labels) - _lead(_logits(model, images - step), labels)
-    off = (found / said - 1).abs()[said > 0]
+    predicted = 2 * (gradient * step).flatten(1).sum(dim=1)
+    measured = _lead(_logits(model, images + step), labels) - _lead(_logits(model, images - step), labels)
+    off = (measured / predicted - 1).abs()[predicted > 0]
     if len(off) and off.median() > MISMATCH:
         return Mark(
             "gradient_mismatch", f"half of the images move by {off.median():.0%} more or less than the gradient says"
@@ -140,11 +140,11 @@ def check_inner_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark |
     """Does the forward take gradients itself?"""
     used = []
 
-    def noted(kept: Any) -> Any:
+    def noted(tensor: Any) -> Any:
         used.append(1)
-        return kept
+        return tensor
 
-    with saved_tensors_hooks(lambda x: x, noted):  # what a backward pass reads, it unpacks
+    with saved_tensors_hooks(lambda x: x, noted):  # a backward pass unpacks the tensors that it reads
         _logits(model, images)
     if used:
         return Mark("inner_gradient", "the forward takes gradients itself: its output is the end of an optimisation")
@@ -154,7 +154,8 @@ def check_inner_gradient(model: Model, images: Tensor, labels: Tensor) -> Mark |
 def check_underflow(model: Model, images: Tensor, labels: Tensor) -> Mark | None:
     """Do pixels lose their gradient where the loss is a mean over BATCH images?"""
     summed, mean = (
-        _gradient(model, images, labels, lambda logits, of, n=n: cross_entropy(logits, of) / n) for n in (1, BATCH)
+        _gradient(model, images, labels, lambda logits, targets, n=n: cross_entropy(logits, targets) / n)
+        for n in (1, BATCH)
     )
     if summed is None or mean is None:
         return None
@@ -162,8 +163,8 @@ def check_underflow(model: Model, images: Tensor, labels: Tensor) -> Mark | None
     share = lost.float().mean().item()
     if share > ZEROS:
         whole = int((_all_zero(mean) & ~_all_zero(summed)).sum())
-        found = f"{share:.0%} of all pixels and {whole} of {len(images)} whole images"
-        return Mark("underflow", f"{found} lose their gradient where the loss is a mean over {BATCH}")
+        lost_part = f"{share:.0%} of all pixels and {whole} of {len(images)} whole images"
+        return Mark("underflow", f"{lost_part} lose their gradient where the loss is a mean over {BATCH}")
     return None
 
 
@@ -189,7 +190,7 @@ def _logits(model: Model, images: Tensor) -> Tensor:
 
 
 def _gradient(model: Model, images: Tensor, labels: Tensor, score: Callable) -> Tensor | None:
-    """Of the sum of scores by the pixels; None where none flows."""
+    """The gradient of the sum of scores with respect to the pixels; None where no gradient flows."""
     images = images.detach().requires_grad_()
     scores = score(model(images).float(), labels).sum()
     if not scores.requires_grad:
@@ -198,13 +199,13 @@ def _gradient(model: Model, images: Tensor, labels: Tensor, score: Callable) -> 
 
 
 def _lead(logits: Tensor, labels: Tensor) -> Tensor:
-    """The true class's logit over the best other: no scale can flatten it, as it can cross-entropy."""
+    """The logit of the true class minus the best other logit. Unlike cross-entropy, no scale makes it flat."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return logits.gather(1, labels[:, None])[:, 0] - others.amax(dim=1)
 
 
 def _moved(images: Tensor, size: float) -> Tensor:
-    """Every pixel up or down by size, the same way every time."""
+    """The images with every pixel moved up or down by `size`, in the same direction at every call."""
     up = torch.randint(2, images.shape, generator=torch.Generator().manual_seed(0)).to(images)
     return (images + size * (2 * up - 1)).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""What an attack does to text-guided attention maps, measured and kept for the figure."""
+"""The effect of an attack on text-guided attention maps, measured and kept for the figure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from zsr.models.passes import matmul_precision
 from zsr.noise import Noise
 from zsr.params import Count
 
-BRIGHT = 0.5  # a patch belongs to the object where its brightest channel is above this on average
+BRIGHT = 0.5  # a patch belongs to the object where the mean of the brightest channel is above this value
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionStudy:
-    """A block of `attention` in params.yaml, which bears the name of the set.
+    """A block of `attention` in params.yaml. The key of the block is the name of the set.
 
     Attributes:
-        attack: of attacks.
-        images: how many are measured, the first of the set.
-        columns: how many of them are shown.
+        attack: the name of a row of `attacks`.
+        images: number of images that are measured, the first images of the set.
+        columns: number of these images that are shown.
     """
 
     attack: str
@@ -37,7 +37,7 @@ class Maps:
 
     Attributes:
         clean: maps of the clean images, (N, rows, columns) in [0, 1].
-        attacked: maps of the attacked images, likewise.
+        attacked: maps of the attacked images, (N, rows, columns) in [0, 1].
         adv: the attacked images, (N, 3, H, W) in [0, 1].
     """
 
@@ -58,8 +58,8 @@ def measure(
 
     shift_attack, shift_noise: l2 distance of the map at image size to the clean image's map, under the attack and
     under uniform noise of the same eps. peak_on_object: share of clean maps whose maximum lies on a bright patch.
-    object_share: share of bright patches, which is what a random peak would score. Passes are in fp32, of batch_size
-    images; None: all of them.
+    object_share: share of bright patches, which is the expected score of a random peak. Passes are in fp32, with
+    batch_size images; None: all images at once.
     """
     model.requires_grad_(False)
     adv = attack(model, images, labels, noise, batch_size and min(batch_size, len(images)))
@@ -81,12 +81,12 @@ def _maps(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: in
     size = batch_size or len(images)
     parts = zip(images.split(size), labels.split(size))
     with matmul_precision(images.device, "fp32"):
-        maps = [text_guided_attention(model.tokens(x), model.text_embeddings[of]) for x, of in parts]
+        maps = [text_guided_attention(model.tokens(x), model.text_embeddings[classes]) for x, classes in parts]
     return torch.cat(maps)
 
 
 def panels(images: Tensor, maps: Mapping[str, Maps], rows: Sequence[Mapping], columns: int) -> tuple:
-    """What `zsr.reports.figures.attention` draws: images and maps of the first few images, and one caption per row."""
+    """The arguments of `zsr.reports.figures.attention`: the first images, their maps, and one caption per row."""
     first = next(iter(maps))
     shown = tuple(x[:columns].permute(0, 2, 3, 1).numpy() for x in (images, maps[first].adv))
     pairs = {name: (m.clean[:columns].numpy(), m.attacked[:columns].numpy()) for name, m in maps.items()}

@@ -1,8 +1,8 @@
-"""How far a gradient turns filters whose length the output does not feel. Liu et al., CVPR 2023, on TWINS.
+"""The effective learning rate: how far a step turns filters whose length does not change the output.
 
-With batch statistics after it a filter W gives the same output as c W, c > 0: its gradient g is orthogonal to W and
-shrinks as 1 / c. So a step of plain SGD turns W by lr * rho, rho = ||g|| / ||W||, which falls as norms grow. Fixed
-statistics break this coupling.
+Liu et al., CVPR 2023, on TWINS. With batch statistics after the convolution, a filter W gives the same output as c W,
+c > 0. So the gradient g is orthogonal to W and shrinks as 1 / c. A step of plain SGD turns W by lr * rho with
+rho = ||g|| / ||W||, which falls as norms grow. Fixed statistics break this coupling.
 """
 
 from itertools import pairwise
@@ -12,27 +12,27 @@ from torch import Tensor, nn
 
 from zsr.errors import StudyError
 
-TINY = 1e-30  # of a norm that is zero
+TINY = 1e-30  # lower bound of norms, for norms that are zero
 MEASURES = ("rho", "radial", "weight_norm", "gradient_norm")
 
 
 def normed_convolutions(module: nn.Module) -> dict[str, nn.Conv2d]:
-    """Convolutions whose next sibling, in order of registration, is a BatchNorm of their channels, by name."""
-    found = {}
+    """Convolutions by name whose next sibling, in order of registration, is a BatchNorm of their channels."""
+    convolutions = {}
     for name, parent in module.named_modules():
-        for (own, conv), (_, norm) in pairwise(parent.named_children()):
+        for (child_name, conv), (_, norm) in pairwise(parent.named_children()):
             if isinstance(conv, nn.Conv2d) and getattr(norm, "num_features", None) == conv.out_channels:
-                found[f"{name}.{own}" if name else own] = conv
-    return found
+                convolutions[f"{name}.{child_name}" if name else child_name] = conv
+    return convolutions
 
 
 @torch.no_grad()
 def effective_rate(module: nn.Module) -> dict[str, float]:
-    """Means over convolutions before BatchNorm of what their gradients are now, more columns of a training's curve.
+    """Means over convolutions before BatchNorm, from their present gradients: further columns of a training's curve.
 
-    rho = ||g|| / ||W||, radial = |<W, g>| / (||W|| ||g||), weight_norm = ||W||, gradient_norm = ||g||, Frobenius, and
-    the mean rho of every stage, such as rho_layer1, stem for what is in none. Times lr, rho is the effective rate.
-    Raises StudyError where there is no such convolution.
+    rho = ||g|| / ||W||, radial = |<W, g>| / (||W|| ||g||), weight_norm = ||W||, gradient_norm = ||g||, with Frobenius
+    norms; and the mean rho of every stage, such as rho_layer1, with rho_stem for convolutions outside stages. lr * rho
+    is the effective rate. Raises StudyError where there is no such convolution.
     """
     convolutions = normed_convolutions(module)
     if not convolutions:
@@ -42,8 +42,8 @@ def effective_rate(module: nn.Module) -> dict[str, float]:
     row = dict(zip(MEASURES, table.mean(dim=0).tolist(), strict=True))
     rates = table[:, 0].tolist()
     for stage in dict.fromkeys(stages):
-        own = [rate for rate, of in zip(rates, stages) if of == stage]
-        row[f"rho_{stage}"] = sum(own) / len(own)
+        stage_rates = [rate for rate, rate_stage in zip(rates, stages) if rate_stage == stage]
+        row[f"rho_{stage}"] = sum(stage_rates) / len(stage_rates)
     return row
 
 

@@ -1,4 +1,4 @@
-"""Robust accuracy against eps: down to about zero, or the attack, not the model, is what stops it."""
+"""Robust accuracy against eps. The accuracy must fall to about zero; otherwise the attack is too weak."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ from zsr.params import Count, PixelRange
 
 @dataclass(frozen=True, kw_only=True)
 class EpsSweep:
-    """A block of `eps_sweep` in params.yaml, which bears the name of the attack; its step keeps its share of eps.
+    """A block of `eps_sweep` in params.yaml. The key is the name of the attack, whose step keeps its share of eps.
 
     Attributes:
-        eps: radii of the balls, each larger than the one before, in units of the pixel range [0, 1].
-        images: how many of each set, the first.
+        eps: radii of the balls in increasing order, in units of the pixel range [0, 1].
+        images: number of images of each set, the first images.
     """
 
     eps: tuple[PixelRange, ...]
@@ -37,16 +37,16 @@ class EpsSweep:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepTask:
-    """All that the sweep of one model is computed from, and the key of its kept work.
+    """All inputs of the sweep of one model, which make the key of its kept work.
 
     Attributes:
-        attack: with its numbers; it has a step_size.
-        sweep: the radii, and how many images.
+        attack: the attack with its hyper-parameters, step_size among them.
+        sweep: the radii and the number of images.
         evaluation: seed and batches.
         model: the architecture.
-        compute: where it runs.
-        threads: of the CPU.
-        weights: the model's file.
+        compute: where the model runs.
+        threads: number of CPU threads.
+        weights: the file of the model.
         sets: name, file of the test images and file of the text embeddings of every set.
     """
 
@@ -61,19 +61,21 @@ class SweepTask:
 
 
 def note(name: str, sweep: EpsSweep, attack: Any) -> str:
-    """What stands above the figure. name: of the attack."""
+    """The text above the figure. name: the name of the attack."""
     size = f"steps {attack.step_size / attack.eps:g} eps"
     return f"{name}, {attack.n_iter} iterations, {size}, first {sweep.images} images of each set, one seed"
 
 
 def measure(task: SweepTask, sets: Mapping[str, Prepared]) -> list[dict]:
-    """One row per set and eps, eps 0 first: how many of n images are right, in fp32."""
+    """One row per set and eps, eps 0 first: the number of images that are right out of n, in fp32."""
     torch.set_num_threads(task.threads)
     rows, whole, device = [], heads.load(task.model, task.weights), task.compute.place()
-    for name, of in sets.items():
-        images, labels, ids = of.split.tensors(range(min(task.sweep.images, len(of.split.ids))), device)
-        made = heads.classifier(task.model, whole, of.text_embeddings, task.compute)
-        model = cast(PixelClassifier, made)  # a linear head lacks what only text has, which is not asked for
+    for name, prepared_set in sets.items():
+        images, labels, ids = prepared_set.split.tensors(
+            range(min(task.sweep.images, len(prepared_set.split.ids))), device
+        )
+        made = heads.classifier(task.model, whole, prepared_set.text_embeddings, task.compute)
+        model = cast(PixelClassifier, made)  # a linear head lacks the text attributes, which are not used here
         noise, size = Noise(task.evaluation.seed, name, ids), task.evaluation.batch_size
         with matmul_precision(device, "fp32"):
             counts = sweep(model, task.attack, images, labels, noise, task.sweep.eps, size)
@@ -90,10 +92,11 @@ def sweep(
     eps: Sequence[float],
     batch_size: int | None = None,
 ) -> dict[float, int]:
-    """How many of the images are still right at each eps, 0 first: (B, 3, H, W), (B,) -> {eps: count}.
+    """The number of images that are still right at each eps, 0 first: (B, 3, H, W), (B,) -> {eps: count}.
 
-    Balls are nested, so an image that is fooled at one eps is fooled at every larger one and not attacked again: the
-    counts never rise. attack: a dataclass with eps and step_size. batch_size: of the model's passes; None: all images.
+    Balls are nested. An image that is fooled at one eps counts as fooled at every larger eps, and is not attacked
+    again: the counts never rise. attack: a dataclass with eps and step_size. batch_size: the batch size of the model's
+    passes; None: all images.
     """
     model.eval().requires_grad_(False)
     left = _right(model, images, labels, batch_size).nonzero().squeeze(1)
@@ -109,5 +112,5 @@ def sweep(
 
 
 def _right(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: int | None) -> Tensor:
-    size = batch_size and min(batch_size, len(images))  # a batch is filled up, which few images need not be
+    size = batch_size and min(batch_size, len(images))  # batches are filled up, which few images do not need
     return predict(model, images, size).argmax(dim=1) == labels

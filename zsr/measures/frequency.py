@@ -5,17 +5,17 @@ from torch import Tensor
 
 
 def bands(images: Tensor, radius: float) -> tuple[Tensor, Tensor]:
-    """Low and high band of images, (B, 3, H, W) each; together they are the images.
+    """Low and high band of images, (B, 3, H, W) each; the sum of the bands is the images.
 
     low = Re IFFT2(mask * FFT2(images)), where the mask keeps frequencies (u, v), in periods per image, of length up to
-    `radius`. Neither band stays in [0, 1]; the mean is in the low one.
+    `radius`. The bands do not stay in [0, 1]. The mean is in the low band.
     """
     low = torch.fft.ifft2(torch.fft.fft2(images) * _mask(images, radius)).real
     return low, images - low
 
 
 def low_energy(images: Tensor, radius: float) -> Tensor:
-    """Share of an image's energy, its summed squares, that is in the low band, (B,); the rest is in the high one."""
+    """Share of the energy (the sum of squares) of each image in the low band, (B,); the rest is in the high band."""
     power = torch.fft.fft2(images).abs().square()
     return (power * _mask(images, radius)).sum(dim=(1, 2, 3)) / power.sum(dim=(1, 2, 3))
 

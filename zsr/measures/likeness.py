@@ -1,7 +1,8 @@
-"""What a fine-tuned model has of the pre-trained one: features, a universal perturbation, bands of frequency.
+"""Likeness of a fine-tuned and a pre-trained model: features, a universal perturbation, bands of frequency.
 
-The analyses of "Pre-training also transfers non-robustness", AAAI 2023: CCA, a universal perturbation made on the
-pre-trained model and shown to others, low and high frequencies; beside them linear CKA, and random signs as a control.
+The analyses are those of "Pre-training also transfers non-robustness", AAAI 2023: CCA, a universal perturbation that is
+made on the pre-trained model and shown to other models, low and high frequencies. Linear CKA, and random signs as a
+control, are added here.
 """
 
 from collections.abc import Sequence
@@ -28,13 +29,13 @@ SIMILARITIES = {"cka": linear_cka, "cca": mean_cca}
 
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
-    """A block of `likeness` in params.yaml, which bears the name of the start that rows are compared with.
+    """A block of `likeness` in params.yaml. The key is the name of the start that rows are compared with.
 
     Attributes:
-        measures: of the similarity of features.
-        images: how many of the target's test split, the first; CCA needs more than there are features.
-        radius: of the low band, in periods per image.
-        universal: one perturbation for all images, made on the reference with the target's training images.
+        measures: the measures of the similarity of features.
+        images: number of images of the target's test split, the first images; CCA needs more images than features.
+        radius: the radius of the low band, in periods per image.
+        universal: one perturbation for all images, made on the reference model with the target's training images.
     """
 
     measures: tuple[Literal["cka", "cca"], ...]
@@ -48,10 +49,10 @@ class Probe:
     """The images on which models are compared.
 
     Attributes:
-        images: of the test split, (N, 3, H, W) in [0, 1].
-        labels: theirs, (N,).
-        train_images: of the training split, (M, 3, H, W) in [0, 1].
-        train_labels: theirs, (M,).
+        images: images of the test split, (N, 3, H, W) in [0, 1].
+        labels: labels of the test split, (N,).
+        train_images: images of the training split, (M, 3, H, W) in [0, 1].
+        train_labels: labels of the training split, (M,).
     """
 
     images: Tensor
@@ -60,8 +61,8 @@ class Probe:
     train_labels: Tensor
 
     @classmethod
-    def of(cls, task: "LikenessTask") -> "Probe":
-        """The images of a task, on its device."""
+    def from_task(cls, task: "LikenessTask") -> "Probe":
+        """The images of a task, on the device of the task."""
         splits = Split.load(task.test).first(task.likeness.images), Split.load(task.train)
         parts = [split.tensors(range(len(split.ids)), task.compute.place())[:2] for split in splits]
         return cls(*parts[0], *parts[1])
@@ -69,16 +70,16 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class LikenessTask:
-    """All that one model is likened by, and the key of its kept work.
+    """All inputs of the comparison of one model with the reference, which make the key of its kept work.
 
     Attributes:
-        likeness: what is measured.
-        seed: of the universal perturbation and its control.
+        likeness: the measures and their parameters.
+        seed: the seed of the universal perturbation and its control.
         model: the architecture.
-        compute: where it runs.
-        threads: of the CPU.
-        weights: the model's file.
-        reference: the file of the model that it is compared with.
+        compute: where the models run.
+        threads: number of CPU threads.
+        weights: the file of the model.
+        reference: the file of the reference model.
         test: the file of the target's test split.
         train: the file of the target's training split.
     """
@@ -95,9 +96,9 @@ class LikenessTask:
 
 
 def measure(task: LikenessTask) -> list[dict]:
-    """Rows of measure, input, layer and value of one model, in fp32. Accuracies are shares; no layer is ""."""
+    """Rows {measure, input, layer, value} of one model, in fp32. Accuracies are shares; layer "": no layer applies."""
     torch.set_num_threads(task.threads)
-    device, probe = task.compute.place(), Probe.of(task)
+    device, probe = task.compute.place(), Probe.from_task(task)
     pair = [heads.load(task.model, path).to(device).requires_grad_(False) for path in (task.weights, task.reference)]
     model, reference = pair
     assert isinstance(model, PlainClassifier) and isinstance(reference, PlainClassifier)
@@ -106,34 +107,34 @@ def measure(task: LikenessTask) -> list[dict]:
 
 
 def likened(
-    model: PlainClassifier, reference: PlainClassifier, probe: Probe, wanted: Likeness, seed: int
+    model: PlainClassifier, reference: PlainClassifier, probe: Probe, likeness: Likeness, seed: int
 ) -> list[dict]:
-    """The rows of `measure` of two models at hand."""
-    delta = wanted.universal.perturbation(reference, probe.train_images, seed)
+    """The rows of `measure` for a loaded model and a loaded reference model."""
+    delta = likeness.universal.perturbation(reference, probe.train_images, seed)
     control = random_signs(delta, seed)
     inputs = {"clean": probe.images, "universal": (probe.images + delta).clamp(0, 1)}
-    rows = _alike(model, reference, inputs, wanted.measures)
+    rows = _similarity_rows(model, reference, inputs, likeness.measures)
     for name, moved in {"universal": delta, "random_signs": control}.items():
-        found = damage(model, probe.images, probe.labels, moved)
-        rows += [_row("accuracy", name, found["perturbed"]), _row("fooled", name, found["fooled"])]
-    return rows + _of_bands(model, probe, wanted.radius) + _learnt(model, probe)
+        effect = damage(model, probe.images, probe.labels, moved)
+        rows += [_row("accuracy", name, effect["perturbed"]), _row("fooled", name, effect["fooled"])]
+    return rows + _band_rows(model, probe, likeness.radius) + _collapse_rows(model, probe)
 
 
-def _alike(
+def _similarity_rows(
     model: PlainClassifier, reference: PlainClassifier, inputs: dict[str, Tensor], measures: Sequence[str]
 ) -> list[dict]:
     rows = []
     for name, images in inputs.items():
-        pair = [layer_features(of, images) for of in (model, reference)]
+        pair = [layer_features(network, images) for network in (model, reference)]
         for measure_name in measures:
-            found = compare(SIMILARITIES[measure_name], *pair)
-            rows += [_row(measure_name, name, value, layer) for layer, value in found.items()]
+            similarities = compare(SIMILARITIES[measure_name], *pair)
+            rows += [_row(measure_name, name, value, layer) for layer, value in similarities.items()]
     return rows
 
 
 @torch.no_grad()
-def _learnt(model: PlainClassifier, probe: Probe) -> list[dict]:
-    """What tells whether features have collapsed: their variance over training images, and the cross-entropy."""
+def _collapse_rows(model: PlainClassifier, probe: Probe) -> list[dict]:
+    """Rows that show whether features have collapsed: their variance over training images, and the cross-entropy."""
     features = torch.cat([model.eval().features(part) for part in probe.train_images.split(100)])
     loss = cross_entropy(model.classify(features), probe.train_labels).mean().item()
     variance = features.var(dim=0).mean().item()
@@ -141,7 +142,7 @@ def _learnt(model: PlainClassifier, probe: Probe) -> list[dict]:
 
 
 @torch.no_grad()
-def _of_bands(model: PlainClassifier, probe: Probe, radius: float) -> list[dict]:
+def _band_rows(model: PlainClassifier, probe: Probe, radius: float) -> list[dict]:
     right: dict[str, list[Tensor]] = {"low_band": [], "high_band": []}
     for images, labels in zip(probe.images.split(100), probe.labels.split(100)):
         for name, band in zip(right, bands(images, radius)):
@@ -149,5 +150,5 @@ def _of_bands(model: PlainClassifier, probe: Probe, radius: float) -> list[dict]
     return [_row("accuracy", name, torch.cat(bits).float().mean().item()) for name, bits in right.items()]
 
 
-def _row(measure_name: str, of: str, value: float, layer: str = "") -> dict:
-    return {"measure": measure_name, "input": of, "layer": layer, "value": value}
+def _row(measure_name: str, input_name: str, value: float, layer: str = "") -> dict:
+    return {"measure": measure_name, "input": input_name, "layer": layer, "value": value}

@@ -1,4 +1,4 @@
-"""How alike two models see the same images: linear CKA and mean CCA of their features, layer by layer."""
+"""Similarity of the features of two models on the same images: linear CKA and mean CCA, layer by layer."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,15 +11,16 @@ from zsr.errors import StudyError
 from zsr.models.classifier import Classifier
 from zsr.models.linear import PlainClassifier
 
-KEPT = 0.98  # share of the summed correlations that the kept ones reach
-RANK = 1e-10  # singular values below this share of the largest are none
+KEPT = 0.98  # share of the sum of correlations that the kept correlations reach
+RANK = 1e-10  # singular values below this share of the largest count as zero
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
     """Centred kernel alignment of features (N, P) and (N, Q) of the same images, in [0, 1].
 
-    ||Y'X||^2 / (||X'X|| ||Y'Y||) of centred features, Frobenius norms. Kornblith et al., ICML 2019, eq. 5. The same
-    for rotated, shifted and scaled features. Raises StudyError: other numbers of images; features that do not vary.
+    ||Y'X||^2 / (||X'X|| ||Y'Y||) of centred features, Frobenius norms. Kornblith et al., ICML 2019, eq. 5. Rotation,
+    shift and scale of features do not change the value. Raises StudyError: the numbers of images differ; features do
+    not vary.
     """
     x, y = _centred(x, y)
     return ((y.T @ x).norm().square() / ((x.T @ x).norm() * (y.T @ y).norm())).item()
@@ -28,8 +29,8 @@ def linear_cka(x: Tensor, y: Tensor) -> float:
 def mean_cca(x: Tensor, y: Tensor) -> float:
     """Mean of the leading canonical correlations of features (N, P) and (N, Q), N > max(P, Q), in [0, 1].
 
-    Kept are the first whose sum reaches 98 % of that of all. Raghu et al., NeurIPS 2017. The same for features under
-    any invertible affine map. Raises StudyError as `linear_cka`, and where there are too few images.
+    The first correlations whose sum reaches 98 % of the sum of all are kept. Raghu et al., NeurIPS 2017. Invertible
+    affine maps of features do not change the value. Raises StudyError as `linear_cka`, and for too few images.
     """
     x, y = _centred(x, y)
     if len(x) <= max(x.shape[1], y.shape[1]):
@@ -40,30 +41,30 @@ def mean_cca(x: Tensor, y: Tensor) -> float:
 
 
 def stages(tower: nn.Module) -> dict[str, nn.Module]:
-    """The layers compared: residual blocks of a ViT; stages layer1, layer2, ... of a ResNet, whoever wrote it.
+    """The layers that are compared: residual blocks of a ViT; stages layer1, layer2, ... of any ResNet.
 
-    Raises StudyError where a tower has neither.
+    Raises StudyError where a tower has neither blocks nor stages.
     """
     if hasattr(tower, "transformer"):
         transformer: Any = tower.transformer
         return {f"block{i + 1}": block for i, block in enumerate(transformer.resblocks)}
-    found = {name: child for name, child in tower.named_children() if name.startswith("layer")}
-    if not found:
+    layers = {name: child for name, child in tower.named_children() if name.startswith("layer")}
+    if not layers:
         raise StudyError(f"{type(tower).__name__} has no residual blocks and no stages layer1, layer2, ... to compare")
-    return found
+    return layers
 
 
 @torch.no_grad()
 def layer_features(model: Classifier | PlainClassifier, images: Tensor, batch_size: int = 100) -> dict[str, Tensor]:
-    """What every stage of model.visual gives, averaged over places or tokens, (N, width); and "features", (N, D).
+    """The output of every stage of model.visual, averaged over places or tokens, (N, width); and "features", (N, D).
 
-    The model runs in eval mode and is left in the mode that it had.
+    The model runs in eval mode and then returns to its previous mode.
     """
-    found: dict[str, list[Tensor]] = {}
-    forward = getattr(model, "tokens", model)  # with CLS pooling the logits leave out most of the last block
+    outputs: dict[str, list[Tensor]] = {}
+    forward = getattr(model, "tokens", model)  # with CLS pooling the forward to the logits skips most of the last block
     training = model.training
     hooks = [
-        stage.register_forward_hook(partial(_keep, found.setdefault(name, [])))
+        stage.register_forward_hook(partial(_keep, outputs.setdefault(name, [])))
         for name, stage in stages(model.visual).items()
     ]
     try:
@@ -73,14 +74,14 @@ def layer_features(model: Classifier | PlainClassifier, images: Tensor, batch_si
     finally:
         for hook in hooks:
             hook.remove()
-    found["features"] = [model.image_features(part) for part in images.split(batch_size)]
+    outputs["features"] = [model.image_features(part) for part in images.split(batch_size)]
     model.train(training)
-    return {name: torch.cat(rows) for name, rows in found.items()}
+    return {name: torch.cat(rows) for name, rows in outputs.items()}
 
 
-def compare(measure: Callable[[Tensor, Tensor], float], one: dict[str, Tensor], other: dict[str, Tensor]) -> dict:
-    """A measure of every layer that both of two `layer_features` have."""
-    return {name: measure(features, other[name]) for name, features in one.items() if name in other}
+def compare(measure: Callable[[Tensor, Tensor], float], first: dict[str, Tensor], second: dict[str, Tensor]) -> dict:
+    """The measure for every layer that both results of `layer_features` have."""
+    return {name: measure(features, second[name]) for name, features in first.items() if name in second}
 
 
 def _keep(rows: list[Tensor], stage: nn.Module, inputs: tuple, output: Tensor) -> None:

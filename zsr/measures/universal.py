@@ -1,4 +1,4 @@
-"""One perturbation for all images, made on one model and shown to another: do they share non-robust features?"""
+"""One perturbation for all images, made on one model and shown to another: do the models share non-robust features?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from zsr.params import Count, PixelRange
 
 @dataclass(frozen=True, kw_only=True)
 class UniversalAttack:
-    """Sign steps over batches in an l-infinity ball, from random signs of one step's size.
+    """Sign steps over batches in an l-infinity ball. The start is random signs times the size of one step.
 
     Attributes:
         eps: radius of the ball, in units of the pixel range [0, 1].
-        step_size: of every step, in the same units.
-        epochs: passes over the images.
-        batch_size: images of a step.
+        step_size: size of every step, in the same units.
+        epochs: number of passes over the images.
+        batch_size: number of images per step.
     """
 
     eps: PixelRange
@@ -30,8 +30,8 @@ class UniversalAttack:
     def perturbation(self, model: Classifier | PlainClassifier, images: Tensor, seed: int) -> Tensor:
         """The delta, (3, H, W), that moves the model's features of images (N, 3, H, W) furthest in the mean square.
 
-        Moved are `model.image_features` of images + delta, cut to [0, 1]; no label is used. The model runs in eval mode
-        and is left in the mode that it had.
+        The features are `model.image_features` of images + delta, cut to [0, 1]; no label is used. The model runs in
+        eval mode and then returns to its previous mode.
         """
         training = model.training
         model.eval()
@@ -46,7 +46,7 @@ class UniversalAttack:
 
 
 def random_signs(delta: Tensor, seed: int) -> Tensor:
-    """The control: a perturbation of the same size at every pixel, so in every norm, with signs drawn at random."""
+    """The control: a perturbation with the same size at every pixel, hence in every norm, and with random signs."""
     return delta.abs() * _signs(delta, torch.Generator().manual_seed(seed))
 
 
@@ -54,10 +54,11 @@ def random_signs(delta: Tensor, seed: int) -> Tensor:
 def damage(
     model: Classifier | PlainClassifier, images: Tensor, labels: Tensor, delta: Tensor, batch_size: int = 100
 ) -> dict[str, float]:
-    """What a perturbation does to a model: images (N, 3, H, W), labels (N,).
+    """The effect of a perturbation on a model: images (N, 3, H, W), labels (N,).
 
-    clean, perturbed: accuracy without and with it; drop: their difference; fooled: share of images whose predicted
-    class changes, right or wrong. The model runs in eval mode and is left in the mode that it had.
+    clean, perturbed: accuracy without and with the perturbation; drop: the difference of the two; fooled: share of
+    images whose predicted class changes, right or wrong. The model runs in eval mode and then returns to its previous
+    mode.
     """
     training = model.training
     model.eval()
@@ -72,7 +73,7 @@ def damage(
 
 
 def _slope(features: Callable[[Tensor], Tensor], images: Tensor, delta: Tensor) -> Tensor:
-    """Signs of the gradient by delta of the mean square by which features move."""
+    """Signs of the gradient with respect to delta. The objective is the mean square of the shift of the features."""
     with torch.no_grad():
         held = features(images)
     leaf = delta.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""What every fine-tuning method is: hyper-parameters as fields, the loss as named terms."""
+"""The base class of fine-tuning methods: hyper-parameters are fields, the loss is a set of named terms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,16 +12,16 @@ from zsr.models.classifier import NormStats, PixelClassifier
 
 @dataclass(frozen=True)
 class Batch:
-    """What a method sees of B samples.
+    """The data of B samples for a method.
 
     Attributes:
         images: (B, 3, H, W) in [0, 1].
         labels: numbers of the true classes, (B,) int64.
-        anchors: this batch's rows of `Method.anchors`, (B, ...); None: the method has none.
-        non_class: this batch's rows of the unit-norm embeddings of `Method.non_class_template`, (B, D); None: the
-            method has no such template.
-        joint: rows (B, ...) -> those of the step's whole batch, of which other processes may hold parts.
-        nominal: how many images a full batch of the recipe has; None: as many as there are.
+        anchors: rows of `Method.anchors` for this batch, (B, ...); None: the method has no anchors.
+        non_class: unit-norm text embeddings of `Method.non_class_template` for the labels, (B, D); None: the method
+            has no such template.
+        joint: gathers rows, (B, ...) -> the rows of the step's whole batch. Other processes may hold parts of it.
+        nominal: number of images in a full batch of the recipe; None: the number of images in this batch.
     """
 
     images: Tensor
@@ -32,7 +32,7 @@ class Batch:
     nominal: int | None = None
 
     def rows(self, which: slice) -> "Batch":
-        """Some of its images, for losses that look at each image alone; the nominal size stays."""
+        """A batch of some of the images, for losses that treat each image alone. The nominal size stays."""
         return replace(
             self,
             images=self.images[which],
@@ -45,16 +45,16 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """The loop owns the attack, the optimiser and the logging; a method says what to minimise.
+    """A fine-tuning method. It defines the loss; the training loop owns the attack, the optimiser and the logging.
 
     Attributes:
         trains: False for a method that leaves the base model as it is.
-        attacked: False where no adversarial image is used; `losses` is then given adv = None.
+        attacked: False where the loss uses no adversarial image; `losses` then gets adv = None.
         in_batch: True where the loss compares the images of a batch with each other.
-        needs_blocks: True where it looks into the residual blocks of a ViT.
-        needs_text: True where it looks at class prompts or patch tokens, which a linear head does not have.
-        needs_norm: True where it needs a tower with BatchNorm.
-        non_class_template: a second prompt of every class, with {} for the class name; None: it needs none.
+        needs_blocks: True where the loss reads the residual blocks of a ViT.
+        needs_text: True where the loss reads class prompts or patch tokens, which a linear head does not have.
+        needs_norm: True where the method needs a tower with BatchNorm.
+        non_class_template: a second prompt of every class, with {} for the class name; None: no second prompt.
         norm_stats: the mean and std of pixels, in training and in evaluation.
     """
 
@@ -68,28 +68,29 @@ class Method:
     norm_stats: NormStats = "clip"
 
     def prepare(self, visual: nn.Module) -> None:
-        """Make the tower ready to be trained, in place. The frozen model has been copied before."""
+        """Prepare the tower for training, in place. The frozen model is a copy from before this call."""
 
     def finish(self, visual: nn.Module) -> None:
-        """Bring a trained tower back to the modules that it had before `prepare`, in place."""
+        """Restore the modules that the tower had before `prepare`, in place, with the trained weights."""
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor | None:
-        """Constants of the frozen model and the clean image, (B, ...), computed once per image; None: it has none."""
+        """Constants of the frozen model and the clean image, (B, ...), computed once per image; None: no anchors."""
         return None
 
     def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
-        """How values of a term over parts of a batch make that of the batch: their mean, weighted by images, or sum.
+        """How the value of a term over a batch follows from its values over the parts of the batch.
 
-        whole: every part gives the value of the batch, by way of `Batch.joint`.
+        mean: their mean, weighted by the number of images. sum: their sum. whole: each part already gives the value of
+        the whole batch, through `Batch.joint`.
         """
         return "whole" if self.in_batch else "mean"
 
     def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """What the training attack raises, (B, 3, H, W) -> (B,): cross-entropy over all class prompts."""
+        """The objective of the training attack, (B, 3, H, W) -> (B,): cross-entropy over all classes."""
         return lambda adv: cross_entropy(model(adv), batch.labels)
 
     def losses(
         self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
     ) -> dict[str, Tensor]:
-        """Named, weighted scalar terms; the loop minimises their sum."""
+        """Named, weighted scalar terms. The loop minimises their sum."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""CLIP: the base model as it is, the undefended row of every table. Radford et al., ICML 2021."""
+"""CLIP: the base model without training, the undefended row of every table. Radford et al., ICML 2021."""
 
 from dataclasses import dataclass
 from typing import ClassVar

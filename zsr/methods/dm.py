@@ -1,9 +1,10 @@
 """DM: discrepancy mitigating robust fine-tuning. "Pre-training also transfers non-robustness", AAAI 2023.
 
-The label is learnt from the clean image alone; beside it the features of the attacked image are held at an anchor, and
-the attack, which sees no label, drives them away from there. At the clean image the distance to its own features has
-no gradient, so the attack needs a random start: published is a Gaussian, `train.attack.init_sigma: 5e-4`. Without
-cross-entropy and with the frozen anchor this is FARE, whose distance is a sum over the D numbers, not their mean.
+The model learns the label from the clean image alone. A second term holds the features of the attacked image at an
+anchor. The attack uses no label and drives the features away from the anchor. The distance has no gradient where the
+attacked image equals the clean image, so the attack needs a random start. The published start is Gaussian,
+`train.attack.init_sigma: 5e-4`. Without cross-entropy and with the frozen anchor this is FARE, except that FARE's
+distance is a sum over the D features and this distance is their mean.
 """
 
 from collections.abc import Callable
@@ -23,16 +24,16 @@ from zsr.params import NonNegative
 class DM(Method):
     """Cross-entropy on clean images, and attacked features held at an anchor.
 
-    "Pre-training also transfers non-robustness", AAAI 2023. A step sees the clean batch once, where the published loop
-    runs it again for each term.
+    "Pre-training also transfers non-robustness", AAAI 2023. A step runs the clean batch through the model once; the
+    published loop runs it once for each term.
 
     Attributes:
-        anchor: what features are held at. self, published: the trained model's own of the clean image, which learn too.
-            frozen: the base model's, as in FARE.
-        beta_eff: weight of the mean square over images and numbers, at least 0; the published beta is divided by the
-            batch size once more, so 500 with batches of 128 is 3.9 here.
+        anchor: the features that the attacked features are held at. self, published: the trained model's features of
+            the clean image, through which the gradient flows too. frozen: the base model's features, as in FARE.
+        beta_eff: weight of the mean square over images and features, at least 0. The published beta is divided by the
+            batch size once more, so a published 500 with batches of 128 is 3.9 here.
         ce_weight: weight of the cross-entropy on clean images, at least 0.
-        features: raw, or brought to unit norm.
+        features: raw: not normalised. unit: of unit norm.
     """
 
     anchor: Literal["self", "frozen"]
@@ -41,32 +42,32 @@ class DM(Method):
     features: Literal["raw", "unit"] = "raw"
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor | None:
-        """The frozen model's features of the clean image, (B, D), where they are what is held on to."""
+        """The frozen model's features of the clean image, (B, D); None where `anchor` is self."""
         return self._scaled(frozen.image_features(batch.images)) if self.anchor == "frozen" else None
 
     def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
         """The discrepancy of the attacked image, (B, 3, H, W) -> (B,)."""
-        held = batch.anchors
+        anchors = batch.anchors
         if self.anchor == "self":
-            held = self._scaled(model.image_features(batch.images)).detach()  # no_grad would round otherwise
-        assert held is not None
-        return lambda adv: self._discrepancy(model, adv, held)
+            anchors = self._scaled(model.image_features(batch.images)).detach()  # under no_grad rounding would differ
+        assert anchors is not None
+        return lambda adv: self._discrepancy(model, adv, anchors)
 
     def losses(
         self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
     ) -> dict[str, Tensor]:
         """Cross-entropy on clean images, and the discrepancy of the attacked ones, each with its weight."""
-        clean = model.image_features(batch.images)
-        terms = {"ce_clean": self.ce_weight * cross_entropy(model.classify(clean), batch.labels).mean()}
-        if self.beta_eff:  # without it a step is one of plain fine-tuning, BN statistics included
-            held = self._scaled(clean) if self.anchor == "self" else batch.anchors
-            assert adv is not None and held is not None
-            terms["discrepancy"] = self.beta_eff * self._discrepancy(model, adv, held).mean()
+        image_features = model.image_features(batch.images)
+        terms = {"ce_clean": self.ce_weight * cross_entropy(model.classify(image_features), batch.labels).mean()}
+        if self.beta_eff:  # with 0 a step equals plain fine-tuning, BatchNorm statistics included
+            anchors = self._scaled(image_features) if self.anchor == "self" else batch.anchors
+            assert adv is not None and anchors is not None
+            terms["discrepancy"] = self.beta_eff * self._discrepancy(model, adv, anchors).mean()
         return terms
 
-    def _discrepancy(self, model: PixelClassifier, adv: Tensor, held: Tensor) -> Tensor:
-        """Mean square over the D numbers, (B,)."""
-        return (self._scaled(model.image_features(adv)) - held).square().mean(dim=1)
+    def _discrepancy(self, model: PixelClassifier, adv: Tensor, anchors: Tensor) -> Tensor:
+        """Mean square over the D features, (B,)."""
+        return (self._scaled(model.image_features(adv)) - anchors).square().mean(dim=1)
 
     def _scaled(self, features: Tensor) -> Tensor:
         return F.normalize(features, dim=1) if self.features == "unit" else features

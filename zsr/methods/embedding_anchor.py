@@ -1,7 +1,7 @@
-"""Control without text: TeCoA with its image features held near the frozen model's features of the clean image.
+"""Control without text: TeCoA with image features held near the frozen model's features of the clean image.
 
-Not a published method. It asks what is left of TGA-ZSR's gain when the pull carries no text and no map: where this
-row is as good, the gain is no evidence for text guidance.
+This is not a published method. It measures how much of TGA-ZSR's gain remains when the pull uses no text and no map.
+Where this row is as good as TGA-ZSR, the gain is no evidence for text guidance.
 """
 
 from dataclasses import dataclass

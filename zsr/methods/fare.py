@@ -1,7 +1,7 @@
 """FARE: unsupervised adversarial fine-tuning of image features. Schlarmann et al., ICML 2024, eq. 3.
 
-No text and no label: the attacked image's features are held at the frozen model's features of the clean image, and
-the attack drives them away from there.
+The method uses no text and no label. The loss holds the attacked image's features at the frozen model's features of the
+clean image. The attack drives them away from there.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ class FARE(Method):
     Schlarmann et al., ICML 2024, eq. 3.
 
     Attributes:
-        features: raw: not normalised, as published; unit: brought to unit norm.
+        features: raw: not normalised, as published. unit: of unit norm.
     """
 
     features: Literal["raw", "unit"]

@@ -1,4 +1,4 @@
-"""FT: cross-entropy on clean images, over class prompts or a linear head. What the transfer study calls fine-tuning.
+"""FT: cross-entropy on clean images, over class prompts or a linear head. The transfer study calls it fine-tuning.
 
 "Pre-training also transfers non-robustness", AAAI 2023.
 """

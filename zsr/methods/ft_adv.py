@@ -1,4 +1,4 @@
-"""FT-Adv.: CLIP's own contrastive loss on adversarial images. The baseline of TGA-ZSR (Yu et al., NeurIPS 2024).
+"""FT-Adv.: CLIP's contrastive loss on adversarial images. A baseline of TGA-ZSR (Yu et al., NeurIPS 2024).
 
 The attack raises the class-wise cross-entropy, not the contrastive loss (quirk F3 of the published code).
 """
@@ -15,12 +15,12 @@ from zsr.models.classifier import PixelClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class FTAdv(Method):
-    """CLIP's symmetric loss within the batch, on adversarial images.
+    """CLIP's symmetric contrastive loss within the batch, on adversarial images.
 
     A baseline of Yu et al., NeurIPS 2024.
 
     Attributes:
-        in_batch: True: the loss compares the images of a batch.
+        in_batch: True, since the loss compares the images of a batch.
         duplicate_negatives: are images of one class in a batch negatives of each other? (quirk F1)
     """
 

@@ -1,4 +1,4 @@
-"""FT-Clean: CLIP's own contrastive loss on clean images. The baseline of TGA-ZSR (Yu et al., NeurIPS 2024)."""
+"""FT-Clean: CLIP's contrastive loss on clean images. A baseline of TGA-ZSR (Yu et al., NeurIPS 2024)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,13 +12,13 @@ from zsr.models.classifier import PixelClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class FTClean(Method):
-    """CLIP's symmetric loss within the batch, on clean images.
+    """CLIP's symmetric contrastive loss within the batch, on clean images.
 
     A baseline of Yu et al., NeurIPS 2024.
 
     Attributes:
         attacked: False.
-        in_batch: True: the loss compares the images of a batch.
+        in_batch: True, since the loss compares the images of a batch.
         duplicate_negatives: are images of one class in a batch negatives of each other? (quirk F1)
     """
 

@@ -1,7 +1,8 @@
 """PMG-AFT: pre-trained model guided adversarial fine-tuning. Wang et al., CVPR 2024.
 
-Cross-entropy on adversarial images, and two Kullback-Leibler terms that hold their class probabilities near those of
-the frozen model on the same adversarial images and near the model's own on the clean ones.
+The loss is cross-entropy on adversarial images plus two Kullback-Leibler terms. The first term holds the class
+probabilities near those of the frozen model on the same adversarial images. The second term holds them near those of
+the trained model on the clean images.
 """
 
 from collections.abc import Callable
@@ -19,17 +20,17 @@ from zsr.params import NonNegative
 
 @dataclass(frozen=True, kw_only=True)
 class PMGAFT(Method):
-    """Cross-entropy on adversarial images, and two divergences: from the frozen model, and from the clean images.
+    """Cross-entropy on adversarial images, a divergence from the frozen model, and one from the clean images.
 
     Wang et al., CVPR 2024.
 
     Attributes:
-        needs_text: True: its logits may be cosines.
+        needs_text: True, since the logits may be cosines.
         lambda_general: weight of the frozen model's term, at least 0.
         lambda_clean: weight of the clean images' term, at least 0.
-        logit_scale: one: logits are cosines, in the loss and its attack (quirk M1); learnt: as CLIP has them.
-        kl_reduction: of the divergences over the batch; sum: the weight grows with the batch (quirk M2).
-        kl_direction: KL(target || adv), target_first, or KL(adv || target), adversarial_first (quirk M3).
+        logit_scale: one: logits are cosines, in the loss and in the attack (quirk M1). learnt: CLIP's logits.
+        kl_reduction: how the divergences are reduced over the batch. sum: the weight grows with the batch (quirk M2).
+        kl_direction: target_first: KL(target || adv). adversarial_first: KL(adv || target) (quirk M3).
         detach_clean: is the clean branch a constant? (quirk M-detach)
     """
 
@@ -42,7 +43,7 @@ class PMGAFT(Method):
     detach_clean: bool
 
     def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
-        """The published divergences are sums over the batch, so their weight grows with it."""
+        """sum for the divergences where `kl_reduction` is sum, so that their weight grows with the batch, else mean."""
         return "sum" if term.startswith("kl") and self.kl_reduction == "sum" else "mean"
 
     def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ from zsr.models.classifier import PixelClassifier
 
 @dataclass(frozen=True, kw_only=True)
 class TeCoA(Method):
-    """Cross-entropy over all class prompts, on adversarial images. Mao et al., ICLR 2023. It has no numbers."""
+    """Cross-entropy over all class prompts, on adversarial images. Mao et al., ICLR 2023. It has no params."""
 
     def losses(
         self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None

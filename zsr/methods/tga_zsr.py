@@ -19,13 +19,14 @@ class TGAZSR(Method):
     Yu et al., NeurIPS 2024, eqs. 6-7.
 
     Attributes:
-        needs_text: True: a map is of patch tokens and class prompts.
-        lambda_ar: weight of the attention refinement, of the attacked image's map, at least 0; alpha in the paper.
-        lambda_amc: weight of the attention-based model constraint, of the clean image's map, at least 0; beta in the
+        needs_text: True, since a map compares patch tokens with a class prompt.
+        lambda_ar: weight of the attention refinement, the pull on the attacked image's map, at least 0; alpha in the
             paper.
-        norm_axis: what is brought to unit norm before the product with the text (quirk G5).
-        order: of min-max and resizing to the image (quirk G6).
-        distance: of two maps (quirk G9).
+        lambda_amc: weight of the attention-based model constraint, the pull on the clean image's map, at least 0; beta
+            in the paper.
+        norm_axis: the axis of unit norm before the product of tokens and text (quirk G5).
+        order: the order of min-max and of resizing to the image (quirk G6).
+        distance: the distance between two maps (quirk G9).
     """
 
     needs_text: ClassVar[bool] = True
@@ -36,7 +37,7 @@ class TGAZSR(Method):
     distance: Distance
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor:
-        """Similarities behind A_0, the frozen model's map of the clean image for its true class: (B, P)."""
+        """Similarities that A_0 is made from, the frozen model's map of the clean image for the true class: (B, P)."""
         return similarity(frozen.tokens(batch.images), frozen.text_embeddings[batch.labels], self.norm_axis)
 
     def losses(
@@ -57,13 +58,13 @@ class TGAZSR(Method):
             "attention_constraint": self.lambda_amc * shift(model.tokens(batch.images)),
         }
 
-    def _distance(self, own: Tensor, anchors: Tensor, model: PixelClassifier) -> Tensor:
-        """Distance (B,) of the maps that two arrays of similarities (B, P) stand for."""
+    def _distance(self, similarities: Tensor, anchors: Tensor, model: PixelClassifier) -> Tensor:
+        """Distance (B,) between the maps of two arrays of similarities, each (B, P)."""
         grid = model.grid
         if self.order == "resize_minmax":
-            own, anchors = (resize(x, grid, model.image_size) for x in (own, anchors))
+            similarities, anchors = (resize(x, grid, model.image_size) for x in (similarities, anchors))
             grid = model.image_size
-        return map_distance(min_max(own), min_max(anchors), grid, model.image_size, self.distance)
+        return map_distance(min_max(similarities), min_max(anchors), grid, model.image_size, self.distance)
 
 
 METHOD = TGAZSR

@@ -1,7 +1,8 @@
-"""TRADES: cross-entropy on clean images, and attacked predictions pulled to the clean ones. Zhang et al., ICML 2019.
+"""TRADES: cross-entropy on clean images, and a divergence of attacked predictions. Zhang et al., ICML 2019.
 
-The attack raises cross-entropy, not the divergence, and the gradient flows through both sides of the divergence: as
-in the published code of TWINS (Liu et al., CVPR 2023), whose baseline this is.
+The divergence pulls the predictions on attacked images to the predictions on clean images. The attack raises
+cross-entropy, not the divergence, and the gradient flows through both sides of the divergence. Both follow the
+published code of TWINS (Liu et al., CVPR 2023), of which this is a baseline.
 """
 
 from dataclasses import dataclass
@@ -22,23 +23,23 @@ class TRADES(Method):
 
     Attributes:
         beta: weight of the divergence, at least 0.
-        beta_reduction: of the divergence. nominal_batch, as published: its sum over the batch, divided by the batch
-            size of the recipe. mean: over the images.
+        beta_reduction: how the divergence is reduced. nominal_batch, as published: its sum over the batch, divided by
+            the batch size of the recipe. mean: its mean over the images.
     """
 
     beta: NonNegative
     beta_reduction: Literal["nominal_batch", "mean"]
 
     def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
-        """The divergence is a sum where it is divided by the nominal batch."""
+        """sum for the divergence where it is divided by the nominal batch size, else mean."""
         return "sum" if term == "kl" and self.beta_reduction == "nominal_batch" else "mean"
 
     def losses(
         self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
     ) -> dict[str, Tensor]:
-        """Cross-entropy on x, and beta KL(P(x) || P(x')), with a gradient through both sides."""
+        """Cross-entropy on x, and beta KL(P(x) || P(x')) with a gradient through both sides."""
         assert adv is not None
-        attacked = F.log_softmax(model(adv), dim=1)  # first: the order in which BatchNorm sees them
+        attacked = F.log_softmax(model(adv), dim=1)  # attacked images first: BatchNorm sees them in this order
         logits = model(batch.images)
         divergence = F.kl_div(attacked, F.log_softmax(logits, dim=1), reduction="sum", log_target=True)
         images = batch.nominal if self.beta_reduction == "nominal_batch" else None

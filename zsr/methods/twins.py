@@ -1,8 +1,9 @@
 """TWINS: a frozen and an adaptive wing share their convolutions, each sees half a batch. Liu et al., CVPR 2023.
 
-The adaptive wing is the tower's own BatchNorm. The frozen wing normalises by the statistics of the tower that training
-starts from, as constants, and has a scale and shift of its own, which learn. The paper wants that tower adversarially
-pre-trained. Attack and inference are the adaptive wing's, in eval mode.
+A wing is a way to compute the BatchNorm layers of the tower. The adaptive wing is the tower's normal BatchNorm. The
+frozen wing normalises by constants, the running statistics of the tower at the start of training; it has a second scale
+and shift, which are trained. In the paper the tower at the start is adversarially pre-trained. Attack and inference use
+the adaptive wing in eval mode.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,10 +23,10 @@ from zsr.models.classifier import PixelClassifier
 from zsr.models.passes import HALF
 from zsr.params import NonNegative, nested_component
 
-Wing = Literal["adaptive", "frozen", "split"]  # split: the first half of a batch by the frozen wing, as published
-Affine = Literal["separate", "shared"]  # does the frozen wing have a scale and shift of its own?
+Wing = Literal["adaptive", "frozen", "split"]  # split: the first half of a batch through the frozen wing, as published
+Affine = Literal["separate", "shared"]  # separate: the frozen wing has a second scale and shift
 
-# What the first and the second half of a batch are called, and the wing that sees them
+# Names of the first and the second half of a batch -> the wing that computes that half
 WINGS: dict[str, dict[str, Wing]] = {
     "both": {"frozen": "frozen", "adaptive": "adaptive"},
     "adaptive": {"first": "adaptive", "second": "adaptive"},
@@ -33,26 +34,26 @@ WINGS: dict[str, dict[str, Wing]] = {
 }
 
 
-TAKEN = ("needs_blocks", "needs_text", "non_class_template")  # from the base
+TAKEN = ("needs_blocks", "needs_text", "non_class_template")  # attributes that are copied from the base
 
 
 # Two normalisations over one set of convolutions
 
 
 class DualBatchNorm2d(nn.Module):
-    """A BatchNorm with a frozen twin, (B, C, H, W) -> (B, C, H, W). Computed in fp32 under autocast.
+    """A BatchNorm with a frozen twin, (B, C, H, W) -> (B, C, H, W). It computes in fp32 under autocast.
 
-    norm: stays the adaptive wing, the same object; its running statistics become the frozen wing's constants.
-    `eval()` brings back the adaptive wing.
+    norm: the BatchNorm, which becomes the adaptive wing as the same object. A copy of its running statistics becomes
+    the constants of the frozen wing. `eval()` selects the adaptive wing.
 
     Attributes:
-        adaptive: the BatchNorm that was there.
+        adaptive: the given BatchNorm.
         num_features: C.
-        wing: what it computes; split: of B images the first B // 2 go to the frozen wing.
-        frozen_mean: the frozen wing's constants, (C,).
-        frozen_var: as `frozen_mean`.
-        frozen_weight: the frozen wing's own scale, (C,); None: it has that of the adaptive wing.
-        frozen_bias: the frozen wing's own shift, as `frozen_weight`.
+        wing: the wing that is computed; split: the first B // 2 of B images go to the frozen wing.
+        frozen_mean: the mean that the frozen wing normalises by, a constant, (C,).
+        frozen_var: the variance that the frozen wing normalises by, a constant, (C,).
+        frozen_weight: the scale of the frozen wing, (C,); None: the frozen wing uses the scale of the adaptive wing.
+        frozen_bias: the shift of the frozen wing, (C,); None: the frozen wing uses the shift of the adaptive wing.
     """
 
     wing: Wing
@@ -62,22 +63,22 @@ class DualBatchNorm2d(nn.Module):
     def __init__(self, norm: Norm, affine: Affine = "separate") -> None:
         super().__init__()
         assert norm.running_mean is not None and norm.running_var is not None
-        own = affine == "separate" and norm.affine
+        separate = affine == "separate" and norm.affine
         self.adaptive, self.num_features, self.wing = norm, norm.num_features, "adaptive"
         self.register_buffer("frozen_mean", norm.running_mean.clone())
         self.register_buffer("frozen_var", norm.running_var.clone())
-        self.frozen_weight = _copy(norm.weight) if own else None
-        self.frozen_bias = _copy(norm.bias) if own else None
+        self.frozen_weight = _copy(norm.weight) if separate else None
+        self.frozen_bias = _copy(norm.bias) if separate else None
         self.train(norm.training)
 
     def train(self, mode: bool = True) -> "DualBatchNorm2d":
-        """As of `nn.Module`; eval mode brings back the adaptive wing."""
+        """As of `nn.Module`. Eval mode also selects the adaptive wing."""
         if not mode:
             self.wing = "adaptive"
         return super().train(mode)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised by its wing, (B, C, H, W) -> (B, C, H, W)."""
+        """Normalise by the selected wing, (B, C, H, W) -> (B, C, H, W)."""
         x = x.float() if x.dtype in HALF.values() else x
         if self.wing == "split":
             half = len(x) // 2
@@ -98,8 +99,8 @@ def _copy(parameter: nn.Parameter) -> nn.Parameter:
 def twinify(module: nn.Module, affine: Affine = "separate") -> None:
     """Give every BatchNorm2d and SyncBatchNorm inside a frozen twin, in place.
 
-    Raises ParamError where there is none with running statistics: LayerNorm has no statistics to freeze, so both wings
-    would be one.
+    Raises ParamError where no BatchNorm with running statistics is inside. LayerNorm has no statistics to freeze, so
+    both wings would be equal.
     """
     if not _exchange(module, lambda child: DualBatchNorm2d(child, affine) if _has_statistics(child) else None):
         raise ParamError(
@@ -108,14 +109,14 @@ def twinify(module: nn.Module, affine: Affine = "separate") -> None:
 
 
 def export_plain(module: nn.Module) -> None:
-    """Leave the adaptive wing alone, in place: the modules and the names of the state dict from before `twinify`."""
+    """Undo `twinify` in place: only the adaptive wing stays, with the modules and state-dict names from before."""
     _exchange(module, lambda child: child.adaptive if isinstance(child, DualBatchNorm2d) else None)
 
 
 def set_wing(module: nn.Module, wing: Wing) -> None:
-    """What every layer inside computes from now on, until it is said again or `eval()` is called.
+    """Select the wing of every layer inside, until the next `set_wing` or `eval()`.
 
-    Raises StudyError where there is no such layer.
+    Raises StudyError where the module has no layer with wings.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, DualBatchNorm2d)]
     if not layers:
@@ -126,7 +127,7 @@ def set_wing(module: nn.Module, wing: Wing) -> None:
 
 @contextmanager
 def flying(module: nn.Module, wing: Wing) -> Iterator[None]:
-    """One wing inside, the adaptive one after."""
+    """Select a wing inside the context, and the adaptive wing afterwards."""
     set_wing(module, wing)
     try:
         yield
@@ -138,16 +139,16 @@ def _has_statistics(module: nn.Module) -> TypeGuard[Norm]:
     return isinstance(module, NORMS) and module.running_mean is not None
 
 
-def _exchange(module: nn.Module, other: Callable[[nn.Module], nn.Module | None]) -> int:
-    """Put `other(child)`, where it is not None, in the place of modules inside, but for wings; returns how many."""
+def _exchange(module: nn.Module, substitute: Callable[[nn.Module], nn.Module | None]) -> int:
+    """Replace inner modules by `substitute(child)` where it is not None; returns their number. Wings stay whole."""
     exchanged = 0
     for name, child in list(module.named_children()):
-        replacement = other(child)
+        replacement = substitute(child)
         if replacement is not None:
             setattr(module, name, replacement)
         exchanged += replacement is not None
         if replacement is None and not isinstance(child, DualBatchNorm2d):
-            exchanged += _exchange(child, other)
+            exchanged += _exchange(child, substitute)
     return exchanged
 
 
@@ -156,19 +157,19 @@ def _exchange(module: nn.Module, other: Callable[[nn.Module], nn.Module | None])
 
 @dataclass(frozen=True, kw_only=True)
 class Twins(Method):
-    """lambda_frozen times the base's loss on the first half of a batch, plus its loss on the second.
+    """lambda_frozen times the base's loss on the first half of a batch, plus the base's loss on the second half.
 
-    Liu et al., CVPR 2023. Of B images the first half has B // 2; one image alone goes to both. The controls `adaptive`
-    and `frozen` have no second scale and shift, whatever `affine` says.
+    Liu et al., CVPR 2023. The base is another method. Of B images the first half has B // 2; a single image goes to
+    both halves. The controls `adaptive` and `frozen` have no second scale and shift, whatever `affine` says.
 
     Attributes:
-        needs_norm: True: without BatchNorm both wings would be one.
-        base: a method with its own numbers, as {module: tecoa}.
+        needs_norm: True, since without BatchNorm both wings would be equal.
+        base: a method with its params, such as {module: tecoa}.
         lambda_frozen: weight of the first half, at least 0.
-        wings: of the two halves; adaptive and frozen are controls, both halves by one of the wings.
-        affine: separate, as published: the frozen wing has a scale and shift of its own; shared: it has none.
-        split: half, as published; full: both wings see the whole batch, at twice the cost.
-        normalise: divide by 1 + lambda_frozen, so that the loss has the scale of the base's.
+        wings: the wings of the two halves. both: as published. adaptive, frozen: controls, one wing for both halves.
+        affine: separate, as published: the frozen wing has a second scale and shift. shared: both wings have the same.
+        split: half, as published. full: both wings see the whole batch, at twice the cost.
+        normalise: divide the loss by 1 + lambda_frozen, so that its scale is the scale of the base's loss.
     """
 
     needs_norm: ClassVar[bool] = True
@@ -200,19 +201,19 @@ class Twins(Method):
         twinify(visual, self.affine if self.wings == "both" else "shared")
 
     def finish(self, visual: nn.Module) -> None:
-        """Leave the adaptive wing alone."""
+        """Keep the adaptive wing only."""
         export_plain(visual)
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor | None:
-        """Those of the base."""
+        """The anchors of the base."""
         return self._loss.anchors(frozen, batch)
 
     def fold(self, term: str) -> Literal["mean", "sum", "whole"]:
-        """As the base folds its own term, whose name follows that of the half."""
+        """The fold of the base's term. A term is named after the half, then after the base's term."""
         return self._loss.fold(term.partition("_")[2])
 
     def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """That of the base, on the adaptive wing."""
+        """The inner objective of the base, on the adaptive wing."""
         return self._loss.inner_objective(model, batch)
 
     def losses(
@@ -225,8 +226,8 @@ class Twins(Method):
         weights = [weight / (1 + self.lambda_frozen * self.normalise) for weight in (self.lambda_frozen, 1.0)]
         for (name, wing), rows, weight in zip(WINGS[self.wings].items(), halves, weights):
             with flying(model.visual, wing):
-                of_wing = self._loss.losses(model, frozen, batch.rows(rows), adv[rows])
-            terms |= {f"{name}_{term}": weight * value for term, value in of_wing.items()}
+                wing_terms = self._loss.losses(model, frozen, batch.rows(rows), adv[rows])
+            terms |= {f"{name}_{term}": weight * value for term, value in wing_terms.items()}
         return terms
 
 

@@ -1,7 +1,7 @@
-"""TGA-ZSR with visual attention: Grad-CAM maps in the place of text-guided ones. Yu et al., NeurIPS 2024, table 4.
+"""TGA-ZSR with visual attention: Grad-CAM maps replace text-guided maps. Yu et al., NeurIPS 2024, table 4.
 
-In the published code the maps pass through NumPy and carry no gradient (quirk V1), so its training is that of
-cross-entropy alone; the published row equals that of the ablation without attention.
+In the published code the maps pass through NumPy and carry no gradient (quirk V1). Its training is therefore a training
+by cross-entropy alone, and the published row equals the row of the ablation without attention.
 """
 
 from dataclasses import dataclass
@@ -23,12 +23,13 @@ class VisionAttention(Method):
     Yu et al., NeurIPS 2024, table 4.
 
     Attributes:
-        needs_blocks: True: Grad-CAM is of a residual block.
-        needs_text: True: a map explains the logit of a class prompt by patch tokens.
+        needs_blocks: True, since Grad-CAM reads a residual block.
+        needs_text: True, since a map explains the logit of a class prompt by patch tokens.
         lambda_ar: weight of the pull on the attacked image's map, at least 0.
         lambda_amc: weight of the pull on the clean image's map, at least 0.
-        map_gradient: none: the maps are constants, as published (quirk V1); second_order: they teach the tower.
-        target: the class that is explained: the label, or the class predicted among those of the batch.
+        map_gradient: none: the maps are constants, as published (quirk V1). second_order: the maps train the tower.
+        target: the class that a map explains. label: the true class. predicted: the class with the largest logit among
+            the classes of the batch.
     """
 
     needs_blocks: ClassVar[bool] = True
@@ -56,7 +57,7 @@ class VisionAttention(Method):
         }
 
     def _maps(self, model: PixelClassifier, images: Tensor, batch: Batch, differentiable: bool) -> Tensor:
-        """Grad-CAM at image size, then brought to [0, 1]: (B, H * W)."""
+        """Grad-CAM maps, resized to the image and then scaled to [0, 1]: (B, H * W)."""
 
         def score(image_features: Tensor) -> Tensor:
             logits = model.classify(image_features)

@@ -11,18 +11,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zsr.models.classifier import Classifier, PixelClassifier
 
-FLAT = 1e-6  # a map whose values span less than this stays flat instead of dividing by zero (quirk G7)
+FLAT = 1e-6  # smallest divisor of min-max: a map with a smaller span stays flat (quirk G7)
 Size = tuple[int, int]
 NormAxis = Literal["tokens", "features", "none"]
 Distance = Literal["l2", "rms", "l1", "cos"]
 
 
 def similarity(tokens: Tensor, text: Tensor, norm_axis: NormAxis = "tokens") -> Tensor:
-    """Products of the patches with their image's class prompt: (B, 1+P, D), (B, D) -> (B, P).
+    """Products of patch tokens with the text embedding of the image's class: (B, 1+P, D), (B, D) -> (B, P).
 
-    TGA-ZSR (Yu et al., NeurIPS 2024), eq. 5. norm_axis (quirk G5): what is brought to unit norm before. tokens: every
-    channel over the 1+P tokens, CLS included, as the published code does; features: every token, so that the
-    product is a cosine; none: nothing.
+    TGA-ZSR (Yu et al., NeurIPS 2024), eq. 5. norm_axis (quirk G5) says what has unit norm before the product. tokens:
+    each channel over the 1+P tokens, CLS included, as in the published code. features: each token, so the product is
+    a cosine. none: nothing is normalised.
     """
     axis = {"tokens": 1, "features": 2}.get(norm_axis)
     normed = tokens if axis is None else F.normalize(tokens, dim=axis)
@@ -30,38 +30,39 @@ def similarity(tokens: Tensor, text: Tensor, norm_axis: NormAxis = "tokens") -> 
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map brought to [0, 1], (B, P) -> (B, P); gradients flow through its minimum and maximum."""
+    """Scale each map to [0, 1], (B, P) -> (B, P). Gradients flow through the minimum and the maximum."""
     low, high = maps.amin(dim=1, keepdim=True), maps.amax(dim=1, keepdim=True)
     return (maps - low) / (high - low).clamp(min=FLAT)
 
 
 def text_guided_attention(tokens: Tensor, text: Tensor) -> Tensor:
-    """How much each patch agrees with its image's class prompt, as published: (B, 1+P, D), (B, D) -> (B, P) in [0, 1].
+    """The published text-guided attention map, (B, 1+P, D), (B, D) -> (B, P) in [0, 1].
 
-    Min-max comes before any resizing (quirk G6).
+    A value says how much a patch agrees with the class prompt of its image. Min-max comes before resizing (quirk G6).
     """
     return min_max(similarity(tokens, text))
 
 
 def resize(maps: Tensor, grid: Size, image_size: Size) -> Tensor:
-    """Maps drawn at image size, bilinear: (B, rows * columns) -> (B, H * W)."""
+    """Resize maps to the image (bilinear): (B, rows * columns) -> (B, H * W)."""
     return F.interpolate(maps.unflatten(1, (1, *grid)), image_size, mode="bilinear", align_corners=False).flatten(1)
 
 
 def map_distance(maps: Tensor, others: Tensor, grid: Size, image_size: Size, distance: Distance = "l2") -> Tensor:
     """Distance of two maps, each resized (bilinear) to the image: (B, P), (B, P) -> (B,).
 
-    l2: the norm over the H * W values; rms: that divided by sqrt(H * W), so it knows neither image size nor grid; l1:
-    mean absolute difference; cos: 1 - cosine. grid = image_size for maps that are of image size already.
+    l2: the norm over the H * W values. rms: that norm divided by sqrt(H * W), so it depends on neither image size nor
+    grid. l1: the mean absolute difference. cos: 1 - cosine. grid = image_size where maps already have image size.
 
-    Resizing is a fixed linear map U, so products of resized maps are a' G b with the Gram matrix G = U'U, P x P,
-    computed once; for l2, rms and cos no map of image size is made. The gradient of l2 and rms at equal maps is zero.
+    Resizing is a fixed linear map U. Products of resized maps are therefore a' G b with the Gram matrix G = U'U, P x P,
+    which is computed once. So l2, rms and cos need no map of image size. The gradient of l2 and rms at equal maps is
+    zero.
     """
-    drawn = grid == image_size
+    at_image_size = grid == image_size
     if distance == "l1":
         difference = maps - others
-        return (difference if drawn else resize(difference, grid, image_size)).abs().mean(dim=1)
-    factor = None if drawn else _gram_factor(tuple(grid), tuple(image_size), maps.dtype, maps.device)
+        return (difference if at_image_size else resize(difference, grid, image_size)).abs().mean(dim=1)
+    factor = None if at_image_size else _gram_factor(tuple(grid), tuple(image_size), maps.dtype, maps.device)
     if distance == "cos":
         pair = (maps, others) if factor is None else (maps @ factor, others @ factor)
         return 1 - F.cosine_similarity(*pair)
@@ -72,7 +73,7 @@ def map_distance(maps: Tensor, others: Tensor, grid: Size, image_size: Size, dis
 
 @cache
 def _gram_factor(grid: Size, image_size: Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Cholesky factor L of G, so that the norm of d L is that of U d."""
+    """Cholesky factor L of G: the norm of d L equals the norm of U d."""
     basis = torch.eye(grid[0] * grid[1], dtype=torch.float64)
     resized = resize(basis, grid, image_size)
     return torch.linalg.cholesky(resized @ resized.T).to(device, dtype)
@@ -81,30 +82,31 @@ def _gram_factor(grid: Size, image_size: Size, dtype: torch.dtype, device: torch
 def grad_cam(
     model: PixelClassifier, images: Tensor, score: Callable[[Tensor], Tensor], differentiable: bool = False
 ) -> Tensor:
-    """Grad-CAM of the last block: (B, 3, H, W) -> (B, P), at least 0, not yet brought to [0, 1].
+    """Grad-CAM of the last block: (B, 3, H, W) -> (B, P), at least 0, not scaled to [0, 1].
 
-    score: raw image features (B, D) -> what is explained of each image, (B,). Activations K are the patch tokens after
-    the first LayerNorm of the last residual block; channel k weighs the mean over patches of d score / d K_k; the map
-    is relu(sum_k w_k K_k). Selvaraju et al., ICCV 2017; the layer is that of TGA-ZSR's published code.
+    score: raw image features (B, D) -> the number that the map explains, (B,). The activations K are the patch tokens
+    after the first LayerNorm of the last residual block. The weight w_k of channel k is the mean over patches of
+    d score / d K_k. The map is relu(sum_k w_k K_k). Selvaraju et al., ICCV 2017; TGA-ZSR's published code uses the same
+    layer.
 
-    differentiable: keep the graph of that gradient, so that a loss on the map teaches the tower (second order).
+    differentiable: keep the graph of the gradient, so that a loss on the map trains the tower (second order).
     Otherwise the map is a constant.
     """
     assert isinstance(model, Classifier), "a linear head has no residual blocks of a ViT"
-    kept: dict[str, Tensor] = {}
+    captured: dict[str, Tensor] = {}
 
-    def keep(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        kept["tokens"] = output if differentiable else output.detach().requires_grad_()
-        return kept["tokens"]
+    def capture(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        captured["tokens"] = output if differentiable else output.detach().requires_grad_()
+        return captured["tokens"]
 
-    hook = model.visual.transformer.resblocks[-1].ln_1.register_forward_hook(keep)
+    hook = model.visual.transformer.resblocks[-1].ln_1.register_forward_hook(capture)
     try:
-        with sdpa_kernel(SDPBackend.MATH):  # the one attention kernel that can be differentiated twice
-            tokens = Classifier.tokens(model, images)  # a compiled one would not see the hook
+        with sdpa_kernel(SDPBackend.MATH):  # the only attention kernel that can be differentiated twice
+            tokens = Classifier.tokens(model, images)  # a compiled method would not call the hook
             total = score(model.pool(tokens)).sum()
     finally:
         hook.remove()
-    (slope,) = torch.autograd.grad(total, kept["tokens"], create_graph=differentiable)
-    weights = slope[:, 1:].mean(dim=1, keepdim=True)
-    cam = (weights * kept["tokens"][:, 1:]).sum(dim=2).relu()
+    (gradient,) = torch.autograd.grad(total, captured["tokens"], create_graph=differentiable)
+    weights = gradient[:, 1:].mean(dim=1, keepdim=True)
+    cam = (weights * captured["tokens"][:, 1:]).sum(dim=2).relu()
     return cam if differentiable else cam.detach()

@@ -1,4 +1,4 @@
-"""BatchNorm, whose statistics are those of a batch in training, and running ones otherwise."""
+"""BatchNorm: it normalises by the statistics of the batch in training, and by running statistics otherwise."""
 
 from typing import Literal
 
@@ -9,11 +9,11 @@ Norm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 def has_norms(module: nn.Module) -> bool:
-    """Is there a BatchNorm inside?"""
+    """Does the module contain a BatchNorm?"""
     return any(isinstance(child, NORMS) for child in module.modules())
 
 
 def normalise_by(visual: nn.Module, statistics: Literal["batch", "running statistics"]) -> None:
-    """Train or eval mode for a tower with BatchNorm; any other stays in its mode."""
+    """Put a tower with BatchNorm into train or eval mode. A tower without BatchNorm keeps its mode."""
     if has_norms(visual):
         visual.train(statistics == "batch")

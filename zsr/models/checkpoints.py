@@ -1,9 +1,10 @@
-"""Image towers in the published code's files and in ours: read, compared with a model, written.
+"""Read, check and write image towers, in the published code's file formats and in ours.
 
-Three formats. "zsr": a whole open_clip model as safetensors, the tower's names under `visual.`. "official": the
-training dict of TGA-ZSR, PMG-AFT and TeCoA, the tower under `vision_encoder_state_dict`. "robustvlm": the tower's
-state dict and nothing else. The last two hold OpenAI's towers, whose QuickGELU no weight shows, so a model of another
-activation is refused. Pickles are read as weights only: nothing that a file brings is run.
+There are three formats. "zsr": a whole open_clip model as safetensors; the tower's names begin with `visual.`.
+"official": the training dict of TGA-ZSR, PMG-AFT and TeCoA; the tower lies under `vision_encoder_state_dict`.
+"robustvlm": the state dict of the tower and nothing else. Files of the last two formats hold towers of OpenAI's form.
+Such a tower computes QuickGELU, which its weights do not show, so a model of another activation is refused. Pickles are
+read as weights only: no code in a file is run.
 """
 
 import io
@@ -34,13 +35,13 @@ TOWER, PREFIX = "vision_encoder_state_dict", "visual."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file.
 
     Attributes:
         format: one of FORMATS.
-        tower: the image tower by the names of open_clip's `visual`, fp32, on the CPU.
-        rest: what else a whole model has, by open_clip's names; empty where the file holds a tower alone.
-        arch: the open_clip name it was written for; None: the file does not say.
+        tower: the weights of the image tower under the names of open_clip's `visual`, fp32, on the CPU.
+        rest: the other weights of a whole model under open_clip's names; empty where the file holds a tower alone.
+        arch: the open_clip name that the file was written for; None: the file does not say.
     """
 
     format: str
@@ -50,7 +51,7 @@ class Checkpoint:
 
 
 class _Ignored:
-    """Stands for NumPy's scalars in a pickle. The published best_acc1 is one; its value is of no use here."""
+    """A stand-in for NumPy's scalars in a pickle. The published best_acc1 is such a scalar; it is not needed here."""
 
     def __init__(self, *state: Any):
         pass
@@ -65,7 +66,7 @@ IGNORED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def openai_names(layers: int) -> list[str]:
-    """The parameters of an OpenAI image tower with that many blocks."""
+    """Names of the parameters of an OpenAI image tower with `layers` blocks."""
     attention = ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]
     block = [f"attn.{name}" for name in attention]
     block += [f"{part}.{kind}" for part in ("ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj") for kind in ("weight", "bias")]
@@ -75,10 +76,11 @@ def openai_names(layers: int) -> list[str]:
 
 
 def read(path: Path) -> Checkpoint:
-    """What a checkpoint file holds, of any of the FORMATS, told by its content.
+    """Read a checkpoint file of any of the FORMATS. The content of the file tells the format.
 
-    Raises StudyError, one line: no such file; damaged; asks to run code on loading; no image tower in it; a visual or
-    token prompt beside the tower, without which the tower alone is another model.
+    Raises StudyError with a message of one line: the file does not exist; it is damaged; it asks to run code on
+    loading; it holds no image tower; it holds a learnt visual or token prompt beside the tower. In the last case the
+    tower alone would be another model.
     """
     stored, facts = _stored(path)
     if TOWER in stored:
@@ -93,17 +95,17 @@ def read(path: Path) -> Checkpoint:
         rest = {name: tensor for name, tensor in weights.items() if not name.startswith(PREFIX)}
         return Checkpoint("zsr", tower, rest, facts.get("arch"))
     if "conv1.weight" not in weights:
-        raise StudyError(f"{path}: no image tower of CLIP in it; it holds {_some(weights)}")
+        raise StudyError(f"{path}: no image tower of CLIP in it; it holds {_first_names(weights)}")
     return Checkpoint("robustvlm", weights, {}, None)
 
 
 def read_visual(path: Path) -> dict[str, Tensor]:
-    """The image tower in a file of any of the FORMATS: names of open_clip's `visual`, fp32. Errors: see `read`."""
+    """The image tower in a file of any of the FORMATS, under the names of `visual`, fp32. Errors: see `read`."""
     return read(path).tower
 
 
 def build(arch: str) -> nn.Module:
-    """A randomly initialised CLIP of an open_clip name. Raises StudyError: no such name; towers not OpenAI's kind."""
+    """A CLIP with random weights of an open_clip name. Raises StudyError: no such name; towers not of OpenAI's kind."""
     names = open_clip.list_models()
     if arch not in names:
         raise StudyError(f"arch must be a model name of open_clip, got '{arch}'{nearest(arch, names)}")
@@ -114,10 +116,11 @@ def build(arch: str) -> nn.Module:
 
 
 def load_visual(model: nn.Module, arch: str, path: Path) -> None:
-    """Put the tower of a file into model.visual; a file that is refused changes nothing.
+    """Load the tower of a file into model.visual. A file that is refused changes nothing.
 
-    model: an open_clip model of the name arch. Raises StudyError: see `read`; names or shapes that differ; a file of
-    OpenAI's towers for a model that computes otherwise, as without QuickGELU; a file written for another arch.
+    model: an open_clip model of the name arch. Raises StudyError: the cases of `read`; names or shapes differ; the file
+    holds a tower of OpenAI's form and the model computes differently, for example without QuickGELU; the file was
+    written for another arch.
     """
     checkpoint = read(path)
     _check_made_for(path, checkpoint, model, arch)
@@ -126,7 +129,7 @@ def load_visual(model: nn.Module, arch: str, path: Path) -> None:
 
 
 def load_whole(model: nn.Module, arch: str, path: Path) -> None:
-    """Put a whole model, both towers, into an open_clip model of the name arch. Raises StudyError as `load_visual`."""
+    """Load both towers of a file into an open_clip model of the name arch. Raises StudyError as `load_visual` does."""
     checkpoint = read(path)
     if checkpoint.format != "zsr":
         raise StudyError(f"{path}: the base must be a whole CLIP model; this is the image tower alone")
@@ -137,24 +140,27 @@ def load_whole(model: nn.Module, arch: str, path: Path) -> None:
 
 
 def write_whole(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip") -> None:
-    """The format "zsr": what `zsr.models.clip.create(arch, path)` loads."""
+    """Write the format "zsr", which `zsr.models.clip.create(arch, path)` loads."""
     with _writing(path):
         clip.save(path, model, arch, norm_stats)
 
 
 def write_official(path: Path, model: nn.Module, arch: str, epoch: int = 0) -> None:
-    """The training dict that the published code resumes from: model.visual after `epoch` epochs.
+    """Write the training dict that the published code resumes from: model.visual after `epoch` epochs.
 
-    What we do not have is as at a start: no prompt, an optimizer without momentum, best accuracy 0. Raises StudyError
-    where the published code would compute otherwise with these weights.
+    Entries that we do not have take their values at the start of a training: no prompt, an optimiser without momentum
+    buffers, best accuracy 0. Raises StudyError where the published code would compute something else with these
+    weights.
     """
     tower = _openai_tower(path, model, arch)
     content = {
         "epoch": epoch,
         "state_dict": OrderedDict(),
-        "add_prompter": OrderedDict(prompt=torch.zeros(1, 0, 768)),  # their width, whatever the tower's
+        "add_prompter": OrderedDict(
+            prompt=torch.zeros(1, 0, 768)
+        ),  # the published width, whatever the width of the tower
         "best_acc1": 0.0,
-        # TeCoA's resume loads it; the rate is set before every step
+        # TeCoA's resume loads the optimiser; the published loop sets lr before every step
         "optimizer": torch.optim.SGD(tower_of(model).parameters(), lr=1e-5, momentum=0.9).state_dict(),
         TOWER: tower,
     }
@@ -162,7 +168,7 @@ def write_official(path: Path, model: nn.Module, arch: str, epoch: int = 0) -> N
 
 
 def write_robustvlm(path: Path, model: nn.Module, arch: str) -> None:
-    """The bare state dict of model.visual. Raises StudyError as `write_official`."""
+    """Write the bare state dict of model.visual. Raises StudyError as `write_official` does."""
     _write(path, _openai_tower(path, model, arch))
 
 
@@ -177,13 +183,16 @@ def convert(
 ) -> None:
     """Write the image tower of a file in another of the FORMATS.
 
-    base: a whole model of the same arch, for all but the image tower; needed by the format "zsr" and by no other.
-    epoch: how many epochs an official file says it was trained. norm_stats: the pixel statistics it was trained with,
-    which no published file says; kept by the format "zsr" alone. Raises StudyError.
+    base: a file of a whole model of the same arch; all weights but the image tower come from it. Only the format "zsr"
+    takes a base, and it needs one. epoch: the number of trained epochs that an official file records. norm_stats: the
+    pixel statistics that the tower was trained with. No published file records them; among the formats written here
+    only "zsr" does. Raises StudyError.
     """
     if (to == "zsr") != (base is not None):
-        need = "needs a base for all but the image tower" if base is None else "takes no base: it is a tower alone"
-        raise StudyError(f"a file of the format '{to}' {need}")
+        requirement = (
+            "needs a base for all but the image tower" if base is None else "takes no base: it is a tower alone"
+        )
+        raise StudyError(f"a file of the format '{to}' {requirement}")
     model = build(arch)
     if base is not None:
         load_whole(model, arch, base)
@@ -197,15 +206,15 @@ def convert(
 
 
 def _stored(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
-    """The mapping in a file and the facts beside it, {} where the format has none."""
+    """The mapping in a file, and its facts; {} where the format has no facts."""
     try:
         with path.open("rb") as file:
             start = file.read(9)
-        # safetensors begins with the length of its header, eight bytes, and the header with a brace
+        # A safetensors file begins with eight bytes, the length of its header; the header begins with a brace.
         stored, facts = files.load_tensors(path) if start[8:] == b"{" else (_unpickled(path), {})
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # a damaged file raises whatever its next byte leads to
+    except Exception as error:  # a damaged file may raise any exception
         raise StudyError(f"{path}: {_refusal(error)}") from None
     if not isinstance(stored, Mapping) or not isinstance(facts, dict):
         raise StudyError(f"{path}: must hold named weights, got a {type(stored).__name__}")
@@ -214,29 +223,29 @@ def _stored(path: Path) -> tuple[Mapping[str, Any], dict[str, str]]:
 
 def _unpickled(path: Path) -> Any:
     with warnings.catch_warnings(), torch.serialization.safe_globals(IGNORED):
-        warnings.simplefilter("ignore")  # of a TorchScript archive, which is refused in one line
+        warnings.simplefilter("ignore")  # torch warns of a TorchScript archive, which is refused below in one line
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _refusal(error: Exception) -> str:
-    """Why a file was not loaded, in words of ours: torch's go on for lines and advise to load it all the same."""
-    asked = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
-    if asked:
-        return f"asks to run '{asked[1]}' on loading; only plain weights are read, so nothing of it was loaded or run"
+    """Why a file was not loaded. torch's message has many lines and advises to load the file all the same."""
+    match = re.search(r"GLOBAL (\S+) (?:was not an allowed|whose module)", str(error))
+    if match:
+        return f"asks to run '{match[1]}' on loading; only plain weights are read, so nothing of it was loaded or run"
     if "TorchScript" in str(error):
         return "a TorchScript archive, which holds code; let open_clip load it and save its state dict"
     return f"not a checkpoint of plain weights, or a damaged one ({type(error).__name__})"
 
 
 def _weights(path: Path, stored: Any) -> dict[str, Tensor]:
-    """The tensors of a state dict in fp32, without the `module.` that DataParallel puts before every name."""
+    """The tensors of a state dict in fp32. The prefix `module.`, which DataParallel adds to every name, is removed."""
     if (
         not isinstance(stored, Mapping)
         or not stored
         or not all(isinstance(tensor, Tensor) for tensor in stored.values())
     ):
-        held = _some(stored) if isinstance(stored, Mapping) else type(stored).__name__
-        raise StudyError(f"{path}: no image tower of CLIP in it; it holds {held}")
+        content = _first_names(stored) if isinstance(stored, Mapping) else type(stored).__name__
+        raise StudyError(f"{path}: no image tower of CLIP in it; it holds {content}")
     parallel = all(str(name).startswith("module.") for name in stored)
     weights = {}
     for name, tensor in stored.items():
@@ -247,7 +256,7 @@ def _weights(path: Path, stored: Any) -> dict[str, Tensor]:
 
 
 def _check_made_for(path: Path, checkpoint: Checkpoint, model: nn.Module, arch: str) -> None:
-    """Weights show names and shapes; what else the model computes must be what the file was trained with."""
+    """Compare what weights do not show: the computation of the model, and the arch that the file was written for."""
     if checkpoint.format != "zsr":
         _check_openai(f"{path} holds a tower of OpenAI's form", tower_of(model), arch)
     elif checkpoint.arch not in (None, arch):
@@ -255,29 +264,31 @@ def _check_made_for(path: Path, checkpoint: Checkpoint, model: nn.Module, arch: 
 
 
 def _check_openai(why: str, tower: nn.Module, arch: str) -> None:
-    """Refuse a tower that computes otherwise than OpenAI's of the same weights; why: how the message begins."""
+    """Refuse a tower that computes differently from OpenAI's with the same weights. why: beginning of the message."""
     if not isinstance(tower, VisionTransformer):
         raise StudyError(f"{why}; '{arch}' has a {type(tower).__name__}")
-    blocks, found = tower.transformer.resblocks, []
-    other = set(tower.state_dict()) ^ set(openai_names(len(blocks)))
-    if other:
-        found.append(f"other parameters ({_some(sorted(other))})")
+    blocks, differences = tower.transformer.resblocks, []
+    other_names = set(tower.state_dict()) ^ set(openai_names(len(blocks)))
+    if other_names:
+        differences.append(f"other parameters ({_first_names(sorted(other_names))})")
     if tower.pool_type != "tok" or tower.attn_pool is not None or tower.final_ln_after_pool:
-        found.append(f"a pooling of its own ('{tower.pool_type}'), not the CLS token")
+        differences.append(f"a pooling of its own ('{tower.pool_type}'), not the CLS token")
     if any(block.attn.num_heads * 64 != block.attn.out_proj.out_features for block in blocks):
-        found.append("heads of another width than 64")
+        differences.append("heads of another width than 64")
     gelus = sorted({type(block.mlp.gelu).__name__ for block in blocks} - {QuickGELU.__name__})
-    way = ""
+    advice = ""
     if gelus:
-        found.append(f"{' and '.join(gelus)}, not QuickGELU")
-        quick = f"{arch}-quickgelu"
-        way = f": use '{quick}'" if quick in open_clip.list_models() else f" (open_clip has no '{quick}')"
-    if found:
-        raise StudyError(f"{why}; '{arch}' has {'; '.join(found)}{way if len(found) == 1 else ''}")
+        differences.append(f"{' and '.join(gelus)}, not QuickGELU")
+        quick_arch = f"{arch}-quickgelu"
+        advice = (
+            f": use '{quick_arch}'" if quick_arch in open_clip.list_models() else f" (open_clip has no '{quick_arch}')"
+        )
+    if differences:
+        raise StudyError(f"{why}; '{arch}' has {'; '.join(differences)}{advice if len(differences) == 1 else ''}")
 
 
 def _openai_tower(path: Path, model: nn.Module, arch: str) -> OrderedDict[str, Tensor]:
-    """A copy of model.visual's weights, on the CPU, if they are of OpenAI's form."""
+    """A copy of the weights of model.visual, on the CPU. Raises StudyError where they are not of OpenAI's form."""
     _check_openai(f"{path} would hold a tower of OpenAI's form", tower_of(model), arch)
     whole = torch.contiguous_format
     state = tower_of(model).state_dict()
@@ -285,22 +296,24 @@ def _openai_tower(path: Path, model: nn.Module, arch: str) -> OrderedDict[str, T
 
 
 def _check_fit(
-    path: Path, arch: str, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], checkpoint: Checkpoint
+    path: Path, arch: str, stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], checkpoint: Checkpoint
 ) -> None:
-    """Compare names and shapes; the message ends with the arch that has the file's shapes, if there is one."""
-    shared = [name for name in wanted if name in found and found[name].shape != wanted[name].shape]
+    """Compare names and shapes. The message of the error ends with the arch that has the file's shapes, if any."""
+    reshaped = [name for name in expected if name in stored and stored[name].shape != expected[name].shape]
     differences = {
-        "missing": [name for name in wanted if name not in found],
-        "unexpected": [name for name in found if name not in wanted],
-        "of another shape": [f"{name} {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}" for name in shared],
+        "missing": [name for name in expected if name not in stored],
+        "unexpected": [name for name in stored if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(stored[name].shape)}, not {tuple(expected[name].shape)}" for name in reshaped
+        ],
     }
-    said = [f"{what}: {_some(names)}" for what, names in differences.items() if names]
-    if said:
-        raise StudyError(f"{path} does not fit '{arch}'; {'; '.join(said)}{_likely(checkpoint, arch)}")
+    messages = [f"{what}: {_first_names(names)}" for what, names in differences.items() if names]
+    if messages:
+        raise StudyError(f"{path} does not fit '{arch}'; {'; '.join(messages)}{_likely(checkpoint, arch)}")
 
 
 def _likely(checkpoint: Checkpoint, arch: str) -> str:
-    """The open_clip name whose tower has the shapes of the file's, as what follows in a message; "" where none has."""
+    """The end of a message: the open_clip name whose tower has the shapes of the file's tower, or these shapes."""
     tower = checkpoint.tower
     shapes = [tower[name].shape for name in ("conv1.weight", "positional_embedding", "proj") if name in tower]
     if [len(shape) for shape in shapes] != [4, 2, 2]:
@@ -313,7 +326,7 @@ def _likely(checkpoint: Checkpoint, arch: str) -> str:
             continue
         vision = config["vision_cfg"]
         if checkpoint.format != "zsr" and not (config.get("quick_gelu") and vision.get("head_width", 64) == 64):
-            continue  # it would be refused as well
+            continue  # this arch would be refused as well
         seen = (vision["width"], vision["patch_size"], vision["layers"], config["embed_dim"])
         if seen == (width, patch, layers, embedding) and (vision["image_size"] // patch) ** 2 + 1 == tokens:
             return f"; its shapes are those of '{name}'"
@@ -330,7 +343,7 @@ def _is_openais_kind(config: Mapping[str, Any]) -> bool:
     return not foreign and all(isinstance(vision.get(size), int) for size in sizes)
 
 
-def _some(names: Any, shown: int = 2) -> str:
+def _first_names(names: Any, shown: int = 2) -> str:
     names = list(map(str, names))
     more = len(names) - shown
     return (", ".join(names[:shown]) or "nothing") + (f" and {more} more" if more > 0 else "")
@@ -353,13 +366,13 @@ def _writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _without_notice() -> Iterator[None]:
-    """Silence open_clip's warning of random weights: they are about to be replaced, or never used."""
+    """Silence open_clip's warning of random weights. The weights are replaced afterwards, or never used."""
 
-    def other(record: logging.LogRecord) -> bool:
+    def is_other_record(record: logging.LogRecord) -> bool:
         return "initialized randomly" not in record.getMessage()
 
-    logging.getLogger().addFilter(other)
+    logging.getLogger().addFilter(is_other_record)
     try:
         yield
     finally:
-        logging.getLogger().removeFilter(other)
+        logging.getLogger().removeFilter(is_other_record)

@@ -1,4 +1,4 @@
-"""CLIP as a zero-shot classifier of pixels: the text side is a fixed matrix, only the image tower computes."""
+"""CLIP as a zero-shot classifier of pixels. The text embeddings are a fixed matrix; only the image tower runs."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol
@@ -10,12 +10,12 @@ from torch.nn import functional as F
 from zsr.errors import ParamError
 from zsr.models.passes import ON_CPU, Compute
 
-NormStats = Literal["clip", "imagenet"]  # clip: those that the tower names itself
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # of pixels in [0, 1]
+NormStats = Literal["clip", "imagenet"]  # clip: the statistics in the tower's own attributes
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of pixels in [0, 1]
 
 
 def set_norm_stats(model: nn.Module, norm_stats: NormStats) -> None:
-    """What every `Classifier` made of this open_clip model from now on normalises by."""
+    """Set the pixel statistics that every later `Classifier` of this open_clip model normalises by."""
     if norm_stats == "imagenet":
         visual: Any = model.visual
         visual.image_mean, visual.image_std = IMAGENET
@@ -27,15 +27,15 @@ def tower_of(model: nn.Module) -> nn.Module:
 
 
 class PixelClassifier(Protocol):
-    """What methods, attacks and measures may ask of a model. Images are (B, 3, H, W), pixels in [0, 1].
+    """The interface of a model for methods, attacks and measures. Images are (B, 3, H, W), pixels in [0, 1].
 
-    A linear head has the attribute `visual`, the facts, the parameters, the logits and the image features. CLIP alone
-    has the rest; a method that asks for it says so by `needs_text`.
+    A model with a linear head has `visual`, `facts`, parameters, logits and image features. Only CLIP has the other
+    members; a method that uses them sets `needs_text`.
 
     Attributes:
-        visual: the image tower, which training moves.
-        text_embeddings: prompts of the classes, (C, D), unit norm.
-        logit_scale: what cosines are multiplied by, a positive number.
+        visual: the image tower, which training changes.
+        text_embeddings: text embeddings of the class prompts, (C, D), unit norm.
+        logit_scale: the factor of cosines in the logits, a positive number.
     """
 
     visual: nn.Module
@@ -44,7 +44,7 @@ class PixelClassifier(Protocol):
 
     @property
     def facts(self) -> str:
-        """What stands in a protocol."""
+        """The model's part of a protocol."""
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -52,7 +52,7 @@ class PixelClassifier(Protocol):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width at which the tower sees an image, in pixels."""
+        """Height and width of the tower's input, in pixels."""
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """As of `nn.Module`."""
@@ -79,7 +79,7 @@ class PixelClassifier(Protocol):
         """CLS and patch tokens, (B, 1+P, D)."""
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Raw image features of tokens, (B, 1+P, D) -> (B, D)."""
+        """Pool tokens to raw image features, (B, 1+P, D) -> (B, D)."""
 
 
 def _has_plain_patches(visual: Any) -> bool:
@@ -88,21 +88,22 @@ def _has_plain_patches(visual: Any) -> bool:
 
 
 class Classifier(nn.Module):
-    """Images in [0, 1] to logits over C class prompts. Attacks act on what it is given: pixels.
+    """Images in [0, 1] to logits over C class prompts. Attacks change these input pixels.
 
-    clip: an open_clip model; its `visual`, a VisionTransformer with CLS or average pooling or a ModifiedResNet, is
-    shared, not copied, and goes to the device of `compute`; its logit_scale is fixed at exp of the learnt value, 100
-    for OpenAI's models. text_embeddings: (C, D), unit norm; None: it gives image features and no logits.
-    Inputs of another size are enlarged to the tower's inside (bicubic), so the attack acts at the native size.
+    clip: an open_clip model. Its `visual` is a VisionTransformer with CLS or average pooling, or a ModifiedResNet. The
+    classifier shares `visual` with the model, without a copy, and moves it to the device of `compute`. The logit scale
+    is fixed at exp of the learnt value, 100 for OpenAI's models. text_embeddings: (C, D), unit norm; None: the
+    classifier gives image features and no logits. Images of another size are enlarged to the input size of the tower
+    inside the classifier (bicubic), so an attack acts at the native size.
 
     Attributes:
         visual: the image tower; Any, since open_clip has no types.
-        logit_scale: what cosines are multiplied by, a positive number.
-        text_embeddings: prompts of the classes, (C, D), unit norm.
-        mean: of the pixels of each channel in [0, 1], (3, 1, 1).
-        std: standard deviation, as `mean`.
+        logit_scale: the factor of cosines in the logits, a positive number.
+        text_embeddings: text embeddings of the class prompts, (C, D), unit norm.
+        mean: mean of the pixels of each channel in [0, 1], (3, 1, 1).
+        std: standard deviation of the pixels of each channel, (3, 1, 1).
         patches: True where the tower is a ViT, False where it is a ResNet.
-        channels_last: the memory format of the tower and its images.
+        channels_last: do the tower and its images use the channels_last memory format?
     """
 
     visual: Any
@@ -114,14 +115,14 @@ class Classifier(nn.Module):
     def __init__(self, clip: nn.Module, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> None:
         super().__init__()
         visual: Any = clip.visual
-        learnt: Any = clip.logit_scale
+        log_scale: Any = clip.logit_scale
         device = compute.place()
         self.patches = _has_plain_patches(visual)
         if not self.patches and not hasattr(visual, "attnpool"):
             raise ParamError(f"model.arch: {type(visual).__name__} has no plain CLS or average pooling of patch tokens")
         self.channels_last = compute.channels_last
         self.visual = visual.to(device, memory_format=torch.channels_last if self.channels_last else None)
-        self.register_buffer("logit_scale", learnt.detach().exp().clone())
+        self.register_buffer("logit_scale", log_scale.detach().exp().clone())
         self.register_buffer("text_embeddings", text_embeddings)
         self.register_buffer("mean", torch.tensor(visual.image_mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(visual.image_std).view(3, 1, 1))
@@ -131,7 +132,7 @@ class Classifier(nn.Module):
 
     @property
     def facts(self) -> str:
-        """What stands in a protocol."""
+        """The model's part of a protocol."""
         return f"logit scale {self.logit_scale.item():.4g}"
 
     @property
@@ -142,60 +143,62 @@ class Classifier(nn.Module):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width at which the tower sees an image."""
+        """Height and width of the tower's input, in pixels."""
         size = self.visual.image_size
         return (size[0], size[1]) if self.patches else (size, size)
 
     def tokens(self, images: Tensor) -> Tensor:
-        """CLS and patch tokens through ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D).
+        """CLS and patch tokens after ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D).
 
-        A ResNet's are its features, and what its attention pooling would give if it looked at one place alone (Zhou
-        et al., ECCV 2022). Never in autocast: attention maps of half-precision tokens are noise where two models are
-        close.
+        For a ResNet the CLS token is the image features. A patch token is the output of the attention pooling if it
+        attended to one position alone (Zhou et al., ECCV 2022). Tokens are never computed under autocast: where two
+        models are close, attention maps of half-precision tokens are noise.
         """
         with torch.autocast(images.device.type, enabled=False):
-            return self._projected(images)
+            return self._projected_tokens(images)
 
-    def _projected(self, images: Tensor) -> Tensor:
+    def _projected_tokens(self, images: Tensor) -> Tensor:
         if not self.patches:
-            return self._places(self._prepared(images))
+            return self._position_tokens(self._tower_input(images))
         return self.visual.ln_post(self._after_block(images, -1)) @ self.visual.proj
 
-    def _prepared(self, images: Tensor) -> Tensor:
+    def _tower_input(self, images: Tensor) -> Tensor:
         if images.shape[-2:] != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bicubic", align_corners=False)
         images = (images - self.mean) / self.std
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def _places(self, images: Tensor) -> Tensor:
+    def _position_tokens(self, images: Tensor) -> Tensor:
         blocks = self.visual.forward_intermediates(images, indices=1)
         places, pool = blocks["image_intermediates"][0].flatten(2).mT, self.visual.attnpool
         values = pool.c_proj(pool.v_proj(places + pool.positional_embedding[1:]))
         return torch.cat([blocks["image_features"][:, None], values], dim=1)
 
     def _after_block(self, images: Tensor, index: int) -> Tensor:
-        """CLS and patch tokens as they leave a residual block, (B, 1+P, width); the blocks behind it are not run."""
-        taken = self.visual.forward_intermediates(
-            self._prepared(images),
+        """CLS and patch tokens after a residual block, (B, 1+P, width). The blocks behind this block are not run."""
+        intermediates = self.visual.forward_intermediates(
+            self._tower_input(images),
             indices=[len(self.visual.transformer.resblocks) + index],
             stop_early=True,
             intermediates_only=True,
             output_fmt="NLC",
             output_extra_tokens=True,
         )
-        return torch.cat([taken["image_intermediates_prefix"][0], taken["image_intermediates"][0]], dim=1)
+        return torch.cat(
+            [intermediates["image_intermediates_prefix"][0], intermediates["image_intermediates"][0]], dim=1
+        )
 
     def pool(self, tokens: Tensor) -> Tensor:
-        """Raw image features of tokens, (B, 1+P, D) -> (B, D). Pooling and projection commute: both are linear."""
+        """Pool tokens to raw image features, (B, 1+P, D) -> (B, D). Pooling commutes with the linear projection."""
         return tokens[:, 0] if not self.patches or self.visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Raw, unnormalised image features, (B, D). With CLS pooling the last block computes CLS alone."""
+        """Raw, unnormalised image features, (B, D). With CLS pooling the last block computes the CLS token alone."""
         if not self.patches:
-            return self.visual(self._prepared(images))
+            return self.visual(self._tower_input(images))
         *others, last = self.visual.transformer.resblocks
         if self.visual.pool_type != "tok" or not others:
-            return self.pool(self._projected(images))
+            return self.pool(self._projected_tokens(images))
         tokens = self._after_block(images, -2)
         normed = last.ln_1(tokens)
         cls = tokens[:, :1] + last.ls_1(last.attention(normed[:, :1], normed, normed))

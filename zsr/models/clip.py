@@ -1,4 +1,4 @@
-"""open_clip models by name: built, loaded, saved. The tiny CLIP is a config file like any other."""
+"""Build, load and save open_clip models by name. The tiny CLIP is one more config file of open_clip."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ open_clip.add_model_config(Path(__file__).parent / "configs")
 
 
 def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
-    """The CLIP model of an open_clip name, in eval mode, fp32; randomly initialised unless a checkpoint is given.
+    """The CLIP model of an open_clip name, in eval mode, fp32. Without a checkpoint its weights are random.
 
-    A checkpoint brings the pixel statistics that it was trained with. Raises RuntimeError of open_clip where it knows
-    no such name; `zsr.study.check` has looked before.
+    A checkpoint also says the pixel statistics that the model was trained with. open_clip raises RuntimeError where it
+    has no such name; `zsr.study.check` looks for the name first.
     """
     model = open_clip.create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
     if checkpoint:
@@ -30,17 +30,17 @@ def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
 
 
 def save(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip") -> None:
-    """Weights that `open_clip.create_model(arch, pretrained=path)` loads; equal weights give equal bytes."""
+    """Write a file that `open_clip.create_model(arch, pretrained=path)` loads. Equal weights give equal bytes."""
     files.save_tensors(path, model.state_dict(), {"arch": arch, "norm_stats": norm_stats})
 
 
 def save_tower(path: Path, model: nn.Module, norm_stats: NormStats) -> None:
-    """The image tower alone: what fine-tuning changes."""
+    """Write the image tower alone, the only part that fine-tuning changes."""
     files.save_tensors(path, tower_of(model).state_dict(), {"norm_stats": norm_stats})
 
 
 def load_tower(path: Path, model: nn.Module) -> None:
-    """Put a tower of `save_tower` into a model of its architecture, with its pixel statistics."""
+    """Load a file of `save_tower` into a model of the same architecture: the tower and its pixel statistics."""
     tensors, facts = files.load_tensors(path)
     tower_of(model).load_state_dict(tensors)
     set_norm_stats(model, facts["norm_stats"])
@@ -48,13 +48,13 @@ def load_tower(path: Path, model: nn.Module) -> None:
 
 @torch.no_grad()
 def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> Tensor:
-    """Unit-norm text embeddings of C prompts, (C, D) fp32."""
+    """Text embeddings of C prompts, (C, D) fp32, unit norm."""
     tokens = open_clip.get_tokenizer(arch)(prompts)
     clip: Any = model
     return clip.encode_text(tokens, normalize=True).float()
 
 
-# What `zsr.models.heads` asks of a module of models
+# The functions that `zsr.models.heads` calls in each module of models
 
 
 def load(model: Model, weights: Path, tower: Path | None = None) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Models without text: an image tower and a linear head. For the study of what pre-training hands down."""
+"""Models without text: an image tower and a linear head. The transfer study of pre-training uses them."""
 
 import pickle
 from collections.abc import Mapping, Sequence
@@ -18,26 +18,31 @@ from zsr.models.passes import ON_CPU, Compute
 from zsr.noise import mix
 from zsr.params import Count, Natural, nearest
 
-WIDTHS = {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}  # of torchvision: numbers that the head sees
-STATISTICS = {"mean": "mean", "new_mean": "mean", "std": "std", "new_std": "std"}  # what a normaliser's are called
+WIDTHS = {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}  # names in torchvision -> number of features
+STATISTICS = {
+    "mean": "mean",
+    "new_mean": "mean",
+    "std": "std",
+    "new_std": "std",
+}  # names of a normaliser's statistics in published files
 Norm = tuple[Sequence[float] | Tensor, Sequence[float] | Tensor]  # mean and std of pixels in [0, 1], by channel
-FIRST_BLOCK = "layer1.0.conv1.weight"  # of every ResNet; what stands before it is the prefix
-UNUSED = "num_batches_tracked"  # old files lack it; it matters to BatchNorm without momentum alone
+FIRST_BLOCK = "layer1.0.conv1.weight"  # in every ResNet; a file may add a prefix to names
+UNUSED = "num_batches_tracked"  # old files lack it; only BatchNorm without momentum reads it
 
 
 class PlainClassifier(nn.Module):
     """Images in [0, 1] to logits over C classes, (B, 3, H, W) -> (B, C).
 
-    visual: a tower of normalised images, (B, 3, H, W) -> (B, D). Its features and its head have the names that
-    methods, attacks and measures know from `zsr.models.classifier.Classifier`, so both serve.
-    norm: mean and std of pixels.
+    visual: a tower that takes normalised images, (B, 3, H, W) -> (B, D). norm: mean and std of pixels.
+    Features and logits have the same names as in `zsr.models.classifier.Classifier`, so methods, attacks and measures
+    work with both classes.
 
     Attributes:
         visual: the tower.
-        head: features to logits, (B, D) -> (B, C).
-        side: images of another size are enlarged to side x side pixels inside (bicubic); 0: they never are.
-        mean: of the pixels of each channel in [0, 1], (3, 1, 1).
-        std: standard deviation, as `mean`.
+        head: the linear layer from features to logits, (B, D) -> (B, C).
+        side: the model enlarges images of another size to side x side pixels (bicubic); 0: it never does.
+        mean: mean of the pixels of each channel in [0, 1], (3, 1, 1).
+        std: standard deviation of the pixels of each channel, (3, 1, 1).
     """
 
     mean: Tensor
@@ -51,11 +56,11 @@ class PlainClassifier(nn.Module):
 
     @property
     def facts(self) -> str:
-        """What stands in a protocol."""
+        """The model's part of a protocol."""
         return "linear head"
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head sees, (B, D)."""
+        """Image features, the input of the head, (B, D)."""
         if self.side and images.shape[-2:] != (self.side, self.side):
             images = F.interpolate(images, (self.side, self.side), mode="bicubic", align_corners=False)
         return self.visual((images - self.mean) / self.std)
@@ -95,7 +100,7 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Three residual blocks, each half as large as the one before and twice as wide: (B, 3, H, W) -> (B, 4 width)."""
+    """Three residual blocks, (B, 3, H, W) -> (B, 4 width). Each later block halves H and W and doubles the width."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -105,19 +110,19 @@ class SmallResNet(nn.Module):
         self.layer3 = ResidualBlock(2 * width, 4 * width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features, the mean over places, (B, 3, H, W) -> (B, 4 width)."""
+        """Image features, the mean over positions, (B, 3, H, W) -> (B, 4 width)."""
         x = self.bn1(self.conv1(x)).relu()
         return self.layer3(self.layer2(self.layer1(x))).mean(dim=(2, 3))
 
 
 def small_resnet(classes: int, width: int = 16) -> PlainClassifier:
-    """A random small network for pictures of 8 x 8 up, in eval mode."""
+    """A small network with random weights, in eval mode. Images have 8 x 8 pixels or more."""
     half = ((0.5,) * 3, (0.25,) * 3)
     return PlainClassifier(SmallResNet(width), nn.Linear(4 * width, classes), half).eval()
 
 
 def resnet(arch: str, classes: int = 1000, side: int = 224) -> PlainClassifier:
-    """A random ResNet of torchvision that sees images at side x side, in eval mode. Raises ParamError: no such name."""
+    """A random ResNet of torchvision for side x side pixels, in eval mode. Raises ParamError: no such name."""
     if arch not in WIDTHS:
         raise ParamError(f"arch must be one of {', '.join(WIDTHS)}, got '{arch}'{nearest(arch, WIDTHS)}")
     import torchvision
@@ -131,23 +136,24 @@ def resnet(arch: str, classes: int = 1000, side: int = 224) -> PlainClassifier:
 def robust_resnet(arch: str, path: Path, side: int = 224) -> PlainClassifier:
     """A ResNet with the weights and the pixel statistics of a file, in eval mode.
 
-    The file is a torch state dict of torchvision's names, maybe under "state_dict" or "model", maybe with a prefix such
-    as "module.model.", maybe with a normaliser's mean and std beside them; without, they are ImageNet's. RobustBench's
-    files of Salman et al., NeurIPS 2020, are such. It is read as weights only: nothing that it brings is run.
+    The file is a torch state dict with torchvision's names. The dict may lie under "state_dict" or "model". Its names
+    may have a prefix such as "module.model.". It may hold a normaliser's mean and std; without them the model takes
+    ImageNet's. RobustBench's files of Salman et al., NeurIPS 2020, have this form. The file is read as weights only:
+    no code in it is run.
 
-    Raises StudyError, one line: no such file; damaged, or more than weights; names or shapes that do not fit the arch;
-    one name twice with different values.
+    Raises StudyError with a message of one line: the file does not exist; the file is damaged, or holds more than
+    weights; names or shapes do not fit the arch; the file holds a name twice with different values.
     """
     model = resnet(arch, 1000, side)
-    weights = _weights(path, _wanted(model))
+    weights = _weights(path, _tensors_by_name(model))
     if "fc.weight" in weights and weights["fc.weight"].ndim == 2:
         model.new_head(len(weights["fc.weight"]))
-    wanted = _wanted(model)
-    for name, tensor in wanted.items():
+    tensors = _tensors_by_name(model)
+    for name, tensor in tensors.items():
         if name in weights:
-            tensor_shape, found = tuple(tensor.shape), tuple(weights[name].shape)
-            if tensor_shape != found:
-                raise StudyError(f"{path} does not fit {arch}; {name} is {found}, not {tensor_shape}")
+            shape, stored_shape = tuple(tensor.shape), tuple(weights[name].shape)
+            if shape != stored_shape:
+                raise StudyError(f"{path} does not fit {arch}; {name} is {stored_shape}, not {shape}")
             with torch.no_grad():
                 tensor.copy_(weights[name])
         elif not name.endswith(UNUSED) and name not in ("mean", "std"):
@@ -155,27 +161,27 @@ def robust_resnet(arch: str, path: Path, side: int = 224) -> PlainClassifier:
     return model
 
 
-def _wanted(model: PlainClassifier) -> dict[str, Tensor]:
-    """The tensors of a ResNet by torchvision's names, and its pixel statistics."""
+def _tensors_by_name(model: PlainClassifier) -> dict[str, Tensor]:
+    """The tensors of a ResNet under torchvision's names, and the pixel statistics as "mean" and "std"."""
     head = {f"fc.{name}": p for name, p in model.head.named_parameters()}
     return model.visual.state_dict() | head | {"mean": model.mean, "std": model.std}
 
 
-def _weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors in a file by torchvision's names, without the prefix, of which there may be several."""
-    stored = {str(full): tensor for full, tensor in _stored(path).items()}
-    prefixes = [full.removesuffix(FIRST_BLOCK) for full in stored if full.endswith(FIRST_BLOCK)]
-    found: dict[str, Tensor] = {}
-    for full, tensor in stored.items():
-        names = [full.removeprefix(prefix) for prefix in prefixes if full.startswith(prefix)]
-        name = next((name for name in names if name in wanted), STATISTICS.get(full.rpartition(".")[2]))
+def _weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors in a file under torchvision's names, without prefixes. A file may use several prefixes."""
+    stored = {str(stored_name): tensor for stored_name, tensor in _stored(path).items()}
+    prefixes = [stored_name.removesuffix(FIRST_BLOCK) for stored_name in stored if stored_name.endswith(FIRST_BLOCK)]
+    weights: dict[str, Tensor] = {}
+    for stored_name, tensor in stored.items():
+        names = [stored_name.removeprefix(prefix) for prefix in prefixes if stored_name.startswith(prefix)]
+        name = next((name for name in names if name in expected), STATISTICS.get(stored_name.rpartition(".")[2]))
         if name is None:
-            raise StudyError(f"{path}: {full} is no weight of a ResNet of this arch")
+            raise StudyError(f"{path}: {stored_name} is no weight of a ResNet of this arch")
         tensor = tensor.reshape(-1, 1, 1) if name in ("mean", "std") else tensor
-        if name in found and not torch.equal(found[name], tensor):
+        if name in weights and not torch.equal(weights[name], tensor):
             raise StudyError(f"{path}: holds {name} twice, with different values")
-        found[name] = tensor
-    return found
+        weights[name] = tensor
+    return weights
 
 
 def _stored(path: Path) -> Mapping[str, Tensor]:
@@ -185,7 +191,7 @@ def _stored(path: Path) -> Mapping[str, Tensor]:
         raise StudyError(f"{path}: {error.strerror or error}") from None
     except pickle.UnpicklingError:
         raise StudyError(f"{path}: holds more than weights, or is no file of torch; it was not read") from None
-    except Exception as error:  # a damaged file raises whatever its next byte leads to
+    except Exception as error:  # a damaged file may raise any exception
         raise StudyError(f"{path}: damaged or no file of torch ({type(error).__name__})") from None
     for key in ("state_dict", "model"):
         if isinstance(stored, Mapping) and isinstance(stored.get(key), Mapping):
@@ -200,9 +206,9 @@ class Backbone:
     """The tower below a linear head.
 
     Attributes:
-        arch: a ResNet's name in torchvision; "small" is our own.
-        side: images are enlarged to side x side pixels inside; 0: they never are.
-        width: channels of the first stage of the small one.
+        arch: a ResNet's name in torchvision, or "small" for `SmallResNet`.
+        side: the model enlarges images to side x side pixels; 0: it never does.
+        width: channels of the first stage of "small".
     """
 
     arch: Literal["small", "resnet18", "resnet50", "wide_resnet50_2"]
@@ -211,7 +217,7 @@ class Backbone:
 
     @property
     def features(self) -> int:
-        """How many numbers the head sees."""
+        """The number of image features, D."""
         return WIDTHS.get(self.arch, 4 * self.width)
 
     def random(self, classes: int, seed: int) -> PlainClassifier:
@@ -225,30 +231,30 @@ class Backbone:
             return model
 
     def from_file(self, path: Path, sha256: str = "") -> PlainClassifier:
-        """The weights of a local file, as `robust_resnet`. sha256: of the file; "": not compared.
+        """A model with the weights of a local file, see `robust_resnet`. sha256: digest of the file; "": not compared.
 
-        Raises ParamError: the small one has no such file. Raises StudyError: no such file; another sha256; no weights
-        of the arch.
+        Raises ParamError: the arch is "small", for which there is no such file. Raises StudyError: the file does not
+        exist; the file has another sha256; the file holds no weights of the arch.
         """
         if self.arch == "small":
             raise ParamError(f"model.arch must be one of {', '.join(WIDTHS)} where weights are a file, got 'small'")
         if not path.exists():
             raise StudyError(f"{path} is not there; bring the weights of {self.arch} and put them there")
-        found = files.sha256(path) if sha256 else ""
-        if found != sha256:
-            raise StudyError(f"{path} has the sha256 {found}, not {sha256}")
+        digest = files.sha256(path) if sha256 else ""
+        if digest != sha256:
+            raise StudyError(f"{path} has the sha256 {digest}, not {sha256}")
         return robust_resnet(self.arch, path, self.side)
 
     def load(self, path: Path) -> PlainClassifier:
         """A model that `save` wrote, in eval mode."""
         weights, _ = files.load_tensors(path)
-        with torch.device("meta"):  # no numbers are drawn
+        with torch.device("meta"):  # this draws no random numbers
             model = self.random(len(weights["head.bias"]), seed=0)
         model.load_state_dict(weights, assign=True)
         return model
 
 
-# What `zsr.models.heads` asks of a module of models
+# The functions that `zsr.models.heads` calls in each module of models
 
 
 def load(model: Model, weights: Path, tower: Path | None = None) -> PlainClassifier:
@@ -257,12 +263,12 @@ def load(model: Model, weights: Path, tower: Path | None = None) -> PlainClassif
 
 
 def save(path: Path, model: PlainClassifier, arch: str = "", norm_stats: NormStats = "clip") -> None:
-    """Tower, head and pixel statistics as one safetensors file."""
+    """Write tower, head and pixel statistics as one safetensors file."""
     files.save_tensors(path, model.state_dict())
 
 
 def save_tower(path: Path, model: PlainClassifier, norm_stats: NormStats = "clip") -> None:
-    """The same file: all of the model is trained."""
+    """Write the same file as `save`: training changes the whole model."""
     save(path, model)
 
 
@@ -284,7 +290,7 @@ def first_weights(
 
 
 def with_new_head(model: PlainClassifier, classes: int, seed: int) -> PlainClassifier:
-    """The model, whose head is now a random one: the same for every tower of a width."""
+    """Give the model a random head and return the model. Towers of one width get the same head from the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model.new_head(classes)

@@ -1,7 +1,7 @@
-"""Passes through a model: where they are computed, in which numbers, and with a gradient to the pixels or without.
+"""Passes through a model: their device, their precision, and their gradient by the pixels.
 
-fp32: as it says, also on GPUs. tf32: fp32 numbers, products of 10-bit mantissas on GPUs that have them; fp32 on a CPU.
-bf16, fp16: torch.autocast, and tf32 for what stays fp32 in it.
+fp32: full fp32, also on GPUs. tf32: fp32 numbers, but GPUs that can multiply with 10-bit mantissas; on a CPU this is
+fp32. bf16, fp16: torch.autocast, with tf32 for the operations that autocast leaves in fp32.
 """
 
 import os
@@ -26,9 +26,9 @@ class Compute:
     """The block `compute` of params.yaml.
 
     Attributes:
-        device: auto: a GPU where there is one.
-        compile: the image tower through torch.compile.
-        channels_last: the memory format of weights and images of convolutions.
+        device: cpu, cuda, or auto: a GPU where there is one, else the CPU.
+        compile: does the image tower run through torch.compile?
+        channels_last: do convolutions use the channels_last memory format for weights and images?
     """
 
     device: Literal["auto", "cpu", "cuda"]
@@ -36,7 +36,7 @@ class Compute:
     channels_last: bool = False
 
     def place(self) -> torch.device:
-        """The device of this process: of several GPUs that with its number. Raises ParamError where there is none."""
+        """The device of this process; process n takes GPU n. Raises ParamError: device is cuda, but no GPU is there."""
         if self.device == "cuda" and not torch.cuda.is_available():
             raise ParamError("compute.device is cuda, but torch sees no GPU; choose auto or cpu")
         if self.device == "cpu" or not torch.cuda.is_available():
@@ -48,9 +48,9 @@ class Compute:
 
 @contextmanager
 def matmul_precision(device: torch.device, precision: Precision) -> Iterator[None]:
-    """How fp32 numbers are multiplied on a GPU; a backward must be inside as well as its forward.
+    """Set how a GPU multiplies fp32 numbers. Both the forward and the backward must run inside the context.
 
-    The flags are those of the whole process, so no thread may set them beside another's passes.
+    The flags belong to the whole process, so a thread must not set them while another thread runs passes.
     """
     if device.type != "cuda":
         yield
@@ -66,7 +66,7 @@ def matmul_precision(device: torch.device, precision: Precision) -> Iterator[Non
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """For a forward in bf16 or fp16; nothing where the precision is another."""
+    """Autocast for a forward in bf16 or fp16; no effect for other precisions."""
     return torch.autocast(device.type, HALF[precision]) if precision in HALF else nullcontext()
 
 
@@ -74,16 +74,16 @@ ON_CPU = Compute(device="cpu", compile=False, channels_last=False)
 
 
 def filled(n: int, size: int | None, device: torch.device) -> list[Tensor]:
-    """Images 0 ... n - 1 in batches of one size, hence in the same kernels; the last is filled up with its first."""
+    """Row numbers 0 ... n - 1 in batches of equal size, so of equal kernels. The last batch repeats its first row."""
     batches = torch.arange(n, device=device).split(size or max(n, 1))
     return [torch.cat([rows, rows[:1].expand((size or n) - len(rows))]) for rows in batches]
 
 
 @torch.no_grad()
 def predict(model: Model, images: Tensor, batch_size: int | None = None) -> Tensor:
-    """Logits that a verdict may rest on, (N, C): fp32, also where the caller takes gradients in autocast.
+    """Logits for verdicts, (N, C), always in fp32, even where the caller takes gradients under autocast.
 
-    batch_size: of the model's passes, all images by default.
+    batch_size: images in one pass of the model; None: all images.
     """
     with torch.autocast(images.device.type, enabled=False), matmul_precision(images.device, "fp32"):
         parts = [model(images[rows]).float() for rows in filled(len(images), batch_size, images.device)]
@@ -91,14 +91,14 @@ def predict(model: Model, images: Tensor, batch_size: int | None = None) -> Tens
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
-    """Is the answer finite and wrong? (B, C), (B,) -> (B,). NaN has an argmax too: the first class."""
+    """Are the logits finite and the prediction wrong? (B, C), (B,) -> (B,). The argmax of NaN is the first class."""
     return (logits.argmax(dim=1) != labels) & logits.isfinite().all(dim=1)
 
 
 def differentiate(model: Model, images: Tensor, score: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (B, C), their scores (B,), and the gradient of each score by its own image, (B, 3, H, W).
+    """Logits (B, C), their scores (B,), and the gradient of each score by the pixels of its image, (B, 3, H, W).
 
-    The scores are summed, so images do not interact; no parameter's .grad is touched.
+    The scores are summed, so images do not interact. The .grad of parameters does not change.
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()
@@ -109,7 +109,7 @@ def differentiate(model: Model, images: Tensor, score: Callable[[Tensor], Tensor
 
 
 def with_gradients_in(precision: Precision, model: Model) -> Model:
-    """The model, whose passes with a gradient run in the precision, and all others in fp32."""
+    """Wrap the model: passes with a gradient run in the precision, all other passes in fp32."""
 
     def logits(images: Tensor) -> Tensor:
         differentiated = images.requires_grad and torch.is_grad_enabled()
@@ -120,6 +120,6 @@ def with_gradients_in(precision: Precision, model: Model) -> Model:
 
 
 def likeliest_wrong(model: Model, images: Tensor, labels: Tensor, rank: int, batch_size: int | None = None) -> Tensor:
-    """The wrong class with the rank-th highest logit; rank 1 is the likeliest: (N, 3, H, W) -> (N,)."""
+    """The wrong class with the rank-th highest logit, (N, 3, H, W) -> (N,). Rank 1 is the likeliest wrong class."""
     others = predict(model, images, batch_size).scatter(1, labels[:, None], -torch.inf)
     return others.topk(rank, dim=1)[1][:, -1]

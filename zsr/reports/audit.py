@@ -1,6 +1,6 @@
-"""Which numbers of a study are not to be trusted as they stand, and why: checks of its records. No torch.
+"""Checks of a study's records: which numbers are not to be trusted as they stand, and why. No torch.
 
-A mark belongs to a cell (method, attack, set). A check that needs an attack is silent where the study has it not.
+A mark belongs to a cell (method, attack, set). A check that needs an attack is skipped where the attack is missing.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,14 +13,14 @@ import numpy as np
 from zsr.evaluation.records import Mark
 from zsr.reports.results import CLEAN, WORST, Cell, Records
 
-UNDEFENDED = "clip"  # the method that is none
+UNDEFENDED = "clip"  # the row without a defence
 WHITE_BOX = ("pgd", "cw", "apgd", "fab", "autoattack")  # attacks that follow a gradient
-GAP = 5.0  # points: PGD so far above AutoAttack has lost its gradient somewhere
-STRONGER = 1.0  # points: APGD may be above PGD by the luck of their starts, not by more
-BLACK_BOX = 0.2  # points: AutoAttack's own margin for Square
-UNDEFENDED_LEFT = 5.0  # percent: more is no attack on a model that nobody defended
-ROUNDING = 1e-9  # of percentages
-ZEROS = 0.01  # share of gradient entries that are exactly zero: in fp32 there are hardly any
+GAP = 5.0  # points: a larger gap of PGD above AutoAttack means that PGD has lost its gradient
+STRONGER = 1.0  # points: APGD may be above PGD by this much, by the luck of the starts
+BLACK_BOX = 0.2  # points: AutoAttack's margin for Square
+UNDEFENDED_LEFT = 5.0  # percent: a higher accuracy of an undefended model means that the attack is too weak
+ROUNDING = 1e-9  # tolerance for rounding of percentages
+ZEROS = 0.01  # share of gradient entries that may be exactly zero: in fp32 hardly any are
 
 HEADER = ("method", "attack", "set", "mark", "reason")
 Marks = Mapping[Cell, Sequence[Mark]]
@@ -31,10 +31,10 @@ class Check:
     """One check of records.
 
     Attributes:
-        name: of its marks.
-        rule: what is marked, for people.
-        concerns: is the cell looked at?
-        find: why the cell is marked, or None.
+        name: the name of the check's marks.
+        rule: a description of the marked cells, for people.
+        concerns: does the check look at the cell?
+        find: the reason of the mark, or None.
     """
 
     name: str
@@ -44,52 +44,54 @@ class Check:
 
 
 def marks(records: Records) -> dict[Cell, list[Mark]]:
-    """Of every cell that has any: marks of the model, then those of the records' checks."""
-    found: dict[Cell, list[Mark]] = {}
+    """The marks of every cell that has marks: first the marks of the model, then those from checks of the records."""
+    result: dict[Cell, list[Mark]] = {}
     for cell, seeds in records.items():
-        own = list(dict.fromkeys(mark for record in seeds for mark in record.marks))
+        cell_marks = list(dict.fromkeys(mark for record in seeds for mark in record.marks))
         reasons = ((check.name, check.find(cell, records)) for check in CHECKS if check.concerns(cell, records))
-        own += [Mark(name, reason) for name, reason in reasons if reason]
-        if own:
-            found[cell] = own
+        cell_marks += [Mark(name, reason) for name, reason in reasons if reason]
+        if cell_marks:
+            result[cell] = cell_marks
     for method, attack, name in records:
-        if attack == WORST and (method, attack, name) not in found:
+        if attack == WORST and (method, attack, name) not in result:
             folded = [a for m, a, s in records if (m, s) == (method, name) and a not in (CLEAN, WORST)]
-            if all((method, a, name) in found for a in folded):
-                found[method, attack, name] = [Mark(ALL_MARKED, f"as is every attack in it: {', '.join(folded)}")]
-    return found
+            if all((method, a, name) in result for a in folded):
+                result[method, attack, name] = [Mark(ALL_MARKED, f"as is every attack in it: {', '.join(folded)}")]
+    return result
 
 
-def mark_rows(found: Marks) -> list[dict]:
+def mark_rows(marks_by_cell: Marks) -> list[dict]:
     """One row per mark."""
     return [
         dict(zip(HEADER, (method, attack, name, mark.name, mark.reason)))
-        for (method, attack, name), own in found.items()
-        for mark in own
+        for (method, attack, name), cell_marks in marks_by_cell.items()
+        for mark in cell_marks
     ]
 
 
-def check_rows(records: Records, found: Marks) -> list[dict]:
-    """One row per check: its rule, how many cells it looked at and how many it marked. Checks of models come as one."""
+def check_rows(records: Records, marks_by_cell: Marks) -> list[dict]:
+    """One row per check: rule, number of checked cells, number of marked cells. Checks of models share one row."""
     attacked = [cell for cell in records if cell[1] not in (CLEAN, WORST)]
     on_models = sum(any(record.marks for record in records[cell]) for cell in attacked)
     rows = [{"check": "model", "rule": MODEL_RULE, "cells": len(attacked), "marked": on_models}]
     for check in CHECKS:
         cells = sum(check.concerns(cell, records) for cell in records)
-        marked = sum(any(mark.name == check.name for mark in own) for own in found.values())
+        marked = sum(any(mark.name == check.name for mark in cell_marks) for cell_marks in marks_by_cell.values())
         rows.append({"check": check.name, "rule": check.rule, "cells": cells, "marked": marked})
     return rows
 
 
-def annotated(rows: Iterable[Mapping], found: Marks, groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """Rows of `zsr.reports.results`, each with the names of the marks of every cell that its number comes from."""
+def annotated(rows: Iterable[Mapping], marks_by_cell: Marks, groups: Mapping[str, Sequence[str]]) -> list[dict]:
+    """Rows of `zsr.reports.results`, each with the names of the marks of all cells that the number depends on."""
     result = []
     for row in rows:
         sets = [row["set"]] if "set" in row else groups[row["group"]]
         methods = [row["method"]] if "method" in row else [row["first"], row["second"]]
         attacks = [row["attack"], *([row["against"]] if "against" in row else [])]
-        own = (mark.name for m in methods for a in attacks for s in sets for mark in found.get((m, a, s), ()))
-        result.append(dict(row) | {"marks": " ".join(dict.fromkeys(own))})
+        mark_names = (
+            mark.name for m in methods for a in attacks for s in sets for mark in marks_by_cell.get((m, a, s), ())
+        )
+        result.append(dict(row) | {"marks": " ".join(dict.fromkeys(mark_names))})
     return result
 
 
@@ -105,9 +107,9 @@ def _by_gradient(cell: Cell, records: Records) -> bool:
     return cell[1] != WORST and any(record.gradients for record in records[cell])
 
 
-def _beside(attacks: Sequence[str], other: str) -> Callable[[Cell, Records], bool]:
-    """Is it a cell of one of these attacks, in a study that has the other attack too?"""
-    return lambda cell, records: cell[1] in attacks and (cell[0], other, cell[2]) in records
+def _beside(attacks: Sequence[str], other_attack: str) -> Callable[[Cell, Records], bool]:
+    """Is the cell one of the given attacks, in a study that has the other attack too?"""
+    return lambda cell, records: cell[1] in attacks and (cell[0], other_attack, cell[2]) in records
 
 
 def _zero_gradient(cell: Cell, records: Records) -> str | None:
@@ -134,16 +136,20 @@ def _above_clean(cell: Cell, records: Records) -> str | None:
 
 def _clean_differs(cell: Cell, records: Records) -> str | None:
     pairs = zip(records[cell], records[cell[0], CLEAN, cell[2]])
-    n = sum(int((record.clean_bits != other.clean_bits).sum()) for record, other in pairs)
+    n = sum(int((record.clean_bits != clean_record.clean_bits).sum()) for record, clean_record in pairs)
     return f"{n} of {_images(cell, records)} verdicts without the attack are not those of {CLEAN}" if n else None
 
 
-def _above(other: str, margin: float) -> Callable[[Cell, Records], str | None]:
-    """Is the cell's accuracy above that under another attack by more than a margin?"""
+def _above(other_attack: str, margin: float) -> Callable[[Cell, Records], str | None]:
+    """Is the accuracy of the cell above the accuracy under another attack by more than a margin?"""
 
     def find(cell: Cell, records: Records) -> str | None:
-        own, its = _percent(cell, records), _percent((cell[0], other, cell[2]), records)
-        return f"{own:.1f} %, but {its:.1f} % under {other}" if own - its > margin + ROUNDING else None
+        accuracy, other_accuracy = _percent(cell, records), _percent((cell[0], other_attack, cell[2]), records)
+        return (
+            f"{accuracy:.1f} %, but {other_accuracy:.1f} % under {other_attack}"
+            if accuracy - other_accuracy > margin + ROUNDING
+            else None
+        )
 
     return find
 

@@ -1,6 +1,6 @@
-"""Ours beside the published numbers, cell by cell, and what is known to be amiss with theirs. No torch.
+"""Our numbers beside the published numbers, cell by cell, with the known errors of published numbers. No torch.
 
-Attacks bear our names throughout, also those of published numbers.
+Attacks have our names throughout, also for published numbers.
 """
 
 import itertools
@@ -16,9 +16,9 @@ from zsr.reports import tables
 Row = Mapping[str, str]
 Cell = tuple[str, str, str]  # method, attack, set
 HEADER = ("set", "method", "attack", "ours", "low", "high", "published", "difference", "marks", "n")
-AVERAGE = "average"  # the papers' name of the mean over all their sets
-GROUP = "all"  # our averages that stand beside it
-SLACK = 0.01 + 1e-9  # points: an average of sets rounded to 0.01 may be off by less, and is rounded itself
+AVERAGE = "average"  # the papers' name of the mean over all sets of the paper
+GROUP = "all"  # the group of our averages that stand beside the papers' average
+SLACK = 0.01 + 1e-9  # points: the allowed rounding error of an average, of which the sets are rounded to 0.01 too
 BLANK = ""
 LEFT_OUT = "This study has none of the sets of the paper, so no published number stands beside one of ours."
 PAPERS = (
@@ -29,13 +29,13 @@ PAPERS = (
 
 
 class Fault(NamedTuple):
-    """Something amiss with published numbers.
+    """A known error of published numbers.
 
     Attributes:
-        method: whose numbers.
-        attacks: under which; none named are all.
-        sets: on which; none named are all.
-        text: what is amiss.
+        method: the method of the numbers.
+        attacks: the attacks of the numbers; empty: all attacks.
+        sets: the sets of the numbers; empty: all sets.
+        text: a description of the error.
     """
 
     method: str
@@ -45,11 +45,11 @@ class Fault(NamedTuple):
 
     @property
     def where(self) -> str:
-        """Method, attacks and sets, as they stand before the text."""
+        """Method, attacks and sets: the words before the text."""
         return " ".join(part for part in (self.method, " and ".join(self.attacks), *self.sets) if part)
 
     def concerns(self, row: Mapping) -> bool:
-        """Is it the published number of this row of `rows` that is amiss?"""
+        """Does the published number in this row of `rows` have the error?"""
         return (
             row["published"] != BLANK
             and row["method"] == self.method
@@ -105,7 +105,9 @@ def write(
     title: str,
     marks: Sequence[Row] = (),
 ) -> None:
-    """folder/published.md, .tex and .csv: one part per attack, sets down, methods across; the CSV has `rows`.
+    """Write folder/published.md, .tex and .csv: one part per attack, a line per set, a column per method.
+
+    The CSV has the rows of `rows`.
 
     cells, averages: as for `rows`. marks: rows of `zsr.reports.audit.mark_rows`.
     """
@@ -113,9 +115,11 @@ def write(
     by_cell = {(r["attack"], r["set"], r["method"]): r for r in compared}
     parts = {}
     for attack in distinct(compared, "attack"):
-        own = [row for row in compared if row["attack"] == attack]
-        methods = distinct(own, "method")
-        body = [[s, *(_beside(by_cell.get((attack, s, m)), marks) for m in methods)] for s in distinct(own, "set")]
+        attack_rows = [row for row in compared if row["attack"] == attack]
+        methods = distinct(attack_rows, "method")
+        body = [
+            [s, *(_beside(by_cell.get((attack, s, m)), marks) for m in methods)] for s in distinct(attack_rows, "set")
+        ]
         parts[f"{attack}, accuracy in %: ours / published / difference"] = (["set", *methods], body)
     shown = [m for m in marks if (m["attack"], m["set"], m["method"]) in by_cell]
     below = notes(compared, cells, published) + tables.reasons(marks, shown)
@@ -124,7 +128,7 @@ def write(
 
 
 def _beside(row: Mapping | None, marks: Sequence[Row]) -> str:
-    """42.3 / 41.9 / +0.4 †1: ours, published, the difference, each blank where it is missing."""
+    """The text "42.3 / 41.9 / +0.4 †1": ours, published, the difference; a missing number is blank."""
     if row is None:
         return BLANK
     formats = {"ours": ".1f", "published": ".1f", "difference": "+.1f"}
@@ -133,14 +137,14 @@ def _beside(row: Mapping | None, marks: Sequence[Row]) -> str:
 
 
 def rows(cells: Sequence[Row], averages: Sequence[Row], published: Sequence[Row]) -> list[dict]:
-    """One row per attack, set and method of which we or the papers have a number; keys of HEADER, percent, points.
+    """One row per attack, set and method for which we or the papers have a number; keys of HEADER, percent, points.
 
-    Sets are those of ours that the paper has, in its order, then its average; without such a set there is no row.
-    What is missing on a side is blank. Our average is blank unless our sets are exactly the paper's.
+    The sets are our sets that the paper has, in the paper's order, and then the average. Without such a set there are
+    no rows. Missing numbers are blank. Our average is blank unless our sets are exactly the paper's sets.
 
     cells, averages: rows of `zsr.reports.results` with marks. published: rows of published/*.csv; where several tables
-    hold a number, the first counts. low, high: 95 % as in `zsr.reports.results`; of a cell with several seeds the mean
-    of theirs.
+    hold a number, the first counts. low, high: 95 % as in `zsr.reports.results`; for a cell with several seeds the mean
+    of the limits of the seeds.
     """
     paper, sets = _papers(published), _shared(cells, published)
     if not sets:
@@ -167,11 +171,11 @@ def _row(cell: Cell, ours: Mapping[Cell, dict], paper: Mapping[Cell, float]) -> 
 
 
 def _papers(published: Sequence[Row]) -> dict[Cell, float]:
-    own = {theirs: attack for attack, theirs in tables.PUBLISHED.items()}
+    our_names = {theirs: attack for attack, theirs in tables.PUBLISHED.items()}
     numbers: dict[Cell, float] = {}
     for row in published:
-        if row["attack"] in own:
-            cell = row["method"], own[row["attack"]], row["dataset"]
+        if row["attack"] in our_names:
+            cell = row["method"], our_names[row["attack"]], row["dataset"]
             numbers.setdefault(cell, float(row["top1_percent"]))
     return numbers
 
@@ -181,8 +185,8 @@ def _paper_sets(published: Sequence[Row]) -> list[str]:
 
 
 def _shared(cells: Sequence[Row], published: Sequence[Row]) -> list[str]:
-    own = distinct(cells, "set")
-    return [name for name in _paper_sets(published) if name in own]
+    our_sets = distinct(cells, "set")
+    return [name for name in _paper_sets(published) if name in our_sets]
 
 
 def _complete(cells: Sequence[Row], published: Sequence[Row]) -> bool:
@@ -190,7 +194,7 @@ def _complete(cells: Sequence[Row], published: Sequence[Row]) -> bool:
 
 
 def _ours(cells: Sequence[Row]) -> dict[Cell, dict]:
-    """Of every cell: the mean over its seeds of accuracy, low and high; its marks, and n, its images."""
+    """For every cell: accuracy, low and high as means over seeds, the marks, and n, the number of images."""
     seeds: dict[Cell, list[Row]] = {}
     for row in cells:
         seeds.setdefault((row["method"], row["attack"], row["set"]), []).append(row)
@@ -208,13 +212,13 @@ def _our_averages(averages: Sequence[Row], ours: Mapping[Cell, dict]) -> dict[Ce
         if row["group"] == GROUP:
             method, attack = row["method"], row["attack"]
             limits = {"ours": float(row["mean"]), "low": float(row["low"]), "high": float(row["high"])}
-            n = sum(own["n"] for (m, a, _), own in ours.items() if (m, a) == (method, attack))
+            n = sum(numbers["n"] for (m, a, _), numbers in ours.items() if (m, a) == (method, attack))
             result[method, attack, AVERAGE] = limits | {"marks": row.get("marks", ""), "n": n}
     return result
 
 
 def notes(compared: Sequence[Mapping], cells: Sequence[Row], published: Sequence[Row]) -> list[str]:
-    """What stands below the table of the rows `compared`: how to read it, both protocols, what is amiss with theirs."""
+    """The notes below the table of the rows `compared`: reading guide, both protocols, errors of published numbers."""
     if not compared:
         return [LEFT_OUT]
     seeds = len(distinct(cells, "seed"))
@@ -239,8 +243,8 @@ def _average_note(cells: Sequence[Row], published: Sequence[Row]) -> list[str]:
     if _complete(cells, published):
         return []
     theirs, shared = _paper_sets(published), _shared(cells, published)
-    other = len(distinct(cells, "set")) - len(shared)
-    besides = f" and {other} besides" if other else ""
+    n_others = len(distinct(cells, "set")) - len(shared)
+    besides = f" and {n_others} besides" if n_others else ""
     return [
         f"average: the paper's is over its {len(theirs)} sets. This study has {len(shared)} of them{besides}, so no "
         "average of ours stands beside it."
@@ -254,25 +258,25 @@ def _protocols(compared: Sequence[Mapping], cells: Sequence[Row]) -> str:
 
 
 def _above_pgd(compared: Sequence[Mapping], paper: Mapping[Cell, float]) -> list[str]:
-    """Where published AutoAttack leaves more than published PGD, of the numbers shown."""
+    """A note on the shown numbers where published AutoAttack is above published PGD."""
     shown = {(r["method"], r["set"]): None for r in compared if r["attack"] in ("pgd", "autoattack")}
-    found: dict[str, list[str]] = {}
+    higher: dict[str, list[str]] = {}
     for method, name in shown:
         weak, strong = (paper.get((method, attack, name)) for attack in ("pgd", "autoattack"))
         if weak is not None and strong is not None and strong > weak:
-            found.setdefault(method, []).append(f"{name} {strong:.2f} over {weak:.2f}")
-    text = "; ".join(f"{method}: {', '.join(own)}" for method, own in found.items())
-    return [f"Published AutoAttack above published PGD, though the stronger attack: {text}."] if found else []
+            higher.setdefault(method, []).append(f"{name} {strong:.2f} over {weak:.2f}")
+    text = "; ".join(f"{method}: {', '.join(set_texts)}" for method, set_texts in higher.items())
+    return [f"Published AutoAttack above published PGD, though the stronger attack: {text}."] if higher else []
 
 
 def _no_means(compared: Sequence[Mapping], paper: Mapping[Cell, float]) -> list[str]:
-    """Published averages, of those shown, that are not the mean of the published sets."""
-    found = []
+    """A note on the shown published averages that are not the mean of the published sets."""
+    texts = []
     for row in compared:
         cell = row["method"], row["attack"]
-        sets = [value for (*other, name), value in paper.items() if tuple(other) == cell and name != AVERAGE]
+        sets = [value for (*key, name), value in paper.items() if tuple(key) == cell and name != AVERAGE]
         if row["set"] == AVERAGE and row["published"] != BLANK and sets:
             mean = fmean(sets)
             if abs(mean - row["published"]) > SLACK:
-                found.append(f"{' '.join(cell)} {row['published']:.2f}, its sets {mean:.2f}")
-    return [f"Published averages that are not the mean of their sets: {'; '.join(found)}."] if found else []
+                texts.append(f"{' '.join(cell)} {row['published']:.2f}, its sets {mean:.2f}")
+    return [f"Published averages that are not the mean of their sets: {'; '.join(texts)}."] if texts else []

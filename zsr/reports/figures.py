@@ -14,7 +14,7 @@ import numpy as np  # noqa: E402
 from zsr.files import distinct
 from zsr.reports.results import over_seeds
 
-CLEAN = "clean"  # the attack that is none
+CLEAN = "clean"  # the name of the evaluation without an attack
 ATTENTION_NOTE = (
     "text-guided attention, TGA-ZSR's map for the true class. Brightest: the patch that agrees most with the prompt.\n"
     "Each map is stretched to [0, 1] whatever its contrast. It is no segmentation: the object may be its darkest part."
@@ -29,7 +29,7 @@ def _colours(methods: Sequence[str]) -> dict:
 
 
 def _panels(n: int, width: float, height: float):
-    """A figure of n panels, five to a row, and their axes; of one empty panel where there is nothing to show."""
+    """A figure of n panels, five to a row, and the axes of the panels; one empty panel where n is 0."""
     columns = min(max(n, 1), 5)
     rows = math.ceil(max(n, 1) / columns)
     figure, axes = plt.subplots(
@@ -47,9 +47,9 @@ def _write(figure, path: Path) -> None:
 
 
 def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, note: str) -> None:
-    """Robust against clean accuracy, mean over a group of sets, one panel per attack.
+    """Draw robust against clean accuracy, mean over a group of sets, one panel per attack.
 
-    Bars: ± standard deviation over seeds; of one seed, the 95 % interval.
+    Bars: ± standard deviation over seeds; for one seed, the 95 % interval.
     """
     rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
     methods = distinct(averages, "method")
@@ -71,7 +71,7 @@ def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, not
 
 
 def _spans(row: Mapping[str, str]) -> list[list[float]]:
-    """How far a bar reaches below and above its mean, as matplotlib wants it."""
+    """The lengths of a bar below and above the mean, in matplotlib's format."""
     if row["sd"] != "":
         return [[float(row["sd"])], [float(row["sd"])]]
     mean, low, high = (float(row[key]) for key in ("mean", "low", "high"))
@@ -79,7 +79,7 @@ def _spans(row: Mapping[str, str]) -> list[list[float]]:
 
 
 def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
-    """Accuracy of every method on every set, one panel per attack. Bars: ± sd over seeds; of one seed, Wilson 95 %."""
+    """Draw the accuracy of methods on sets, one panel per attack. Bars: ± sd over seeds; for one seed, Wilson 95 %."""
     methods, attacks, sets = (distinct(cells, key) for key in ("method", "attack", "set"))
     rows = {(r["method"], r["attack"], r["set"]): _with_bounds(r) for r in over_seeds(cells)}
     figure, axes = plt.subplots(len(attacks), 1, figsize=(10, 3 * len(attacks)), squeeze=False, layout="constrained")
@@ -104,14 +104,14 @@ def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
 
 
 def _with_bounds(cell: dict) -> dict:
-    """Where a cell's bar begins and ends: one sd around the mean over seeds, or the interval of its one seed."""
+    """The cell with the ends of its bar: one sd around the mean over seeds, or the interval of the one seed."""
     if cell["sd"] == "":
         return cell
     return cell | {"low": cell["accuracy"] - cell["sd"], "high": cell["accuracy"] + cell["sd"]}
 
 
 def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
-    """Every loss term of every trained method against the step, one panel per method; the mean over seeds."""
+    """Draw the loss terms of every trained method against the step, one panel per method, mean over seeds."""
     trained = {method: rows for method, rows in curves.items() if rows}
     figure, axes = _panels(len(trained), 3.2, 3.2)
     for axis, (method, rows) in zip(axes, trained.items()):
@@ -125,12 +125,12 @@ def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note
 
 
 def eps_sweep(path: Path, rows: Sequence[Mapping[str, str]], note: str) -> None:
-    """Accuracy against eps, mean over sets, one line per method. rows: method, set, eps, n, correct."""
+    """Draw accuracy against eps, mean over sets, one line per method. rows: method, set, eps, n, correct."""
     figure, axes = _panels(1, 7.5, 4.8)
     for method, colour in _colours(distinct(rows, "method")).items():
-        own = [row for row in rows if row["method"] == method]
-        eps = distinct(own, "eps")
-        means = [np.mean([int(r["correct"]) / int(r["n"]) for r in own if r["eps"] == e]) for e in eps]
+        method_rows = [row for row in rows if row["method"] == method]
+        eps = distinct(method_rows, "eps")
+        means = [np.mean([int(r["correct"]) / int(r["n"]) for r in method_rows if r["eps"] == e]) for e in eps]
         axes[0].plot(
             [255 * _fraction(e) for e in eps], [100 * m for m in means], "o-", ms=3, color=colour, label=method
         )
@@ -141,7 +141,7 @@ def eps_sweep(path: Path, rows: Sequence[Mapping[str, str]], note: str) -> None:
     _write(figure, path)
 
 
-MEASURES = {  # of `zsr.measures.effective_rate`
+MEASURES = {  # measures of `zsr.measures.effective_rate` and their formulas
     "rho": "||g|| / ||W||",
     "radial": "|<W, g>| / (||W|| ||g||)",
     "weight_norm": "||W||",
@@ -150,7 +150,7 @@ MEASURES = {  # of `zsr.measures.effective_rate`
 
 
 def effective_rates(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
-    """What `zsr.measures.effective_rate` measures against the step, one panel per measure, one line per method."""
+    """Draw the measures of `zsr.measures.effective_rate` against the step: a panel per measure, a line per method."""
     figure, axes = _panels(len(MEASURES), 3.6, 3.4)
     for axis, (measure, formula) in zip(axes, MEASURES.items()):
         for method, colour in _colours(list(curves)).items():
@@ -164,19 +164,25 @@ def effective_rates(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]
 
 
 def learning_rates(path: Path, grid: Sequence[Mapping[str, str]], note: str) -> None:
-    """Clean and robust accuracy on test images against the learning rate; filled: the rate chosen on held-out ones.
+    """Draw clean and robust accuracy on test images against the learning rate.
+
+    The point of the rate that was chosen on held-out images is filled.
 
     grid: rows {method, lr, seed, test_clean, test_robust, chosen}.
     """
     figure, axes = _panels(2, 5.0, 4.0)
     for axis, part in zip(axes, ("test_clean", "test_robust")):
         for method, colour in _colours(distinct(grid, "method")).items():
-            own = [row for row in grid if row["method"] == method]
-            rates = [lr for lr in distinct(own, "lr") if all(row[part] != "" for row in own if row["lr"] == lr)]
-            values = [[float(row[part]) for row in own if row["lr"] == lr] for lr in rates]
-            best = next(row["lr"] for row in own if int(row["chosen"]))
-            x, means = list(map(float, rates)), [np.mean(of_rate) for of_rate in values]
-            bars = [np.std(of_rate, ddof=1) if len(of_rate) > 1 else 0.0 for of_rate in values]
+            method_rows = [row for row in grid if row["method"] == method]
+            rates = [
+                lr
+                for lr in distinct(method_rows, "lr")
+                if all(row[part] != "" for row in method_rows if row["lr"] == lr)
+            ]
+            values = [[float(row[part]) for row in method_rows if row["lr"] == lr] for lr in rates]
+            best = next(row["lr"] for row in method_rows if int(row["chosen"]))
+            x, means = list(map(float, rates)), [np.mean(accuracies) for accuracies in values]
+            bars = [np.std(accuracies, ddof=1) if len(accuracies) > 1 else 0.0 for accuracies in values]
             axis.errorbar(x, means, bars, fmt="o-", ms=5, mfc="none", lw=1, capsize=2, color=colour, label=method)
             axis.plot(float(best), means[rates.index(best)], "o", ms=5, color=colour)
         axis.set(xscale="log", xlabel="learning rate", ylabel=f"{part.replace('_', ' ')} accuracy, %")
@@ -200,7 +206,7 @@ def attention(
     captions: Mapping[str, str],
     note: str,
 ) -> None:
-    """Maps of clean and attacked images side by side, one row per method under a row of the images.
+    """Draw maps of clean and attacked images side by side, one row per method under a row of the images.
 
     images: (clean, attacked) arrays (N, H, W, 3) in [0, 1]; panels: method -> (clean, attacked) maps (N, h, w).
     """
@@ -209,7 +215,7 @@ def attention(
     figure = plt.figure(figsize=(2 * n, 1.35 * len(rows) + 0.6), layout="constrained")
     figure.suptitle(note, fontsize=9)
     parts = figure.subfigures(len(rows), 1)
-    assert isinstance(parts, np.ndarray)  # of one row it is none, but below the images stands a method
+    assert isinstance(parts, np.ndarray)  # there are at least two rows: the images and one method
     for part, (name, pair) in zip(parts, rows.items()):
         part.suptitle(captions[name], fontsize=8, x=0.01, ha="left")
         style = {} if name == "image" else {"cmap": "viridis", "vmin": 0, "vmax": 1}
@@ -222,18 +228,18 @@ def attention(
 
 
 def robustness(path: Path, rows: Sequence[Mapping], eps: Sequence[str], note: str) -> None:
-    """Robust accuracy against eps, clean at 0, one panel per method, one line per start. Bars: ± sd over seeds.
+    """Draw robust accuracy against eps, clean at 0, one panel per method, one line per start. Bars: ± sd over seeds.
 
-    rows: of `zsr.reports.transfer.row`. eps: as "15/255".
+    rows: rows of `zsr.reports.transfer.row`. eps: texts such as "15/255".
     """
     methods, starts = distinct(rows, "method"), distinct(rows, "init")
-    figure, axes = _panel_of_each_method(len(methods))
+    figure, axes = _method_panels(len(methods))
     places = [0.0, *(float(text.split("/")[0]) for text in eps)]
     for axis, method in zip(axes, methods):
         for colour, start in enumerate(starts):
-            own = [r for r in rows if (r["method"], r["init"]) == (method, start)]
-            cells = [[100 * r[column] for r in own] for column in ("clean", *(f"robust@{e}" for e in eps))]
-            if own:
+            start_rows = [r for r in rows if (r["method"], r["init"]) == (method, start)]
+            cells = [[100 * r[column] for r in start_rows] for column in ("clean", *(f"robust@{e}" for e in eps))]
+            if start_rows:
                 _line(axis, places, cells, colour, start)
         axis.set(title=method, xlabel="eps, in 1/255", ylim=(0, 100))
     axes[0].set_ylabel("accuracy, %")
@@ -241,15 +247,15 @@ def robustness(path: Path, rows: Sequence[Mapping], eps: Sequence[str], note: st
 
 
 def likeness(path: Path, alike: Sequence[Mapping[str, str]], note: str) -> None:
-    """CKA with the pre-trained model on clean images, layer by layer, one panel per method, one line per start."""
+    """Draw CKA with the pre-trained model on clean images, by layer, one panel per method, one line per start."""
     rows = [r for r in alike if (r["measure"], r["input"]) == ("cka", "clean")]
     layers, starts = distinct(rows, "layer"), distinct(rows, "start")
-    figure, axes = _panel_of_each_method(max(len(distinct(rows, "method")), 1))
+    figure, axes = _method_panels(max(len(distinct(rows, "method")), 1))
     for axis, method in zip(axes, distinct(rows, "method")):
         for colour, start in enumerate(starts):
-            own = [r for r in rows if (r["method"], r["start"]) == (method, start)]
-            cells = [[float(r["value"]) for r in own if r["layer"] == layer] for layer in layers]
-            if own:
+            start_rows = [r for r in rows if (r["method"], r["start"]) == (method, start)]
+            cells = [[float(r["value"]) for r in start_rows if r["layer"] == layer] for layer in layers]
+            if start_rows:
                 _line(axis, list(range(len(layers))), cells, colour, start)
         axis.set_xticks(range(len(layers)), layers, rotation=30, fontsize=8)
         axis.set(title=method, ylim=(0, 1.02))
@@ -257,7 +263,7 @@ def likeness(path: Path, alike: Sequence[Mapping[str, str]], note: str) -> None:
     _finish(figure, axes, path, note)
 
 
-def _panel_of_each_method(n: int):
+def _method_panels(n: int):
     figure, axes = plt.subplots(1, n, figsize=(3.1 * n, 3.5), squeeze=False, sharey=True, layout="constrained")
     return figure, axes[0]
 

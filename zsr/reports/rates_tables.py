@@ -1,4 +1,4 @@
-"""Tables of a study with a grid of rates: methods at their own rates, TWINS minus its controls, the whole grid."""
+"""Tables of a study with a grid of learning rates: methods at their chosen rates, TWINS minus controls, the grid."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,9 +7,9 @@ from statistics import fmean, stdev
 from zsr.files import distinct, read_rows
 from zsr.reports.tables import Row, daggers_of, marked, reasons, shown, signed, write
 
-GROUPS = {"source": "target", "unseen": "unseen"}  # averages that are shown, and what they are of
-PARTS = ("test_clean", "test_robust", "held_out_robust")  # of the grid
-MEASURES = ("rho", "radial", "weight_norm", "gradient_norm")  # of a curve
+GROUPS = {"source": "target", "unseen": "unseen"}  # group of the shown averages -> its name in the tables
+PARTS = ("test_clean", "test_robust", "held_out_robust")  # columns of the grid
+MEASURES = ("rho", "radial", "weight_norm", "gradient_norm")  # columns of a curve
 CHOSEN = "*"
 Curves = Mapping[tuple[str, str], Sequence[Row]]  # (method, rate) -> rows of its steps
 
@@ -24,13 +24,13 @@ def study(
     held_out: int,
     title: str,
 ) -> None:
-    """folder/rates.*: accuracies, differences on the same images and seeds, and every rate of the grid.
+    """Write folder/rates.*: accuracies, differences on the same images and seeds, and every rate of the grid.
 
-    compared: pairs of methods, of which the second is taken from the first. rates: of metrics/results/rates.csv.
-    held_out: how many images chose the rate.
+    compared: pairs of methods; the difference is first minus second. rates: the rows of metrics/results/rates.csv.
+    held_out: number of images that chose the rate.
     """
     parts = {
-        "accuracy in %, each method at its own rate": _own_rates(averages, rates, marks),
+        "accuracy in %, each method at its own rate": _accuracies(averages, rates, marks),
         "TWINS minus its controls, points": _differences(pairs, compared, marks),
         "accuracy in % at every rate": _grid(rates),
     }
@@ -48,23 +48,33 @@ def study(
 
 
 def twins_and_controls(methods: Mapping[str, Mapping]) -> list[tuple[str, str]]:
-    """(a method with both wings, one without that minimises the same loss), every such pair.
+    """All pairs (a method with both wings, a method without wings that minimises the same loss).
 
-    methods: of the catalogue of the study.
+    methods: the methods in the catalogue of the study.
     """
-    trained = {name: own for name, own in methods.items() if own.get("module") != "clip" and name != "clip"}
-    loss = {name: own.get("base", own).get("module", name) for name, own in trained.items()}
-    twins = [name for name, own in trained.items() if "base" in own and own.get("wings", "both") == "both"]
-    return [(one, other) for one in twins for other in trained if other not in twins and loss[other] == loss[one]]
+    trained = {
+        name: method_row
+        for name, method_row in methods.items()
+        if method_row.get("module") != "clip" and name != "clip"
+    }
+    loss = {name: method_row.get("base", method_row).get("module", name) for name, method_row in trained.items()}
+    twins = [
+        name
+        for name, method_row in trained.items()
+        if "base" in method_row and method_row.get("wings", "both") == "both"
+    ]
+    return [
+        (twin, control) for twin in twins for control in trained if control not in twins and loss[control] == loss[twin]
+    ]
 
 
 def with_rates(curves: Path, rates: Sequence[Row]) -> Curves:
-    """(method, rate) -> the curve of its trainings, mean over seeds. curves: the folder metrics/curves."""
+    """(method, rate) -> the curve of the trainings, mean over seeds. curves: the folder metrics/curves."""
     pairs = dict.fromkeys((row["method"], row["lr"]) for row in rates)
     return {(method, lr): read_rows(curves / method / f"{lr}.csv") for method, lr in pairs}
 
 
-def _own_rates(averages: Sequence[Row], grid: Sequence[Row], marks: Sequence[Row]) -> tuple[list, list]:
+def _accuracies(averages: Sequence[Row], grid: Sequence[Row], marks: Sequence[Row]) -> tuple[list, list]:
     rates = chosen(grid)
     by_cell = {(r["group"], r["method"], r["attack"]): r for r in averages}
     columns = [(group, attack) for group in GROUPS for attack in distinct(averages, "attack")]
@@ -79,13 +89,15 @@ def _differences(pairs: Sequence[Row], compared: Sequence[tuple[str, str]], mark
     by_pair = {(r["group"], r["attack"], r["first"], r["second"]): r for r in pairs}
     columns = [(group, attack) for group in GROUPS for attack in distinct(pairs, "attack")]
 
-    def cell(group: str, attack: str, one: str, other: str) -> str:
-        row, sign = by_pair.get((group, attack, one, other)), 1
+    def cell(group: str, attack: str, first: str, second: str) -> str:
+        row, sign = by_pair.get((group, attack, first, second)), 1
         if row is None:
-            row, sign = by_pair[group, attack, other, one], -1
+            row, sign = by_pair[group, attack, second, first], -1
         return signed(row, sign) + daggers_of(row.get("marks", ""), marks)
 
-    body = [[f"{one} - {other}", *(cell(*column, one, other) for column in columns)] for one, other in compared]
+    body = [
+        [f"{first} - {second}", *(cell(*column, first, second) for column in columns)] for first, second in compared
+    ]
     return ["", *(f"{GROUPS[group]} {attack}" for group, attack in columns)], body
 
 
@@ -93,18 +105,21 @@ def _grid(grid: Sequence[Row]) -> tuple[list, list]:
     body = []
     for method in distinct(grid, "method"):
         for lr in distinct(grid, "lr"):
-            own = [row for row in grid if (row["method"], row["lr"]) == (method, lr)]
-            star = CHOSEN if int(own[0]["chosen"]) else ""
-            blank = sum(row[PARTS[0]] == "" for row in own)
-            cells = [f"diverged in {blank} of {len(own)} seeds" if blank else _mean_and_sd(own, part) for part in PARTS]
+            rate_rows = [row for row in grid if (row["method"], row["lr"]) == (method, lr)]
+            star = CHOSEN if int(rate_rows[0]["chosen"]) else ""
+            blank = sum(row[PARTS[0]] == "" for row in rate_rows)
+            cells = [
+                f"diverged in {blank} of {len(rate_rows)} seeds" if blank else _mean_and_sd(rate_rows, part)
+                for part in PARTS
+            ]
             body.append([method, lr + star, *cells])
     return ["method", "lr", *(part.replace("_", " ") for part in PARTS)], body
 
 
 def effective_rates(folder: Path, curves: Curves, rates: Mapping[str, str], shown_lr: str, title: str) -> None:
-    """folder/effective_rate.*: means over the steps of what `zsr.measures.effective_rate` logged.
+    """Write folder/effective_rate.*: means over steps of the measures that `zsr.measures.effective_rate` logged.
 
-    rates: of every method, the chosen one.
+    rates: the chosen rate of every method.
     """
     parts = {}
     choices: dict[str, Callable[[str], str]] = {
@@ -131,7 +146,7 @@ def effective_rates(folder: Path, curves: Curves, rates: Mapping[str, str], show
 
 
 def elsewhere(folder: Path, rows: Sequence[Row], title: str) -> None:
-    """folder/elsewhere.*: numbers that others measured, with where they stand."""
+    """Write folder/elsewhere.*: numbers that others measured, with the source."""
     by_cell = {(r["dataset"], r["attack"], r["method"]): float(r["top1_percent"]) for r in rows}
     sets, attacks, (base, twins) = (distinct(rows, key) for key in ("dataset", "attack", "method"))
     body = [

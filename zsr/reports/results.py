@@ -1,19 +1,19 @@
-"""Records to numbers: every cell with its interval, averages over groups of sets, paired differences. No torch.
+"""From records to numbers: cells with intervals, averages over groups of sets, paired differences. No torch.
 
-A cell's records are those of its seeds of training. Every interval is 95 %, by one of three rules:
+A cell (method, attack, set) has one record per seed of training. Every interval is 95 %, by one of three rules:
 
-- A cell of one seed: Wilson's interval of the share of its n test images that count.
-- A mean over sets, each weighing the same: Wilson's limits of every set, put together as Zou and Donner (Statistics in
-  Medicine, 2008) do: each limit is as far from the mean as the root of the sum of squared distances. So a set of which
-  all images count still has room below. Of several seeds an image has the share of seeds under which it counts, and
-  n is scaled by the design effect: by how much less that share varies than a single verdict.
+- A cell of one seed: Wilson's interval of the share of the n test images that count.
+- A mean over sets with equal weights: Wilson's limits of every set, combined by the rule of Zou and Donner (Statistics
+  in Medicine, 2008): the distance of a limit from the mean is the root of the sum of squared distances. So a set of
+  which all images count still has room below. With several seeds, the value of an image is the share of seeds under
+  which the image counts, and n is scaled by the design effect: by how much less the share varies than one verdict.
 - A difference, paired image by image: the normal law, with a variance to which each set adds half an image of each of
   the four outcomes (Agresti and Min, Statistics in Medicine, 2005).
 
-With several seeds the last two also cover the choice of seeds, by Student's law. The spread between seeds holds the
-noise of the images once more, as far as seeds disagree about single images; that part is taken out of it, so nothing
-counts twice (the two-way layout of images and seeds). `sd` is the plain standard deviation over seeds, over n - 1;
-empty where there is one.
+With several seeds the last two intervals also cover the choice of seeds, by Student's law. The spread between seeds
+contains the noise of the images a second time, as far as seeds disagree about single images. That part is subtracted
+from the spread, so nothing counts twice (the two-way layout of images and seeds). `sd` is the plain standard deviation
+over seeds, over n - 1; it is empty for one seed.
 """
 
 import itertools
@@ -30,24 +30,24 @@ import numpy as np
 from zsr import files
 from zsr.evaluation.records import BITS, Record, accuracies
 
-Z = 1.959964  # 95 %
-CLEAN = "clean"  # the attack that is none
-WORST = "worst_case"  # all attacks of a study together
-STRONGEST = "autoattack"  # what the others are compared with
+Z = 1.959964  # quantile of the normal law for 95 %
+CLEAN = "clean"  # the name of the evaluation without an attack
+WORST = "worst_case"  # the name of all attacks of a study together
+STRONGEST = "autoattack"  # the attack that the others are compared with
 Cell = tuple[str, str, str]  # method, attack, set
 Records = Mapping[Cell, Sequence[Record]]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is known of numbers (seeds, images) in [-1, 1], of one set.
+    """Statistics of an array (seeds, images) of values in [-1, 1], for one set.
 
     Attributes:
-        n: images.
-        mean: of an image's mean over seeds, the mean over images.
-        square: of an image's mean over seeds, the mean over images of its square.
-        per_seed: (seeds,) the mean over images.
-        residual: variance of what is due neither to the image nor to the seed; 0 of one seed.
+        n: number of images.
+        mean: the mean over images of the mean over seeds.
+        square: the mean over images of the squared mean over seeds.
+        per_seed: (seeds,) the mean over images for each seed.
+        residual: the variance that is due neither to the image nor to the seed; 0 for one seed.
     """
 
     n: int
@@ -58,7 +58,7 @@ class Sample:
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Sample":
-        """values: (seeds, images)."""
+        """The statistics of values, (seeds, images)."""
         seeds, n = values.shape
         averaged, per_seed = values.mean(axis=0), values.mean(axis=1)
         mean, square = float(averaged.mean()), float((averaged**2).mean())
@@ -71,7 +71,7 @@ class Sample:
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
-    """Wilson's 95 % limits of a share of n trials; n need not be whole."""
+    """Wilson's 95 % limits of a share of n trials; n need not be a whole number."""
     centre, spread = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     low, high = ((centre + sign * spread) / (1 + Z**2 / n) for sign in (-1, 1))
     return max(low, 0.0), min(high, 1.0)
@@ -111,15 +111,15 @@ def cell_rows(records: Records) -> list[dict]:
 
 
 def with_clean(records: Records) -> dict[Cell, list[Record]]:
-    """The records, and those without an attack, unless the study has them: every record has the verdicts of both."""
+    """The records, with clean records added where the study has none: every record has the clean verdicts too."""
     if any(attack == CLEAN for _, attack, _ in records):
         return {cell: list(seeds) for cell, seeds in records.items()}
     result: dict[Cell, list[Record]] = {}
     for method in dict.fromkeys(method for method, _, _ in records):
-        own = {cell: list(seeds) for cell, seeds in records.items() if cell[0] == method}
-        for (_, _, name), seeds in own.items():
+        method_cells = {cell: list(seeds) for cell, seeds in records.items() if cell[0] == method}
+        for (_, _, name), seeds in method_cells.items():
             result.setdefault((method, CLEAN, name), [_unattacked(record) for record in seeds])
-        result |= own
+        result |= method_cells
     return result
 
 
@@ -141,9 +141,9 @@ def _unattacked(record: Record) -> Record:
 
 
 def with_worst_case(records: Records) -> dict[Cell, list[Record]]:
-    """The records, and where there are several attacks those of all together, as one more attack.
+    """The records; where there are several attacks, with records of all attacks together, as one more attack.
 
-    An image survives where it survives every attack: never the lowest of averages, which would be higher.
+    An image survives where it survives every attack. The lowest of the averages would be higher.
     """
     result = {cell: list(seeds) for cell, seeds in records.items()}
     attacks = list(dict.fromkeys(attack for _, attack in _methods_and_attacks(records) if attack != CLEAN))
@@ -156,7 +156,7 @@ def with_worst_case(records: Records) -> dict[Cell, list[Record]]:
 
 def _folded(records: Sequence[Record], attacks: Sequence[str]) -> Record:
     first = records[0]
-    assert all(_same(record, first) for record in records), f"{first.method}: attacks saw other images"
+    assert all(_same_images(record, first) for record in records), f"{first.method}: attacks saw other images"
     return Record(
         method=first.method,
         seed=first.seed,
@@ -173,12 +173,12 @@ def _folded(records: Sequence[Record], attacks: Sequence[str]) -> Record:
     )
 
 
-def _same(record: Record, other: Record) -> bool:
-    return np.array_equal(record.ids, other.ids)
+def _same_images(first: Record, second: Record) -> bool:
+    return np.array_equal(first.ids, second.ids)
 
 
 def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
-    """Rows of `cell_rows`, as read from CSV, with those of one cell merged: mean accuracy, and sd over seeds."""
+    """Rows of `cell_rows`, as read from CSV, merged over seeds: one row per cell, with mean accuracy and sd."""
     merged = []
     for _, group in itertools.groupby(cells, key=lambda row: (row["method"], row["attack"], row["set"])):
         same = list(group)
@@ -189,7 +189,7 @@ def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
 
 
 def average_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """One row per (group, method, attack): the mean over the group's sets, each weighing the same, and over seeds."""
+    """One row per (group, method, attack): the mean over seeds and over the group's sets, with equal weights."""
     samples = {cell: Sample.of(_shares(seeds)) for cell, seeds in records.items()}
     rows = []
     for group, sets in groups.items():
@@ -200,10 +200,10 @@ def average_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[
 
 
 def average(samples: Sequence[Sample]) -> dict[str, float | str]:
-    """The mean of shares over sets, in percent, with its interval; seeds and sd."""
+    """The mean of shares over sets, in percent, with interval, number of seeds and sd."""
     limits = [_limits(sample) for sample in samples]
     below, above = (
-        math.sqrt(sum((of[side] - sample.mean) ** 2 for of, sample in zip(limits, samples))) / len(samples)
+        math.sqrt(sum((bounds[side] - sample.mean) ** 2 for bounds, sample in zip(limits, samples))) / len(samples)
         for side in (0, 1)
     )
     return _summary(samples, below, above, within=(0.0, 1.0))
@@ -220,9 +220,11 @@ def pair_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dic
     methods = list(dict.fromkeys(method for method, _ in _methods_and_attacks(records)))
     attacks = list(dict.fromkeys(attack for _, attack in _methods_and_attacks(records)))
     for (method, attack, name), seeds in records.items():
-        other = records[methods[0], attack, name][0]
-        assert all(_same(record, other) for record in seeds), f"{method} and {methods[0]} saw other images of {name}"
-    samples = _paired(records, lambda cell: [(other, *cell[1:]) for other in methods[methods.index(cell[0]) + 1 :]])
+        reference = records[methods[0], attack, name][0]
+        assert all(_same_images(record, reference) for record in seeds), (
+            f"{method} and {methods[0]} saw other images of {name}"
+        )
+    samples = _paired(records, lambda cell: [(partner, *cell[1:]) for partner in methods[methods.index(cell[0]) + 1 :]])
     for group, attack in itertools.product(groups, attacks):
         for first, second in itertools.combinations(methods, 2):
             key: dict[str, Any] = {"group": group, "attack": attack, "first": first, "second": second}
@@ -231,9 +233,9 @@ def pair_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dic
 
 
 def attack_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """One row per (group, method, attack): accuracy under it minus that under AutoAttack, on the same images.
+    """One row per (group, method, attack): accuracy under the attack minus that under AutoAttack, on the same images.
 
-    None where the study has no AutoAttack.
+    There are no rows where the study has no AutoAttack.
     """
     others = [pair for pair in _methods_and_attacks(records) if pair[1] not in (CLEAN, WORST, STRONGEST)]
     compared = [(method, attack) for method, attack in others if (method, STRONGEST) in _methods_and_attacks(records)]
@@ -247,15 +249,15 @@ def attack_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[d
 
 
 def _paired(records: Records, partners: Callable[[Cell], Iterable[Cell]]) -> dict[tuple[Cell, Cell], Sample]:
-    """Of every cell and each of its partners, what is known of their differences."""
+    """(cell, partner) -> the statistics of the differences, for every cell and each of its partners."""
     shares = {cell: _shares(seeds) for cell, seeds in records.items()}
     return {
-        (cell, other): Sample.of(shares[cell] - shares[other]) for cell in records for other in partners(cell)
-    }  # a row that does not train has one seed, which stands for all
+        (cell, partner): Sample.of(shares[cell] - shares[partner]) for cell in records for partner in partners(cell)
+    }  # a method that does not train has one seed, which is compared with every seed
 
 
 def difference(samples: Sequence[Sample]) -> dict[str, float | str]:
-    """The mean of differences over sets, in points, with its interval; seeds and sd."""
+    """The mean of differences over sets, in points, with interval, number of seeds and sd."""
     variance = 0.0
     for sample in samples:
         n, total, squares = sample.n + 2, sample.n * sample.mean, sample.n * sample.square + 1
@@ -269,28 +271,28 @@ def _methods_and_attacks(records: Records) -> list[tuple[str, str]]:
 
 
 def _shares(seeds: Sequence[Record]) -> np.ndarray:
-    """(seeds, images): does the image count? In numbers that can be taken from each other."""
+    """(seeds, images): 1 where the image counts, else 0, as int8, so that arrays can be subtracted."""
     return np.stack([record.hits for record in seeds]).astype(np.int8)
 
 
 def _summary(samples: Sequence[Sample], below: float, above: float, within: tuple[float, float]) -> dict:
-    """A mean over sets whose limits lie as far away as its images and, where there are several, its seeds say."""
+    """A mean over sets. The limits combine the half-widths of the images and, with several seeds, of the seeds."""
     per_seed = np.mean([sample.per_seed for sample in samples], axis=0)
-    mean, seeds = fmean(sample.mean for sample in samples), _half_width_of_seeds(samples, per_seed)
+    mean, seeds = fmean(sample.mean for sample in samples), _seed_half_width(samples, per_seed)
     low, high = max(mean - math.hypot(below, seeds), within[0]), min(mean + math.hypot(above, seeds), within[1])
     interval = {"mean": _percent(mean), "low": _percent(low), "high": _percent(high)}
     return interval | {"seeds": len(per_seed), "sd": _spread((100 * per_seed).tolist())}
 
 
-def _half_width_of_seeds(samples: Sequence[Sample], per_seed: np.ndarray) -> float:
-    """95 % half-width of a mean over seeds by Student's law, without what images add to it; 0 where there is one."""
+def _seed_half_width(samples: Sequence[Sample], per_seed: np.ndarray) -> float:
+    """95 % half-width of a mean over seeds by Student's law, without the part of the images; 0 for one seed."""
     from scipy.stats import t
 
     k = len(per_seed)
     if k < 2:
         return 0.0
-    of_images = sum(sample.residual / sample.n for sample in samples) / len(samples) ** 2
-    return t.ppf(0.975, k - 1) * math.sqrt(max(per_seed.var(ddof=1) - of_images, 0.0) / k)
+    image_variance = sum(sample.residual / sample.n for sample in samples) / len(samples) ** 2
+    return t.ppf(0.975, k - 1) * math.sqrt(max(per_seed.var(ddof=1) - image_variance, 0.0) / k)
 
 
 def _spread(values: Sequence[float]) -> float | str:
@@ -302,9 +304,9 @@ def _percent(share: float) -> float:
 
 
 def write_summaries(folder: Path, averages: Sequence[dict]) -> None:
-    """folder/<group>/<method>.json = {attack: percent}: the layout `dvc metrics show` prints as a table.
+    """Write folder/<group>/<method>.json = {attack: percent}: the layout that `dvc metrics show` prints as a table.
 
-    Of averages with marks, `marked` counts the attacks whose number the audit has marked.
+    Where averages have marks, `marked` counts the attacks whose number the audit has marked.
     """
     summaries: dict[tuple[str, str], dict[str, float]] = {}
     for row in averages:
@@ -317,11 +319,11 @@ def write_summaries(folder: Path, averages: Sequence[dict]) -> None:
 
 
 def rate_rows(checkpoints: Path, records: Path, study: Mapping) -> list[dict]:
-    """One row per method, rate and seed, of the methods that were tried at several rates.
+    """One row per method, rate and seed, for the methods that were tried at several rates.
 
     Args:
-        checkpoints: folder of what `stages.train` wrote: how each rate did on held-out images, and which was chosen.
-        records: folder of what `stages.evaluate` wrote: how each rate did on test images, which chose nothing.
+        checkpoints: the output folder of `stages.train`: results of each rate on held-out images, and the choice.
+        records: the output folder of `stages.evaluate`: results of each rate on test images, which choose nothing.
         study: the catalogue of the study.
     """
     rows, (source,) = [], study["groups"]["source"]
@@ -329,6 +331,6 @@ def rate_rows(checkpoints: Path, records: Path, study: Mapping) -> list[dict]:
         tried = checkpoints / method / "rates.csv"
         for row in files.read_rows(tried) if tried.exists() else []:
             key: dict[str, Any] = {name: row.pop(name) for name in ("method", "lr", "seed")}
-            found = list(records.glob(f"{method}-*/rates/{key['lr']}/{key['seed']}/{source}.json"))
-            rows.append(key | accuracies("test", Record.load(found[0]) if found else None) | row)
+            record_files = list(records.glob(f"{method}-*/rates/{key['lr']}/{key['seed']}/{source}.json"))
+            rows.append(key | accuracies("test", Record.load(record_files[0]) if record_files else None) | row)
     return rows

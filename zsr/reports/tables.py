@@ -1,7 +1,7 @@
 """Tables for people: Markdown, LaTeX and CSV from the rows of `zsr.reports.results`, protocol facts below each.
 
-In every table ± is a standard deviation over seeds, and [low, high] a 95 % interval; the notes say over what. A number
-that the audit has marked bears a dagger and the number of the mark, whose reasons stand below the table.
+In every table ± is a standard deviation over seeds, and [low, high] is a 95 % interval; the notes of the table say over
+what. A number that the audit has marked carries a dagger and the number of the mark. The reasons stand below the table.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,8 @@ from zsr.files import distinct
 from zsr.reports.results import STRONGEST, over_seeds
 
 Row = Mapping[str, str]
-PUBLISHED = {"clean": "none", "pgd": "pgd100", "cw": "cw", "autoattack": "autoattack"}  # our attack -> the papers'
+# Our name of an attack -> the papers' name.
+PUBLISHED = {"clean": "none", "pgd": "pgd100", "cw": "cw", "autoattack": "autoattack"}
 DAGGER = "†"
 COUNTED = {
     "both": "Under an attack an image counts when it is right without and with the attack.",
@@ -23,7 +24,7 @@ COUNTED = {
 
 
 def write(folder: Path, name: str, title: str, parts: Mapping[str, tuple[list, list]], notes: Sequence[str]) -> None:
-    """folder/name.md and folder/name.tex: one table per part (caption -> header, body), the notes below."""
+    """Write folder/name.md and folder/name.tex: one table per part (caption -> header, body), the notes below."""
     markdown, latex = [f"# {title}"], []
     for caption, (header, body) in parts.items():
         markdown.append(f"**{caption}**\n\n" + tabulate(body, header, "github", disable_numparse=True))
@@ -47,13 +48,13 @@ def _escaped(text: str) -> str:
 
 
 def daggers_of(names: str, marks: Sequence[Row]) -> str:
-    """What follows a number with these marks, as " †1,3"; the place of a mark among all of `marks` is its number."""
+    """The text after a number with these marks, such as " †1,3". The number of a mark is its position in `marks`."""
     known = distinct(marks, "mark")
     return f" {DAGGER}" + ",".join(str(known.index(name) + 1) for name in names.split()) if names else ""
 
 
 def reasons(marks: Sequence[Row], shown: Sequence[Row] | None = None) -> list[str]:
-    """One note per mark: every cell that bears it, and why. shown: those of `marks` in the table, if not all."""
+    """One note per mark: all cells that carry the mark, with the reasons. shown: the marks in the table, if not all."""
     shown = marks if shown is None else shown
     notes = []
     for name in (name for name in distinct(marks, "mark") if name in distinct(shown, "mark")):
@@ -65,14 +66,14 @@ def reasons(marks: Sequence[Row], shown: Sequence[Row] | None = None) -> list[st
 def accuracy(
     folder: Path, cells: Sequence[Row], averages: Sequence[Row], title: str, marks: Sequence[Row] = ()
 ) -> None:
-    """Accuracy of every method, attack and set, averages first.
+    """Write the table of accuracies of every method, attack and set, averages first.
 
     marks: rows of `zsr.reports.audit.mark_rows`.
     """
     by_cell = {(r["method"], r["attack"], r["set"]): r for r in over_seeds(cells)}
     by_group = {(r["method"], r["attack"], r["group"]): r for r in averages}
     sets, groups = distinct(cells, "set"), distinct(averages, "group")
-    groups.remove("source")  # one set, which stands among the sets
+    groups.remove("source")  # this group is one set, which has a column among the sets
     parts = {}
     for attack in distinct(cells, "attack"):
         body = [
@@ -87,7 +88,7 @@ def accuracy(
 
 
 def marked(text_of: Callable[[Row], str], row: Row, marks: Sequence[Row]) -> str:
-    """A number as `text_of` writes it, with the daggers of the row's marks."""
+    """The number of a row as `text_of` formats it, with the daggers of the row's marks."""
     return text_of(row) + daggers_of(row.get("marks", ""), marks)
 
 
@@ -113,14 +114,14 @@ def _accuracy_notes(cells: Sequence[Row]) -> list[str]:
 def attacks(
     folder: Path, averages: Sequence[Row], differences: Sequence[Row], group: str, title: str, marks: Sequence[Row] = ()
 ) -> None:
-    """Every method under all attacks side by side, and what each leaves beyond AutoAttack on the same images.
+    """Write the table of all attacks side by side, and of the accuracy under each attack minus that under AutoAttack.
 
     differences: rows of `zsr.reports.results.attack_rows`.
     """
-    own = [row for row in differences if row["group"] == group]
+    group_rows = [row for row in differences if row["group"] == group]
     by_cell = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
-    minus = {(r["method"], r["attack"]): r for r in own}
-    names, compared = distinct(averages, "attack"), distinct(own, "attack")
+    minus = {(r["method"], r["attack"]): r for r in group_rows}
+    names, compared = distinct(averages, "attack"), distinct(group_rows, "attack")
     body = [
         [method]
         + [marked(shown, by_cell[method, attack], marks) for attack in names]
@@ -129,24 +130,24 @@ def attacks(
     ]
     header = ["method", *names, *(f"{attack} - {STRONGEST}" for attack in compared)]
     notes = [
-        f"Differences in points between attacks on the same models and images; [low, high]: {_covers(own)}. Above zero "
-        "the other attack leaves images that AutoAttack fools.",
+        f"Differences in points between attacks on the same models and images; [low, high]: {_covers(group_rows)}. "
+        "Above zero the other attack leaves images that AutoAttack fools.",
         _averages_note(averages),
         *reasons(marks),
     ]
     write(folder, "attacks", title, {f"mean over {group} sets, accuracy in %": (header, body)}, notes)
-    files.write_rows(folder / "attacks.csv", own, header=["attack"])
+    files.write_rows(folder / "attacks.csv", group_rows, header=["attack"])
 
 
 def signed(row: Row, sign: int = 1) -> str:
-    """A difference with its interval, "+3.2 [+2.1, +4.3]"; sign -1: of the second minus the first."""
+    """A difference with its interval, "+3.2 [+2.1, +4.3]". sign -1: the second minus the first."""
     mean, *limits = (sign * float(row[key]) + 0 for key in ("mean", "low", "high"))  # + 0: no -0.0
     low, high = sorted(limits)
     return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def _covers(rows: Sequence[Row]) -> str:
-    """What the intervals of differences or averages are over."""
+    """The words for what the intervals of differences or averages cover."""
     several = any(int(row["seeds"]) > 1 for row in rows)
     return f"95 % over the choice of images{' and of seeds' if several else ''}"
 
@@ -168,7 +169,7 @@ def orderings(
     title: str,
     marks: Sequence[Row] = (),
 ) -> None:
-    """Which method beats which: the sign of each published difference of averages beside ours, with its interval.
+    """Write the table of which method beats which: each published difference of averages beside ours, with interval.
 
     published: rows of published/*.csv; where several tables hold a method, the first counts.
     """
@@ -221,7 +222,7 @@ def _ordering(pair: Row, paper: float, marks: Sequence[Row]) -> dict[str, str]:
 
 
 def shown(row: Row) -> str:
-    """A mean or a cell: "82.3 ± 1.2" over seeds, or of one seed "82.3 [80.1, 84.2]"."""
+    """The text of a mean or a cell: "82.3 ± 1.2" over several seeds, "82.3 [80.1, 84.2]" for one seed."""
     value = float(row["mean"] if "mean" in row else row["accuracy"])
     if row["sd"] != "":
         return f"{value:.1f} ± {float(row['sd']):.1f}"
@@ -229,7 +230,7 @@ def shown(row: Row) -> str:
 
 
 def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str) -> None:
-    """Rows of `zsr.reports.audit`: every mark with its reason, and the checks that ran."""
+    """Write the table of the audit, from rows of `zsr.reports.audit`: marks with their reasons, and the checks."""
     header = ["method", "attack", "set", "mark", "reason"]
     parts = {
         "marks": (["", *header], [[daggers_of(r["mark"], marks).strip(), *(r[key] for key in header)] for r in marks]),
@@ -245,7 +246,7 @@ def audit(folder: Path, marks: Sequence[Row], checks: Sequence[Row], title: str)
 
 
 def ablation(folder: Path, averages: Sequence[Row], title: str, marks: Sequence[Row] = ()) -> None:
-    """Every row of the study under every attack, averages over all sets and over those neither seen nor easy."""
+    """Write the table of every row under every attack: averages over all sets, and over sets neither seen nor easy."""
     by_cell = {(r["method"], r["attack"], r["group"]): r for r in averages}
     columns = [(a, g) for g in ("all", "unseen_strict") for a in distinct(averages, "attack")]
     body = [
@@ -260,7 +261,10 @@ def ablation(folder: Path, averages: Sequence[Row], title: str, marks: Sequence[
 def quirks(
     folder: Path, pairs: Sequence[Row], named: Mapping[str, Mapping], title: str, marks: Sequence[Row] = ()
 ) -> None:
-    """What a switch changes, one column per attack. named: row -> {id, against}, the block `quirks` of params.yaml."""
+    """Write the table of the effect of each quirk, one column per attack.
+
+    named: row -> {id, against}, the block `quirks` of params.yaml.
+    """
     by_pair = {(r["attack"], r["first"], r["second"]): r for r in pairs if r["group"] == "all"}
     attacks = distinct(pairs, "attack")
     body = []

@@ -1,7 +1,7 @@
 """The transfer study's tables and metrics, from the rows of its runs. No torch.
 
-rows: of `zsr.reports.transfer.row`, one per run and seed. alike: of metrics/likeness, with run, start, method, seed,
-measure, input, layer and value.
+rows: rows of `zsr.reports.transfer.row`, one per run and seed. alike: rows of metrics/likeness, with run, start,
+method, seed, measure, input, layer and value.
 """
 
 import math
@@ -23,13 +23,13 @@ Row = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Facts:
-    """What stands in titles and below every table.
+    """The texts of titles and notes, and the facts of the study, that every table needs.
 
     Attributes:
-        title: of the study.
-        notes: what stands below every table.
-        eps: of the attacks, as "15/255".
-        classes: how many the target set has.
+        title: the title of the study.
+        notes: the notes below every table.
+        eps: the eps of the attacks, such as "15/255".
+        classes: number of classes of the target set.
     """
 
     title: str
@@ -39,13 +39,13 @@ class Facts:
 
 
 def rows_of_cells(cells: Sequence[Row], study: Mapping) -> list[dict]:
-    """One row per row of the study and seed, of the rows of metrics/results/accuracy.csv. study: its catalogue."""
-    found: dict[tuple[str, str], dict[str, Row]] = {}
+    """One row per method and seed, from the rows of metrics/results/accuracy.csv. study: the catalogue of the study."""
+    cells_by_run: dict[tuple[str, str], dict[str, Row]] = {}
     for cell in cells:
         if cell["attack"] in study["attacks"]:
-            found.setdefault((cell["method"], cell["seed"]), {})[study["attacks"][cell["attack"]]] = cell
+            cells_by_run.setdefault((cell["method"], cell["seed"]), {})[study["attacks"][cell["attack"]]] = cell
     rows = []
-    for (method, seed), by_eps in found.items():
+    for (method, seed), by_eps in cells_by_run.items():
         first, n = next(iter(by_eps.values())), int(next(iter(by_eps.values()))["n"])
         start, section = start_and_method(study["methods"][method])
         described = Run(
@@ -61,10 +61,10 @@ def rows_of_cells(cells: Sequence[Row], study: Mapping) -> list[dict]:
 
 
 def notes(caution: str, cells: Sequence[Row], marks: Sequence[Row]) -> tuple[str, ...]:
-    """What stands below every table: what the numbers are not, seeds, images, protocols, marks of models."""
+    """The notes below every table: caution, seeds, images, protocols, marks of models."""
     attacked = [cell for cell in cells if cell["attack"] not in (CLEAN, WORST)]
     first, seeds = attacked[0], distinct(attacked, "seed")
-    said = [f"{mark['method']} {mark['attack']}, {mark['mark']}: {mark['reason']}" for mark in marks]
+    mark_texts = [f"{mark['method']} {mark['attack']}, {mark['mark']}: {mark['reason']}" for mark in marks]
     return (
         caution,
         f"Mean ± standard deviation over {len(seeds)} seeds ({', '.join(seeds)}), each of random weights, "
@@ -73,17 +73,17 @@ def notes(caution: str, cells: Sequence[Row], marks: Sequence[Row]) -> tuple[str
         COUNTED[first["counted"]],
         f"n, test images of {first['set']} (digest of their ids): {first['n']} ({first['ids']}).",
         *(f"{text}." for text in distinct(attacked, "protocol")),
-        *(f"marked: {text}." for text in dict.fromkeys(said)),
+        *(f"marked: {text}." for text in dict.fromkeys(mark_texts)),
     )
 
 
 def spread(values: Sequence[float]) -> str:
-    """mean ± standard deviation over seeds; of one seed the value alone."""
+    """The text "mean ± standard deviation" over seeds; for one seed the value alone."""
     return f"{fmean(values):.1f}" + (f" ± {_sd(values):.1f}" if len(values) > 1 else "")
 
 
 def accuracy(folder: Path, rows: Sequence[Mapping], facts: Facts, flags: Mapping[str, str]) -> None:
-    """folder/transfer.*: clean and robust accuracy and drop rate of every run. flags: run -> what is wrong with it."""
+    """Write folder/transfer.*: clean and robust accuracy and drop rate of every run. flags: run -> a warning."""
     robust = [f"robust@{eps}" for eps in facts.eps]
     parts = {}
     for caption, columns in {
@@ -92,8 +92,8 @@ def accuracy(folder: Path, rows: Sequence[Mapping], facts: Facts, flags: Mapping
     }.items():
         body = [
             [run["init"], run["method"], run["checkpoint"], flags.get(_name(run), "")]
-            + [spread([100 * r[column] for r in of_run]) for column in columns]
-            for run, of_run in _runs(rows)
+            + [spread([100 * r[column] for r in run_rows]) for column in columns]
+            for run, run_rows in _runs(rows)
         ]
         parts[caption] = (["start", "method", "checkpoint", "flag", *columns], body)
     write(folder, "transfer", facts.title, parts, facts.notes)
@@ -105,19 +105,19 @@ def _name(row: Mapping) -> str:
 
 
 def _runs(rows: Iterable[Mapping]) -> list[tuple[Mapping, list[Mapping]]]:
-    """Of every run its first row and all of them."""
-    found: dict[str, list[Mapping]] = {}
-    for of_seed in rows:
-        found.setdefault(_name(of_seed), []).append(of_seed)
-    return [(of_run[0], of_run) for of_run in found.values()]
+    """The first row and all rows of every run."""
+    rows_by_name: dict[str, list[Mapping]] = {}
+    for seed_row in rows:
+        rows_by_name.setdefault(_name(seed_row), []).append(seed_row)
+    return [(run_rows[0], run_rows) for run_rows in rows_by_name.values()]
 
 
 def difference_rows(rows: Sequence[Mapping], facts: Facts) -> list[dict]:
     """Every start against scratch by the same method, and every method against plain fine-tuning from the same start.
 
-    first minus second, in shares, as `zsr.reports.transfer.difference`, with standard deviations over seeds.
+    A row is first minus second, in shares, by `zsr.reports.transfer.difference`, with standard deviations over seeds.
     """
-    runs = {(run["init"], run["method"]): of_run for run, of_run in _runs(rows)}
+    runs = {(run["init"], run["method"]): run_rows for run, run_rows in _runs(rows)}
     pairs = [("start", (init, method), (STANDARD, method)) for init, method in runs if init != STANDARD]
     pairs += [("method", (init, method), (init, PLAIN)) for init, method in runs if method != PLAIN]
     return [
@@ -129,13 +129,13 @@ def difference_rows(rows: Sequence[Mapping], facts: Facts) -> list[dict]:
     ]
 
 
-def _paired(one: Sequence[Mapping], other: Sequence[Mapping], eps: str, classes: int) -> dict:
-    found, by_seed = difference(one, other, eps, classes), {r["seed"]: r for r in other}
+def _paired(first: Sequence[Mapping], second: Sequence[Mapping], eps: str, classes: int) -> dict:
+    result, by_seed = difference(first, second, eps, classes), {r["seed"]: r for r in second}
     spreads = {
-        f"{name}_sd": _sd([r[column] - by_seed[r["seed"]][column] for r in one])
+        f"{name}_sd": _sd([r[column] - by_seed[r["seed"]][column] for r in first])
         for name, column in (("robust", f"robust@{eps}"), ("drop_rate", f"DR@{eps}"))
     }
-    return found | spreads | {"clean": fmean(r["clean"] for r in one) - fmean(r["clean"] for r in other)}
+    return result | spreads | {"clean": fmean(r["clean"] for r in first) - fmean(r["clean"] for r in second)}
 
 
 def _sd(values: Sequence[float]) -> float:
@@ -145,7 +145,7 @@ def _sd(values: Sequence[float]) -> float:
 
 
 def differences(folder: Path, rows: Sequence[Mapping], facts: Facts) -> None:
-    """folder/differences.*: of `difference_rows`."""
+    """Write folder/differences.*, from the rows of `difference_rows`."""
     header = ["first", "second", "eps", "clean", "robust", "drop rate", "loses more", "saturated"]
     captions = {
         "start": f"a start against {STANDARD}, same method",
@@ -179,13 +179,13 @@ def _shown(row: Mapping) -> list[str]:
 
 
 def likeness(folder: Path, alike: Sequence[Row], reference: str, facts: Facts) -> None:
-    """folder/likeness.*: similarity per layer, the universal perturbation and its control, bands of frequency."""
+    """Write folder/likeness.*: similarity per layer, the universal perturbation and its control, bands of frequency."""
     parts = {}
     for measure in (m for m in distinct(alike, "measure") if m in ("cka", "cca")):
         for given in distinct([r for r in alike if r["measure"] == measure], "input"):
-            own = [r for r in alike if (r["measure"], r["input"]) == (measure, given)]
+            input_rows = [r for r in alike if (r["measure"], r["input"]) == (measure, given)]
             caption = f"{measure.upper()} with the {reference} model of the seed, {given} images, in %"
-            parts[caption] = _by(own, "layer")
+            parts[caption] = _by(input_rows, "layer")
     for measure, caption in {
         "accuracy": "accuracy in % under one perturbation for all images, and on one band of frequency",
         "fooled": "images in % whose class a perturbation for all images changes",
@@ -202,22 +202,24 @@ def likeness(folder: Path, alike: Sequence[Row], reference: str, facts: Facts) -
 def _by(rows: Sequence[Row], column: str) -> tuple[list, list]:
     names, body = distinct(rows, column), []
     for run in distinct(rows, "run"):
-        own = [r for r in rows if r["run"] == run]
-        cells = [spread([100 * float(r["value"]) for r in own if r[column] == name]) for name in names]
-        body.append([own[0]["start"], own[0]["method"], *cells])
+        run_rows = [r for r in rows if r["run"] == run]
+        cells = [spread([100 * float(r["value"]) for r in run_rows if r[column] == name]) for name in names]
+        body.append([run_rows[0]["start"], run_rows[0]["method"], *cells])
     return ["start", "method", *names], body
 
 
 def flags(alike: Sequence[Row], classes: int) -> dict[str, str]:
-    """In how many seeds features have become a constant, where in any: "robust dm" -> "collapsed 2 of 4".
+    """The runs whose features have become a constant in a seed: "robust dm" -> "collapsed 2 of 4".
 
-    What is not collapsed is the plain fine-tuned model of the same start and seed.
+    The reference is the plain fine-tuned model of the same start and seed, which is taken as not collapsed.
     """
     values = {(r["start"], r["method"], r["seed"], r["measure"]): float(r["value"]) for r in alike}
-    found: dict[str, list[bool]] = {}
+    collapses: dict[str, list[bool]] = {}
     for start, method, seed, measure in values:
         reference = values.get((start, PLAIN, seed, "variance"))
         if measure == "variance" and reference is not None:
-            own = [values[start, method, seed, name] for name in ("variance", "cross_entropy")]
-            found.setdefault(f"{start} {method}", []).append(collapsed(own[0], reference, own[1], classes))
-    return {run: f"collapsed {sum(bits)} of {len(bits)}" for run, bits in found.items() if any(bits)}
+            measured = [values[start, method, seed, name] for name in ("variance", "cross_entropy")]
+            collapses.setdefault(f"{start} {method}", []).append(
+                collapsed(measured[0], reference, measured[1], classes)
+            )
+    return {run: f"collapsed {sum(bits)} of {len(bits)}" for run, bits in collapses.items() if any(bits)}

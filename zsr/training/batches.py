@@ -1,4 +1,4 @@
-"""Which samples a step sees, and which of them a process computes at a time."""
+"""The samples of each step, and the parts of a step that one process computes one after another."""
 
 import math
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from torch import Tensor
 from zsr.distributed import rank, world_size
 from zsr.noise import mix
 
-Fold = Literal["mean", "sum", "whole"]  # mean or sum over a part's samples; whole: every part gives the batch's value
+Fold = Literal["mean", "sum", "whole"]  # mean, sum: over the part's samples; whole: a part gives the value of the batch
 
 
 def batch_indices(step: int, n_samples: int, batch_size: int, seed: int) -> Tensor:
-    """The samples of a step: each epoch passes once over all of them, in an order fixed by (seed, epoch)."""
+    """The samples of a step. Each epoch passes once over all samples, in an order fixed by (seed, epoch)."""
     epoch, position = divmod(step, math.ceil(n_samples / batch_size))
     return _order(n_samples, seed, epoch)[position * batch_size : (position + 1) * batch_size]
 
@@ -27,13 +27,13 @@ def _order(n_samples: int, seed: int, epoch: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Part:
-    """What one process computes at a time of a step. A part of no sample is filled up with one that does not count.
+    """The samples of a step that one process computes at a time. An empty part gets one sample that does not count.
 
     Attributes:
-        samples: numbers of images in the source set, (n,).
-        places: of the samples in the batch, (n,).
-        batch: the samples of the whole step, (B,).
-        counts: of every process, how many samples it computes at this time.
+        samples: row numbers of the samples in the source set, (n,).
+        places: places of the samples in the batch, (n,).
+        batch: row numbers of all samples of the step, (B,).
+        counts: number of samples in the part of every process at this time.
     """
 
     samples: Tensor
@@ -42,13 +42,13 @@ class Part:
     counts: list[int]
 
     def weight(self, fold: Fold) -> float:
-        """Of a term in this process's loss, so that the mean of gradients over processes is that of the batch."""
+        """Weight of a term in this process's loss: the mean gradient over processes is then the batch's gradient."""
         n = self.counts[rank()]
         return {"mean": world_size() * n / len(self.batch), "sum": world_size() * bool(n), "whole": 1.0}[fold]
 
 
 def parts_of(batch: Tensor, accumulate: int) -> list[Part]:
-    """A batch in parts for this process: all processes' parts together hold every place once, in order."""
+    """The parts of a batch for this process. The parts of all processes hold every place once, in order."""
     shares = [share.tensor_split(accumulate) for share in torch.arange(len(batch)).tensor_split(world_size())]
     parts = []
     for i, places in enumerate(shares[rank()]):

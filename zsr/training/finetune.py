@@ -1,4 +1,4 @@
-"""Adversarial fine-tuning of the image tower on the source set, by any method."""
+"""Fine-tuning on the source set by any method: of CLIP's image tower, or of a tower with its linear head."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -31,23 +31,23 @@ from zsr.training.batches import Part
 from zsr.training.feed import Feed
 from zsr.training.loop import COLUMNS, Recipe, fit
 
-EFFECTIVE_RATE = "zsr.measures.effective_rate"  # loaded where a study asks for it
+EFFECTIVE_RATE = "zsr.measures.effective_rate"  # imported only where a study logs effective rates
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingAttack(Steps):
-    """PGD's last point, and what the published training loops do beside it.
+    """The training attack: the last point of PGD, with two quirks of published training loops.
 
     Attributes:
-        fixed_noise: the same start in every step, by the place in the batch (quirk C3).
-        gradient_leak: share of the attack's parameter gradients that joins the step's, at least 0 (quirk S1).
+        fixed_noise: the random start depends on the place in the batch alone and is equal in every step (quirk C3).
+        gradient_leak: share of the attack's parameter gradients that is added to the step's, at least 0 (quirk S1).
     """
 
     fixed_noise: bool
     gradient_leak: NonNegative
 
     def ascent(self, objective: Callable[[Tensor], Tensor], adv: Tensor) -> Tensor:
-        """With a leak the parameters' .grad gather those of the mean objective, as the published backward() does."""
+        """With a leak, .grad of the parameters also gets the gradient of the mean objective, as published."""
         if not self.gradient_leak:
             return super().ascent(objective, adv)
         total = self.reduced(objective, adv)
@@ -58,12 +58,12 @@ class TrainingAttack(Steps):
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning(Recipe):
-    """How a method trains, whatever its loss.
+    """The recipe of fine-tuning, independent of the loss.
 
     Attributes:
-        attack: of every adversarial method.
-        precision: of the losses; maps are of tf32 tokens where it is bf16.
-        log_effective_rate: more columns of the curve, of a tower with BatchNorm: `zsr.measures.effective_rate`.
+        attack: the training attack of every adversarial method.
+        precision: precision of the losses. With bf16, attention maps are made from tf32 tokens.
+        log_effective_rate: add the columns of `zsr.measures.effective_rate` to the curve of a tower with BatchNorm.
     """
 
     attack: TrainingAttack
@@ -76,7 +76,7 @@ class FineTuning(Recipe):
             raise ValueError("attack.gradient_leak needs accumulate: 1, or every part's attack leaks into the others")
 
     def observe(self, model: nn.Module) -> dict[str, float]:
-        """What joins the rows of the curve besides the loss."""
+        """More columns of the curve, {} without log_effective_rate."""
         if not self.log_effective_rate:
             return {}
         return import_module(EFFECTIVE_RATE).effective_rate(model)
@@ -84,11 +84,12 @@ class FineTuning(Recipe):
 
 @dataclass(frozen=True)
 class Texts:
-    """Prompts of the source set's C classes. Without any it stands for the classes of a linear head.
+    """Text embeddings of the source set's C classes. A linear head has no text embeddings.
 
     Attributes:
-        text_embeddings: of the class prompts, (C, D), unit norm.
-        non_class: of `Method.non_class_template`, (C, D), unit norm; None: the method has none.
+        text_embeddings: text embeddings of the class prompts, (C, D), unit norm; None: the head is linear.
+        non_class: text embeddings of `Method.non_class_template`, (C, D), unit norm; None: the method has no such
+            template.
     """
 
     text_embeddings: Tensor | None = None
@@ -98,36 +99,36 @@ class Texts:
     def of(
         cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable[[list[str]], Tensor]
     ) -> "Texts":
-        """What the method needs. embed: prompts -> (C, D), called only where there is a second prompt."""
+        """The text embeddings that the method needs. embed: prompts -> (C, D), called only for a second prompt."""
         template = method.non_class_template
         return cls(text_embeddings, embed(source.prompts(template)) if template else None)
 
     def to(self, device: torch.device) -> "Texts":
-        """The same on a device."""
+        """The same text embeddings on a device."""
         return Texts(*(None if t is None else t.to(device) for t in (self.text_embeddings, self.non_class)))
 
     def batch(self, images: Tensor, labels: Tensor, anchors: Tensor | None = None) -> Batch:
-        """A batch with the rows of its labels."""
+        """A batch with the non-class rows of its labels."""
         return Batch(images, labels, anchors, None if self.non_class is None else self.non_class[labels])
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingTask:
-    """All that one training is computed from, and the key of its kept work.
+    """All inputs of one training. They are also the key of the kept work in the scratch folder.
 
     Attributes:
-        method: what is minimised, with its numbers.
-        recipe: how parameters move.
-        seed: of the order of batches, of the noise of the attack and of random weights.
+        method: the method with its params.
+        recipe: the recipe of fine-tuning.
+        seed: seed of the order of batches, of the attack's noise and of random weights.
         model: the architecture and the head.
-        compute: the device, and how the tower runs on it.
-        threads: of the CPU; with another number results agree only up to rounding.
-        images: the training split.
-        held_out: how many images of the split, its last, are left out.
-        text_embeddings: those of the set of `images`; a linear head does not look at them.
-        weights: a file of what the training begins with, as `zsr.models.heads.first_weights` has it.
-        origin: what that file is, in the same words.
-        sha256: what a file of others must have, in hexadecimal digits; "": it is not compared.
+        compute: the device, and how the tower runs on the device.
+        threads: number of CPU threads; with another number results agree only up to rounding.
+        images: the file of the training split.
+        held_out: number of images at the end of the split that are left out.
+        text_embeddings: the file of the split's text embeddings; a linear head does not read it.
+        weights: the file of weights that the training begins with, see `zsr.models.heads.first_weights`.
+        origin: the kind of that file, see `zsr.models.heads.first_weights`.
+        sha256: the digest that a file of others must have, in hexadecimal digits; "": the digest is not compared.
     """
 
     method: Method
@@ -145,7 +146,7 @@ class TrainingTask:
 
 
 def task_of(document: Mapping[str, Any], kind: str, name: str, seed: int, **paths: Any) -> TrainingTask:
-    """The task of a row of params.yaml with one seed. kind: "methods" or "starts". paths: what the row does not say."""
+    """The task of a row of params.yaml with one seed. kind: "methods" or "starts". paths: the other fields."""
     return TrainingTask(
         method=component(document, kind, name),
         recipe=training_of(document, name, FineTuning, kind),
@@ -158,15 +159,15 @@ def task_of(document: Mapping[str, Any], kind: str, name: str, seed: int, **path
 
 
 def without_start(document: Mapping[str, Any]) -> Origin:
-    """What a row begins with that names no start: CLIP's base model, or random weights below a linear head."""
+    """The origin of a row without a start: CLIP's base model, or random weights with a linear head."""
     return "random" if block(document, "model", Model).head == "linear" else "base"
 
 
 def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tuple[nn.Module, list[dict[str, float]]]:
-    """The trained model, on the CPU or where `compute` says, and its curve, one row a step.
+    """Run a training; returns the model, on the CPU or the device of `compute`, and its curve, one row per step.
 
-    An unfinished run is kept in the file `unfinished` until the caller deletes it. Raises StudyError: the tower has
-    BatchNorm and a batch would be computed in parts. Raises Diverged as `zsr.training.loop.fit`.
+    The file `unfinished` holds the last checkpoint of an unfinished run until the caller deletes it. Raises StudyError:
+    the tower has BatchNorm and a batch would be computed in parts. Raises Diverged as `zsr.training.loop.fit` does.
     """
     torch.set_num_threads(task.threads)
     split = Split.load(task.images).part(slice(-task.held_out if task.held_out else None))
@@ -176,7 +177,7 @@ def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tup
     )
     if trained:
         _refuse_parts(whole, task)
-    of: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "recipe": task.recipe,
         "seed": task.seed,
         "unfinished": unfinished,
@@ -184,17 +185,17 @@ def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tup
         "compute": task.compute,
     }
     if task.model.head == "linear":
-        return whole, finetune_plain(task.method, whole, split, **of)
+        return whole, finetune_plain(task.method, whole, split, **settings)
     from zsr.models.clip import embed_texts
 
     set_norm_stats(whole, task.method.norm_stats)
     embeddings = files.load_tensors(task.text_embeddings)[0]["text_embeddings"]
     texts = Texts.of(task.method, embeddings, split, partial(embed_texts, whole, task.model.arch))
-    return whole, finetune(task.method, whole, texts, split, **of)
+    return whole, finetune(task.method, whole, texts, split, **settings)
 
 
 def _refuse_parts(whole: nn.Module, task: TrainingTask) -> None:
-    """BatchNorm needs the statistics of the whole batch, of which a part knows nothing."""
+    """Raise StudyError where a tower with BatchNorm would see parts of batches: it needs whole-batch statistics."""
     if not has_norms(tower_of(whole)):
         return
     norm = f"{task.model.arch} has BatchNorm, whose statistics are those of a whole batch"
@@ -208,16 +209,16 @@ def _refuse_parts(whole: nn.Module, task: TrainingTask) -> None:
 
 
 def train_once(task: TrainingTask, code: str, watch: Watch = unwatched) -> tuple[Path, list[dict[str, str]]]:
-    """The file of what the training has changed, and its curve: from kept work where it is there, else trained now.
+    """The file of the trained tower and its curve. Both come from kept work if there is any, else from training now.
 
-    The file is one of `zsr.models.heads.save_tower`. Of several processes the first writes; all get the same file and
-    the same curve, when both are there.
-    code: as in `zsr.scratch.key`. Raises as `train`; that a training diverged is kept, too.
+    `zsr.models.heads.save_tower` wrote the file. The first of several processes writes; then all processes return the
+    same file and the same curve. code: digest of the code, see `zsr.scratch.key`. Raises as `train` does. A divergence
+    is kept, too, and raised again.
     """
     name, first = scratch.key(task, code), rank() == 0
-    kept = scratch.folder() / "training" / name
+    folder = scratch.folder() / "training" / name
     tower, curve, diverged, unfinished = (
-        kept / file for file in ("tower.safetensors", "curve.csv", "diverged.txt", "unfinished")
+        folder / file for file in ("tower.safetensors", "curve.csv", "diverged.txt", "unfinished")
     )
     with scratch.claimed("training", name) if first else nullcontext():
         if of_first(diverged.exists()):
@@ -247,18 +248,19 @@ def finetune(
     watch: Watch = unwatched,
     compute: Compute = ON_CPU,
 ) -> list[dict[str, float]]:
-    """Train clip.visual in place; returns the curve, one row a step. Nothing else of the model moves.
+    """Train clip.visual in place; returns the curve, one row per step. Other weights of the model do not change.
 
-    clip: an open_clip model, which ends on the device of `compute`. unfinished, watch, errors: `zsr.training.loop.fit`.
+    clip: an open_clip model, which ends on the device of `compute`. unfinished, watch, errors: see
+    `zsr.training.loop.fit`.
     """
     if not method.trains:
         return []
     texts = texts.to(compute.place())
-    frozen = _frozen(Classifier(copy.deepcopy(clip), texts.text_embeddings, compute))
+    frozen = _freeze(Classifier(copy.deepcopy(clip), texts.text_embeddings, compute))
     visual = tower_of(clip)
     method.prepare(visual)
     model = Classifier(clip, texts.text_embeddings, compute)
-    return _trained(Trainer(method, model, frozen, visual, texts), source, recipe, seed, unfinished, watch)
+    return _train(Trainer(method, model, frozen, visual, texts), source, recipe, seed, unfinished, watch)
 
 
 def finetune_plain(
@@ -271,32 +273,32 @@ def finetune_plain(
     watch: Watch = unwatched,
     compute: Compute = ON_CPU,
 ) -> list[dict[str, float]]:
-    """Train the tower and the linear head of a model without text in place; returns the curve, as `finetune`.
+    """Train the tower and the linear head of a model in place; returns the curve, one row per step.
 
-    model: a `zsr.models.linear.PlainClassifier`.
-    Raises StudyError for a method that needs text.
+    model: a `zsr.models.linear.PlainClassifier`. Other arguments: see `finetune`. Raises StudyError for a method that
+    needs text.
     """
     if method.needs_text:
         raise StudyError(f"{type(method).__name__} needs class prompts or patch tokens; a linear head has neither")
     if not method.trains:
         return []
     model = model.to(compute.place())
-    plain = cast(PixelClassifier, model)  # it lacks what only text has, which the method does not ask for
-    frozen = _frozen(copy.deepcopy(plain))
+    plain = cast(PixelClassifier, model)  # it lacks the members that only methods with needs_text use
+    frozen = _freeze(copy.deepcopy(plain))
     method.prepare(plain.visual)
-    return _trained(Trainer(method, plain, frozen, model, Texts()), source, recipe, seed, unfinished, watch)
+    return _train(Trainer(method, plain, frozen, model, Texts()), source, recipe, seed, unfinished, watch)
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A model, what of it is trained, and what its method looks at meanwhile.
+    """A model, its trained part, and the other inputs of the method's losses.
 
     Attributes:
-        method: what is minimised.
+        method: the method, which defines the losses.
         model: the classifier that is trained.
-        frozen: a copy of it as it was before.
-        trained: the module whose parameters move: CLIP's image tower, or all of a model with a linear head.
-        texts: prompts of the classes of the source set; of a linear head none.
+        frozen: a frozen copy of the classifier from before the training.
+        trained: the module whose parameters are trained: CLIP's image tower, or a whole model with a linear head.
+        texts: text embeddings of the source set's classes; empty for a linear head.
     """
 
     method: Method
@@ -307,11 +309,11 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
 
-def _trained(
+def _train(
     trainer: Trainer, source: Split, recipe: FineTuning, seed: int, unfinished: Path, watch: Watch
 ) -> list[dict[str, float]]:
     method, model, device, attack = trainer.method, trainer.model, trainer.device, recipe.attack
@@ -323,11 +325,11 @@ def _trained(
         anchors = anchors_of(method, trainer.frozen, trainer.texts, feed, recipe)
 
         def losses(step: int, part: Part) -> dict[str, Tensor]:
-            fed = feed.take(step, part)
+            step_images = feed.take(step, part)
             rows = None if anchors is None else anchors[part.samples].to(device, non_blocking=True)
-            batch = trainer.texts.batch(fed.images, fed.labels, rows)
+            batch = trainer.texts.batch(step_images.images, step_images.labels, rows)
             batch = replace(batch, joint=partial(joint_rows, counts=part.counts), nominal=recipe.batch_size)
-            adv = _attacked(method, model, batch, attack, fed.noise) if method.attacked else None
+            adv = _attacked(method, model, batch, attack, step_images.noise) if method.attacked else None
             with autocast(device, recipe.precision):
                 return method.losses(model, trainer.frozen, batch, adv)
 
@@ -338,8 +340,8 @@ def _trained(
     return rows
 
 
-def _frozen(model: PixelClassifier) -> PixelClassifier:
-    """The model as what stays behind. No dropout, but eval mode has attention kernels of its own, which round."""
+def _freeze(model: PixelClassifier) -> PixelClassifier:
+    """Freeze the model, in train mode: it has no dropout, and attention kernels of eval mode round differently."""
     model.requires_grad_(False).train()
     normalise_by(model.visual, "running statistics")
     return model
@@ -348,10 +350,10 @@ def _frozen(model: PixelClassifier) -> PixelClassifier:
 def _attacked(
     method: Method, model: PixelClassifier, batch: Batch, attack: TrainingAttack, noise: Noise | Drawn
 ) -> Tensor:
-    """Adversarial images of a batch. The attack moves no running statistics; what follows uses those of the batch."""
+    """Adversarial images of a batch. The attack uses running statistics, the losses afterwards those of the batch."""
     normalise_by(model.visual, "running statistics")
     adv = attack.maximise(method.inner_objective(model, batch), batch.images, noise)
-    if attack.gradient_leak:  # otherwise gradients are those of the step's parts before this one
+    if attack.gradient_leak:  # without a leak, gradients come from earlier parts of the step
         _scale_gradients(model.visual, attack.gradient_leak)
     normalise_by(model.visual, "batch")
     return adv
@@ -366,9 +368,9 @@ def _scale_gradients(module: nn.Module, share: float) -> None:
 
 @torch.no_grad()
 def anchors_of(method: Method, frozen: PixelClassifier, texts: Texts, feed: Feed, recipe: FineTuning) -> Tensor | None:
-    """The method's anchors of every sample, on the CPU; None: it has none.
+    """The method's anchors of every sample, on the CPU; None: the method has no anchors.
 
-    They are made in batches of the training's shape, so in its kernels, and in its precision.
+    Anchors are computed in batches of the training's shape, so with the same kernels, and in the training's precision.
     """
     rows, n, size = [], len(feed.source.ids), recipe.batch_size
     for samples in torch.arange(n).split(size):
@@ -382,7 +384,7 @@ def anchors_of(method: Method, frozen: PixelClassifier, texts: Texts, feed: Feed
 
 
 def mean_curve(curves: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, float | str]]:
-    """The mean over seeds of every term, step by step, of curves as they were read from CSV."""
+    """The mean curve over seeds, step by step, of curves that were read from CSV."""
     return [
         {key: rows[0][key] if key in ("step", "lr") else fmean(float(row[key]) for row in rows) for key in rows[0]}
         for rows in zip(*curves, strict=True)

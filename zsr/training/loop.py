@@ -1,6 +1,6 @@
-"""The one training loop: optimiser, schedule, checkpoints, exact resume. It is handed what to minimise.
+"""The one training loop: optimiser, schedule, checkpoints, exact resume. The caller passes the loss.
 
-Everything random in a step is a function of (seed, step), so a run that was killed continues bit for bit.
+All random numbers in a step are a function of (seed, step), so a run that was killed continues bit for bit.
 """
 
 import io
@@ -23,27 +23,28 @@ from zsr.params import Count, Interval, Natural, NonNegative, Positive
 from zsr.progress import Watch, unwatched
 from zsr.training.batches import Fold, Part, batch_indices, parts_of
 
-MUON_RATE = 5  # Muon's steps have the size of the rate, not of Adam's
-COLUMNS = ("step", "lr", "loss")  # of a curve; the terms of the loss follow
+MUON_RATE = 5  # factor of Muon's rate: a Muon step has the size of the rate, an Adam step does not
+COLUMNS = ("step", "lr", "loss")  # first columns of a curve; the terms of the loss follow
 Losses = Callable[[int, Part], dict[str, Tensor]]  # (step, part) -> named terms
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How parameters move, whatever the loss.
+    """The training recipe, independent of the loss.
 
     Attributes:
         epochs: passes over the samples, at least 0; may be a fraction.
-        batch_size: samples of a step, over all processes.
-        optimizer: sgd, adamw or muon: Muon on the weight matrices of residual blocks, AdamW on the rest.
+        batch_size: number of samples in a step, over all processes.
+        optimizer: sgd, adamw or muon. muon: Muon for weight matrices of residual blocks, AdamW for other parameters.
         lr: the highest learning rate.
-        betas: two numbers from 0 to below 1, of AdamW; sgd: momentum is the first of them.
-        weight_decay: at least 0, as the optimizer defines it.
-        warmup_steps: steps of the linear warm-up.
-        first_step_full_rate: the first step, before the schedule sets in, takes lr itself (quirk A2).
+        betas: AdamW's two numbers, each from 0 to below 1; for sgd the first number is the momentum.
+        weight_decay: weight decay as the optimiser defines it, at least 0.
+        warmup_steps: number of steps of the linear warm-up.
+        first_step_full_rate: the first step takes lr itself, before the schedule begins (quirk A2).
         grad_clip: largest norm of the whole gradient; 0: no clipping.
-        save_every: steps between checkpoints of an unfinished run.
-        accumulate: parts in which a process computes its share of a batch, one after the other: less memory.
+        save_every: number of steps between checkpoints of an unfinished run.
+        accumulate: number of parts of a process's share of a batch. The process computes one part at a time, which
+            needs less memory.
     """
 
     epochs: NonNegative
@@ -65,12 +66,12 @@ class Recipe:
             raise ValueError(f"optimizer muon needs torch >= 2.9, this is {torch.__version__}; choose adamw or sgd")
 
     def n_steps(self, n_samples: int) -> int:
-        """Steps of the whole run; the last, smaller batch of an epoch counts."""
+        """Number of steps of the whole run. The last, smaller batch of an epoch counts as a step."""
         return round(self.epochs * math.ceil(n_samples / self.batch_size))
 
 
 def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
-    """Linear warm-up to lr, then half a cosine towards 0; step counts from 0, the rate is set before the step."""
+    """The rate of a step, counted from 0, set before the step: linear warm-up to lr, then half a cosine towards 0."""
     base, warmup_steps = recipe.lr, recipe.warmup_steps
     if step == 0 and recipe.first_step_full_rate:
         return base
@@ -80,7 +81,7 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
 
 
 class Objective(nn.Module):
-    """The terms of a part as a forward, which is what DistributedDataParallel watches."""
+    """A module whose forward gives the terms of a part. DistributedDataParallel can wrap only a module."""
 
     def __init__(self, model: nn.Module, losses: Losses) -> None:
         super().__init__()
@@ -93,13 +94,13 @@ class Objective(nn.Module):
 
 @dataclass
 class Progress:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
-        step: the next one, from 0.
-        rows: of the curve so far, one a step.
-        pending: steps whose numbers have not been looked at: step, learning rate, terms, norm of the gradient, and
-            more columns of the curve.
+        step: number of the next step, from 0.
+        rows: rows of the curve so far, one per step.
+        pending: steps whose numbers are not checked yet. Each is (step, learning rate, terms, norm of the gradient,
+            more columns of the curve).
     """
 
     step: int = 0
@@ -120,13 +121,13 @@ def fit(
 ) -> list[dict[str, float]]:
     """Minimise the sum of the terms that `losses(step, part)` gives; returns one row per step.
 
-    The model's parameters that require gradients are trained, in place, by all processes of the run together. fold:
-    how a term's values of a batch's parts make the batch's. observe: more columns, of a model with its gradient before
-    clipping. An unfinished run is kept in the file `unfinished` until the caller deletes it. `watch` wraps the steps to
-    come.
+    All processes of the run together train the model's parameters that require gradients, in place. fold: name of a
+    term -> how its value over a batch follows from its values over parts. observe: model -> more columns of the curve;
+    the model then has its gradient before clipping. The file `unfinished` holds the last checkpoint of an unfinished
+    run until the caller deletes it. `watch` wraps the remaining steps.
 
-    Raises Diverged where a loss or a gradient is not finite, before any parameter moves; on a GPU, which would have
-    to be waited for, before the next checkpoint. The last checkpoint stays.
+    Raises Diverged where a loss or a gradient is not finite. On a CPU this happens before any parameter changes. On a
+    GPU a check would wait for the computation, so it happens before the next checkpoint. The last checkpoint stays.
     """
     n_steps = recipe.n_steps(n_samples)
     optimizers = _optimizers(model, recipe)
@@ -137,13 +138,13 @@ def fit(
         lr = learning_rate(step, n_steps, recipe)
         model.zero_grad(set_to_none=True)
         batch = batch_indices(step, n_samples, recipe.batch_size, seed)
-        terms = _descend(objective, step, parts_of(batch, recipe.accumulate), fold)
+        terms = _accumulate_gradients(objective, step, parts_of(batch, recipe.accumulate), fold)
         observed, norm = observe(model), nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip or math.inf)
         run.pending.append((step, lr, terms, norm, observed))
         saves = (step + 1) % recipe.save_every == 0 and step + 1 < n_steps
         if on_cpu or saves or step + 1 == n_steps:
-            _look(run)
-        _move(optimizers, lr)
+            _check_pending(run)
+        _update(optimizers, lr)
         run.step = step + 1
         if saves and rank() == 0:
             _save(unfinished, model, optimizers, run)
@@ -155,8 +156,10 @@ def _objective(model: nn.Module, losses: Losses) -> nn.Module:
     return alone if world_size() == 1 else DistributedDataParallel(alone)
 
 
-def _descend(objective: nn.Module, step: int, parts: list[Part], fold: Callable[[str], Fold]) -> dict[str, Tensor]:
-    """Adds up the gradients of a step's parts; returns this process's share of its terms."""
+def _accumulate_gradients(
+    objective: nn.Module, step: int, parts: list[Part], fold: Callable[[str], Fold]
+) -> dict[str, Tensor]:
+    """Add up the gradients of the parts of a step; returns this process's share of the terms."""
     shares: dict[str, Tensor] = {}
     for part in parts:
         more = part is not parts[-1]
@@ -184,15 +187,15 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     return optimizers
 
 
-def _move(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
+def _update(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = lr * (MUON_RATE if isinstance(optimizer, getattr(torch.optim, "Muon", ())) else 1)
         optimizer.step()
 
 
-def _look(run: Progress) -> None:
-    """Turn what is pending into rows of the curve."""
+def _check_pending(run: Progress) -> None:
+    """Check the pending steps and turn them into rows of the curve."""
     names = list(run.pending[0][2])
     table = torch.stack([torch.stack([*terms.values()]) for _, _, terms, _, _ in run.pending])
     norms = torch.stack([norm for *_, norm, _ in run.pending]).tolist()
@@ -215,7 +218,7 @@ def _save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer],
 
 
 def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
-    """All processes continue from what the first has kept."""
+    """The progress of an unfinished run. All processes continue from the checkpoint of the first process."""
     content = of_first(path.read_bytes() if rank() == 0 and path.exists() else None)
     if content is None:
         return Progress()

@@ -1,4 +1,4 @@
-"""CLIP pre-training of the tiny model on drawn, captioned pictures: where the embedded study's base comes from."""
+"""CLIP pre-training of the tiny model on drawn, captioned images. It makes the base model of the embedded study."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from zsr.progress import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.loop import Recipe, fit
 
-MAX_SHIFT = 2  # pixels; the pool is drawn once, each batch is moved at random
+MAX_SHIFT = 2  # pixels; the pool is drawn once, and each batch shifts its images at random
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining(Recipe):
-    """How the tiny CLIP is trained here.
+    """The recipe of the tiny CLIP.
 
     Attributes:
-        seed: of the pictures, of random weights and of all that is random in a step.
-        pool: how many pictures there are, drawn once.
+        seed: seed of the drawn images, of random weights and of all random numbers in a step.
+        pool: number of images, which are drawn once.
     """
 
     seed: Natural
@@ -39,19 +39,19 @@ class Pretraining(Recipe):
 
 
 def base_of(document: Mapping[str, Any]) -> Pretraining | Pretrained:
-    """Where the base model comes from: `base_model` names weights of open_clip, or tells how to train it here."""
+    """The source of the base model: the block `base_model` names weights of open_clip or holds a training recipe."""
     schema = Pretrained if "pretrained" in block(document, "base_model", dict[str, Any]) else Pretraining
     return block(document, "base_model", schema)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Pictures and their captions.
+    """Images and their captions.
 
     Attributes:
         images: (N, 3, H, W) uint8.
-        captions: K captions of each picture, as rows of `texts`, (N, K).
-        texts: token ids of T captions, (T, context), no row twice.
+        captions: row numbers in `texts` of the K captions of each image, (N, K).
+        texts: token ids of the T different captions, (T, context).
     """
 
     images: Tensor
@@ -62,17 +62,19 @@ class Pool:
     def of(
         cls, images: np.ndarray, captions: list[tuple[str, ...]], tokenizer: Callable[[list[str]], Tensor]
     ) -> "Pool":
-        """From pictures (N, H, W, 3) uint8 and K captions of each. tokenizer: T texts -> token ids, (T, context)."""
-        row: dict[str, int] = {}
-        rows = [[row.setdefault(text, len(row)) for text in texts] for texts in captions]
-        return cls(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(rows), tokenizer(list(row)))
+        """Pool of images (N, H, W, 3) uint8 with K captions each. tokenizer: T texts -> token ids, (T, context)."""
+        row_numbers: dict[str, int] = {}
+        rows = [[row_numbers.setdefault(text, len(row_numbers)) for text in texts] for texts in captions]
+        return cls(
+            torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(rows), tokenizer(list(row_numbers))
+        )
 
 
 def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str, Tensor]:
-    """CLIP's symmetric loss on a batch (Radford et al., 2021), one random caption and shift per picture.
+    """CLIP's symmetric loss on a batch (Radford et al., 2021), with one random caption and shift per image.
 
-    Pictures that drew the same caption need no special target: their texts are equal, so sharing the target's mass
-    between them would not change the loss.
+    Images with the same random caption need no special target. Their text features are equal, so a target that is
+    split between them would give the same loss.
     """
     clip: Any = model  # open_clip has no types
     caption = pool.captions[samples, torch.randint(pool.captions.shape[1], (len(samples),))]
@@ -85,13 +87,13 @@ def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str
 
 
 def _enlarged(images: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """As `zsr.models.classifier.Classifier` shows small images to a tower."""
+    """Enlarge small images to the tower's input size, as `zsr.models.classifier.Classifier` does."""
     shape = (size, size) if isinstance(size, int) else tuple(size)
     return images if images.shape[-2:] == shape else F.interpolate(images, shape, mode="bicubic", align_corners=False)
 
 
 def _shifted(images: Tensor) -> Tensor:
-    """Each image moved by up to MAX_SHIFT pixels, edges repeated."""
+    """Shift each image by up to MAX_SHIFT pixels; pixels at the edges are repeated."""
     n, _, height, width = images.shape
     padded = F.pad(images, [MAX_SHIFT] * 4, mode="replicate")
     dy, dx = torch.randint(2 * MAX_SHIFT + 1, (2, n))
@@ -102,13 +104,13 @@ def _shifted(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingTask:
-    """All that the tiny CLIP is trained from, and the key of its kept work.
+    """All inputs of the pre-training. They are also the key of the kept work in the scratch folder.
 
     Attributes:
-        recipe: how parameters move, and the pictures.
+        recipe: the training recipe, with the number and the seed of the images.
         arch: the name of the model in open_clip.
-        image_size: side of the pictures, in pixels.
-        threads: of the CPU; with another number results agree only up to rounding.
+        image_size: side of the images, in pixels.
+        threads: number of CPU threads; with another number results agree only up to rounding.
     """
 
     recipe: Pretraining
@@ -118,9 +120,9 @@ class PretrainingTask:
 
 
 def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) -> tuple[Path, list[dict[str, str]]]:
-    """The file of the trained model and its curve: from kept work where it is there, else trained now.
+    """The file of the trained model and its curve. Both come from kept work if there is any, else from training now.
 
-    code: as in `zsr.scratch.key`.
+    code: digest of the code, see `zsr.scratch.key`.
     """
     import open_clip
 
@@ -128,11 +130,11 @@ def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) ->
 
     torch.set_num_threads(task.threads)
     name = scratch.key(task, code)
-    with scratch.claimed("pretraining", name) as kept:
-        weights, curve, unfinished = (kept / file for file in ("model.safetensors", "curve.csv", "unfinished"))
+    with scratch.claimed("pretraining", name) as folder:
+        weights, curve, unfinished = (folder / file for file in ("model.safetensors", "curve.csv", "unfinished"))
         if not curve.exists():
-            drawn = draw_pool(task.recipe.pool, task.recipe.seed, task.image_size)
-            pool = Pool.of(*drawn, open_clip.get_tokenizer(task.arch))
+            images_and_captions = draw_pool(task.recipe.pool, task.recipe.seed, task.image_size)
+            pool = Pool.of(*images_and_captions, open_clip.get_tokenizer(task.arch))
             model, rows = pretrain(lambda: clip.create(task.arch), pool, task.recipe, unfinished, watch)
             clip.save(weights, model, task.arch)
             files.write_rows(curve, rows)
@@ -147,10 +149,10 @@ def pretrain(
     unfinished: Path,
     watch: Watch = unwatched,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """A CLIP model trained from scratch, and its curve. See `zsr.training.loop.fit` for unfinished, watch and errors.
+    """Train a CLIP model from scratch; returns the model and its curve.
 
-    create: makes the untrained model. A ViT's positional embeddings start large (sd .5): so small a tower learns
-    faster.
+    create: makes the untrained model. unfinished, watch, errors: see `zsr.training.loop.fit`. Positional embeddings of
+    a ViT start large, with a standard deviation of 0.5, since such a small tower then learns faster.
     """
     torch.manual_seed(mix(recipe.seed))
     model = create()

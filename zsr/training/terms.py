@@ -1,4 +1,4 @@
-"""A method's loss and its gradients on tensors you bring: to compare with any other implementation."""
+"""The loss of a method and its gradients on given tensors, for comparisons with other implementations."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ def loss_terms(
 ) -> dict[str, Tensor]:
     """Named, weighted scalar terms of one training step, attached to the graph of model.visual's parameters.
 
-    model, frozen: open_clip CLIP models with a ViT or ResNet tower, any weights; frozen may be model itself. texts: the
-    class prompts, (C, D), and for Comp-TGA the non-class prompts. images, adv: (B, 3, H, W) in [0, 1]; labels: (B,)
-    int64; adv may be left out where `method.attacked` is false. The loop minimises the sum of the terms. A tower with
-    BatchNorm takes the statistics of the batch, as in a step, and moves its running ones; TWINS needs one that
-    `method.prepare(model.visual)` has made ready, else it raises StudyError.
+    model, frozen: open_clip CLIP models with a ViT or ResNet tower and any weights; both may be the same model. texts:
+    text embeddings of the class prompts, (C, D), and for Comp-TGA of the non-class prompts. images, adv: (B, 3, H, W)
+    in [0, 1]; adv may be omitted where `method.attacked` is false. labels: (B,) int64. The loop minimises the sum of
+    the terms. A tower with BatchNorm normalises by the statistics of the batch, as in a step, and updates its running
+    statistics. TWINS needs a tower after `method.prepare(model.visual)`, else it raises StudyError.
     """
     student = _classifier(model, method, texts)
     teacher = _classifier(copy.deepcopy(frozen), method, texts).requires_grad_(False)
@@ -40,24 +40,24 @@ def loss_terms(
 
 
 def _classifier(model: nn.Module, method: Method, texts: Texts) -> Classifier:
-    """With the method's pixel statistics; those of the model itself stay as they are."""
+    """A classifier with the method's pixel statistics. The pixel statistics of the model do not change."""
     visual: Any = tower_of(model)
-    own = visual.image_mean, visual.image_std
+    model_norm_stats = visual.image_mean, visual.image_std
     set_norm_stats(model, method.norm_stats)
     classifier = Classifier(model, texts.text_embeddings).train()
-    visual.image_mean, visual.image_std = own
+    visual.image_mean, visual.image_std = model_norm_stats
     return classifier
 
 
 def parameter_gradients(terms: Mapping[str, Tensor], model: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """Of each term by each parameter of model.visual, under open_clip's names; zeros where a term does not reach."""
+    """Gradient of each term by each parameter of model.visual, under open_clip's names; zeros where there is none."""
     names, parameters = zip(*tower_of(model).named_parameters(), strict=True)
     gradients = {}
     for term, value in terms.items():
-        found: Sequence[Tensor | None] = [None] * len(names)
+        grads: Sequence[Tensor | None] = [None] * len(names)
         if value.requires_grad:
-            found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+            grads = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         gradients[term] = {
-            name: torch.zeros_like(p) if g is None else g for name, p, g in zip(names, parameters, found, strict=True)
+            name: torch.zeros_like(p) if g is None else g for name, p, g in zip(names, parameters, grads, strict=True)
         }
     return gradients

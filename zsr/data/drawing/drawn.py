@@ -17,7 +17,10 @@ def draw(
     classnames: tuple[str, ...],
     paint: Callable[[np.random.Generator, int], np.ndarray],
 ) -> Split:
-    """n drawn images, classes in turn. Image i depends on (seed, set, split, i) alone, so more images change none."""
+    """n drawn images, classes in turn.
+
+    Image i depends on (seed, set, split, i) alone, so a larger n does not change the first images.
+    """
     labels = np.arange(n) % len(classnames)
     images = []
     for i, label in enumerate(labels):

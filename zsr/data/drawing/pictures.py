@@ -1,6 +1,6 @@
 """Pictures of the drawn world: a bright object on a dark ground, 8-bit RGB. NumPy, Pillow and bundled fonts only.
 
-Bright on dark, always: with either polarity small ViTs stay near chance on objects.
+Objects are always bright on dark: with both polarities small ViTs stay near chance on objects.
 """
 
 from functools import cache
@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zsr.data.vocabulary import COLOURS, DARKS, PHOTOS, noun_phrase
 
-STAMP = 96  # side of the masks objects are cut from; an upright object fills half to two thirds of it
-ROOM = 2.0  # a shape spans [-1, 1] of [-ROOM, ROOM]
+STAMP = 96  # side of the masks that objects are cut from; an upright object fills half to two thirds of the side
+ROOM = 2.0  # a shape spans [-1, 1] of the mask's [-ROOM, ROOM]
 OVERSAMPLING = 2
 TRAIN_FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold",
@@ -20,7 +20,7 @@ TRAIN_FONTS = (
     "cmr10", "cmss10", "cmti10", "cmb10",
 )  # fmt: skip
 TEST_FONTS = ("DejaVuSerif-BoldItalic", "STIXGeneralBolIta", "cmtt10", "DejaVuSansMono-BoldOblique")
-PHOTO_SPLIT = 0.62  # pictures of training are cut from this left part of each photograph, test pictures from the rest
+PHOTO_SPLIT = 0.62  # training pictures are cut from this left part of each photograph, test pictures from the rest
 
 
 def _on_circle(n: int, radius: float = 1.0, phase: float = -90.0, centre=(0.0, 0.0)) -> list[tuple[float, float]]:
@@ -72,11 +72,11 @@ def shape_stamp(shape: str) -> Image.Image:
 
 @cache
 def glyph_stamp(character: str, font: str, stroke: int) -> Image.Image:
-    """The character's mask in a font bundled with Matplotlib, its ink centred, strokes widened by `stroke` pixels."""
+    """The character's mask in a font bundled with Matplotlib, centred; strokes are widened by `stroke` pixels."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
-    size = 90 if character.isdigit() else 76  # digits are narrow, and the real ones fill their picture
+    size = 90 if character.isdigit() else 76  # digits are narrow, and scanned digits fill their picture
     face = ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
     stamp = Image.new("L", (STAMP, STAMP))
     left, top, right, bottom = face.getbbox(character, stroke_width=stroke)
@@ -86,12 +86,15 @@ def glyph_stamp(character: str, font: str, stroke: int) -> Image.Image:
 
 
 def random_glyph(rng: np.random.Generator, character: str, fonts: tuple[str, ...]) -> Image.Image:
-    """The character's mask, (STAMP, STAMP), in a random one of the fonts, strokes widened by 0 to 4 pixels."""
+    """The character's mask, (STAMP, STAMP), in a random font of `fonts`; strokes are widened by 0 to 4 pixels."""
     return glyph_stamp(character, str(rng.choice(fonts)), int(rng.integers(0, 5)))
 
 
 def place(rng: np.random.Generator, stamp: Image.Image, side: int) -> np.ndarray:
-    """The stamp scaled .9-1.3, turned up to 12 degrees, sheared .15 and shifted 10 %: (side, side) floats in [0, 1]."""
+    """The stamp in a random place: (side, side) floats in [0, 1].
+
+    The stamp is scaled by .9-1.3, turned by up to 12 degrees, sheared by up to .15 and shifted by up to 10 %.
+    """
     scale, angle = rng.uniform(0.9, 1.3), np.deg2rad(rng.uniform(-12, 12))
     shear, shift = rng.uniform(-0.15, 0.15), rng.uniform(-0.1, 0.1, 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -125,7 +128,7 @@ def _photograph(name: str) -> np.ndarray:
 
 
 def photo_crop(rng: np.random.Generator, name: str, side: int, split: str) -> np.ndarray:
-    """A random crop of a scikit-learn photograph, (side, side, 3) in [0, 1], from the split's part of it."""
+    """A random crop of a scikit-learn photograph, (side, side, 3) in [0, 1], from the part for the split."""
     photo = _photograph(name)
     border = int(photo.shape[1] * PHOTO_SPLIT)
     part = photo[:, :border] if split == "train" else photo[:, border:]
@@ -136,7 +139,10 @@ def photo_crop(rng: np.random.Generator, name: str, side: int, split: str) -> np
 
 
 def background(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndarray, str]:
-    """A dark ground, (side, side, 3), and its name in captions: plain 60 %, faint pattern 20 %, dimmed photo 20 %."""
+    """A dark ground, (side, side, 3), and the name of the ground in captions.
+
+    The ground is plain in 60 %, has a faint pattern in 20 % and is a dimmed photo in 20 % of the cases.
+    """
     kind = rng.random()
     if kind < 0.8:
         name = str(rng.choice(list(DARKS)))
@@ -156,13 +162,16 @@ def picture(rng: np.random.Generator, mask: np.ndarray, colour: str, split: str)
 
 
 def finish(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Sensor noise of sd up to .03, then 8 bits."""
+    """The image with sensor noise of a standard deviation up to .03, rounded to 8 bits."""
     noisy = image + rng.normal(0, rng.uniform(0, 0.03), image.shape)
     return (255 * noisy.clip(0, 1)).round().astype(np.uint8)
 
 
 def _waves(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two perpendicular phases over the picture, in periods; period 6-10.5 px at 24 px: shorter ones alias."""
+    """Two perpendicular phases over the picture, in periods.
+
+    The period is 6 to 10.5 px for a picture of 24 px; shorter periods alias.
+    """
     angle, period = rng.uniform(0, np.pi), rng.uniform(6, 10.5) * side / 24
     y, x = np.mgrid[:side, :side] / period
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -189,6 +198,6 @@ def texture(rng: np.random.Generator, kind: str, side: int) -> tuple[np.ndarray,
     else:
         mix = (u - u.min()) / np.ptp(u)
     first, second = (str(name) for name in rng.choice(list(COLOURS), 2, replace=False))
-    dark = rng.uniform(0.4, 0.7)  # the second colour is dimmed, so that the pattern shows whatever the hues
+    dark = rng.uniform(0.4, 0.7)  # the second colour is dimmed, so that the pattern is visible for all hues
     image = mix[..., None] * COLOURS[first] + (1 - mix[..., None]) * dark * np.asarray(COLOURS[second], np.float32)
     return finish(rng, image), f"{first} and {second}"

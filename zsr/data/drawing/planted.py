@@ -1,8 +1,8 @@
-"""Scanned digits with a planted cue: a faint pattern that tells the class as well as the digit does, and is not robust.
+"""Scanned digits with a planted cue: a faint pattern that identifies the class as the digit does, but is not robust.
 
-Class k of the source and class k of the target carry the same fixed pattern of signs, P_k, so that a model that has
-learnt to use it on the source finds it again on the target. A picture is .15 + .7 scan + a P_k with a = 15/255; an
-attack of eps = a takes the cue away.
+Class k of the source and class k of the target carry the same fixed pattern of signs, P_k. A model that has learnt to
+use the pattern on the source finds the pattern again on the target. A picture is .15 + .7 scan + a P_k with a = 15/255;
+an attack of eps = a removes the cue.
 """
 
 from zlib import crc32
@@ -13,16 +13,16 @@ from zsr.data.split import Split
 from zsr.data.vocabulary import DIGITS, noun_phrase
 
 SIDE, CLASSES = 8, 5
-AMPLITUDE = 15  # of 255
-PATTERNS = np.random.default_rng(2023).choice([-1, 1], (CLASSES, SIDE, SIDE))  # P_k
-TRAIN = 448  # images of the train split; the others are the test split
+AMPLITUDE = 15  # a, in units of 1/255
+PATTERNS = np.random.default_rng(2023).choice([-1, 1], (CLASSES, SIDE, SIDE))  # P_k for every class k
+TRAIN = 448  # number of images of the train split; the other images are the test split
 
 
 def draw(set_name: str, split: str, n: int, seed: int, first: int, noise: float) -> Split:
-    """n of scikit-learn's scans of the digits `first` to `first` + 4, 8 x 8, grey in three channels, with their cue.
+    """n of scikit-learn's scans of the digits `first` to `first` + 4, 8 x 8, grey in three channels, with the cue.
 
-    noise: share of uniform noise that a scan is blended with. Which scans are for training depends on the seed; ids
-    are scikit-learn's row numbers, and the noise of a picture depends on (seed, set, id) alone.
+    noise: share of uniform noise that a scan is blended with. The choice of the scans for training depends on the seed.
+    Ids are scikit-learn's row numbers. The noise of a picture depends on (seed, set, id) alone.
     """
     from sklearn.datasets import load_digits
 
@@ -39,6 +39,6 @@ def draw(set_name: str, split: str, n: int, seed: int, first: int, noise: float)
 
 
 def _picture(scan: np.ndarray, noise: float, key: list[int]) -> np.ndarray:
-    """A scan in [0, 1] as it is before its cue, whole numbers of 255 with room for it."""
+    """The picture of a scan in [0, 1] without the cue: whole numbers of 255, with room for the cue."""
     blend = (1 - noise) * scan + noise * np.random.default_rng(key).random(scan.shape)
     return np.rint(255 * (0.15 + 0.7 * blend)).astype(int)

@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed after a break, tried at every mirror, checked before it gets its name."""
+"""The download of one file over HTTP: resumed after a break, tried at every mirror, checked before the final rename."""
 
 import hashlib
 import os
@@ -15,22 +15,22 @@ from zsr.errors import StudyError
 from zsr.files import claimed
 
 AGENT = "zsr-fetch"
-TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # a server that answers so may answer otherwise soon
-Watch = Callable[[str, int, int], None]  # a file's name, bytes that are here, bytes in all or 0 where unknown
+TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # status codes after which another try may succeed
+Watch = Callable[[str, int, int], None]  # arguments: file name, bytes received, total bytes or 0 where unknown
 
 
 def unwatched(name: str, have: int, total: int) -> None:
-    """For those who want to see no progress."""
+    """A Watch that shows no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to put up with a mirror.
+    """The limits after which a mirror is given up.
 
     Attributes:
-        timeout: seconds without a byte.
-        tries: how many in a row may bring no byte.
-        pause: seconds before the second try; doubled before each further one.
+        timeout: seconds without a byte after which a try ends.
+        tries: number of tries in a row that may bring no byte.
+        pause: seconds before the second try; doubled before each further try.
     """
 
     timeout: float = 30
@@ -38,19 +38,19 @@ class Patience:
     pause: float = 1
 
     def wait(self, idle: int) -> None:
-        """Sleep before the next try. idle: how many tries in a row have brought no byte."""
+        """Sleep before the next try. idle: number of tries in a row that have brought no byte."""
         time.sleep(self.pause * 2 ** (idle - 1) if idle else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arrived:
-    """A file that was checked.
+    """The facts of a file that was checked.
 
     Attributes:
-        url: the mirror that gave the last of it; "" where it was here before.
-        size: in bytes.
-        sha256: in hexadecimal.
-        md5: in hexadecimal.
+        url: the mirror that sent the last part of the file; "" where the file was on disk before.
+        size: the size in bytes.
+        sha256: the hash in hexadecimal.
+        md5: the hash in hexadecimal.
     """
 
     url: str = ""
@@ -60,17 +60,17 @@ class Arrived:
 
 
 class Refused(Exception):
-    """Why a file is not the one expected, or a mirror need not be asked again."""
+    """The reason why a file is not the expected file, or why a mirror need not be asked again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What a file must be.
+    """The expected size and hashes of a file.
 
     Attributes:
-        size: in bytes; 0: it is not checked.
-        sha256: in hexadecimal; "": it is not checked.
-        md5: in hexadecimal; "": it is not checked.
+        size: the size in bytes; 0: the size is not checked.
+        sha256: the hash in hexadecimal; "": the hash is not checked.
+        md5: the hash in hexadecimal; "": the hash is not checked.
     """
 
     size: int = 0
@@ -78,7 +78,7 @@ class Expected:
     md5: str = ""
 
     def check(self, path: Path) -> Arrived:
-        """Size and hashes of a file. Raises Refused where it is not the one expected."""
+        """Size and hashes of a file. Raises Refused where the file is not the expected file."""
         size, sha256, md5 = path.stat().st_size, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         if self.size and size != self.size:
             raise Refused(f"wrong size, {size} bytes where {self.size} are expected")
@@ -86,15 +86,15 @@ class Expected:
             while chunk := file.read(2**20):
                 sha256.update(chunk)
                 md5.update(chunk)
-        found = Arrived(size=size, sha256=sha256.hexdigest(), md5=md5.hexdigest())
+        arrived = Arrived(size=size, sha256=sha256.hexdigest(), md5=md5.hexdigest())
         for kind in ("sha256", "md5"):
-            wanted, value = getattr(self, kind), getattr(found, kind)
-            if wanted and value != wanted:
-                raise Refused(f"wrong {kind}, {value} where {wanted} is expected")
-        return found
+            expected, value = getattr(self, kind), getattr(arrived, kind)
+            if expected and value != expected:
+                raise Refused(f"wrong {kind}, {value} where {expected} is expected")
+        return arrived
 
     def require(self, path: Path) -> Arrived:
-        """As `check`, for a file that a user put there: raises StudyError."""
+        """As `check`, for a file that a user put in place: raises StudyError."""
         try:
             return self.check(path)
         except Refused as error:
@@ -104,7 +104,10 @@ class Expected:
 
 
 def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raises StudyError where a folder that exists, or the nearest one above that does, has fewer bytes free."""
+    """Raises StudyError where the folder has fewer than `needed` bytes free.
+
+    Where the folder does not exist, the nearest existing folder above it counts.
+    """
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -122,10 +125,11 @@ def download(
     patience: Patience = Patience(),
     watch: Watch = unwatched,
 ) -> Arrived:
-    """Make `target` the file expected, from the first mirror that gives it.
+    """Download the expected file to `target`, from the first mirror that gives the file.
 
-    What came so far is kept in `<target>.part` over kills and broken connections. A second process that wants the same
-    file waits for the first. Raises StudyError: no mirror gave it; what is here is another file; the disk is full.
+    The bytes received so far stay in `<target>.part` after a kill or a broken connection. A second process that wants
+    the same file waits for the first. Raises StudyError: no mirror gave the file; `target` is another file; the disk is
+    full.
     """
     with claimed(target):
         if target.exists():
@@ -148,9 +152,9 @@ def download(
 
 
 def _from_mirror(url: str, part: Path, expected: Expected, patience: Patience, watch: Watch) -> Arrived:
-    """Ask a mirror until all is here, and check it; a wrong file is deleted. Raises Refused.
+    """Ask a mirror until the file is complete, and check the file; a wrong file is deleted. Raises Refused.
 
-    Where it was begun with bytes of another mirror or of an earlier run, those may be to blame: then it is asked again.
+    The first bytes of a wrong file may come from another mirror or from an earlier run. Then the mirror is asked again.
     """
     begun = _size(part) > 0
     _transfer(url, part, expected.size, patience, watch)
@@ -164,7 +168,7 @@ def _from_mirror(url: str, part: Path, expected: Expected, patience: Patience, w
 
 
 def _transfer(url: str, part: Path, size: int, patience: Patience, watch: Watch) -> None:
-    """Ask a mirror until all bytes are here. What came is kept, also where it raises Refused."""
+    """Ask a mirror until all bytes are received. Received bytes stay on disk, also where Refused is raised."""
     idle, furthest, fault = 0, _size(part), ""
     while idle < patience.tries:
         patience.wait(idle)
@@ -184,7 +188,10 @@ def _transfer(url: str, part: Path, size: int, patience: Patience, watch: Watch)
 
 
 def _receive(url: str, part: Path, size: int, timeout: float, watch: Watch) -> bool:
-    """Ask once for what is missing. Is the file complete? Raises Refused where it will never be, OSError and others."""
+    """Ask once for the missing bytes, and return whether the file is complete.
+
+    Raises Refused where another try is pointless; OSError and others.
+    """
     have = _size(part)
     request = Request(url, headers={"User-Agent": AGENT} | ({"Range": f"bytes={have}-"} if have else {}))
     try:
@@ -207,7 +214,7 @@ def _receive(url: str, part: Path, size: int, timeout: float, watch: Watch) -> b
 
 
 def _past_the_end(content_range: str, part: Path) -> bool:
-    """After 416: is the part the whole file? If not, it is longer than what the server has, and deleted."""
+    """After status 416: is the part the whole file? Otherwise the part is longer than the server's file: delete it."""
     if content_range.rpartition("/")[2] == str(_size(part)):
         return True
     part.unlink()
@@ -215,7 +222,7 @@ def _past_the_end(content_range: str, part: Path) -> bool:
 
 
 def _announced(response: HTTPResponse) -> tuple[int, int]:
-    """The place of the first byte that a server is about to send, and the size of the whole file, 0 where unknown."""
+    """The offset of the first byte in the response, and the size of the whole file, 0 where unknown."""
     if response.status == 206:
         span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         first = span.partition("-")[0]
@@ -225,11 +232,11 @@ def _announced(response: HTTPResponse) -> tuple[int, int]:
 
 
 def _append(response: HTTPResponse, part: Path, start: int, total: int, watch: Watch) -> bool:
-    """Write what a server sends, from its first byte on. Is the file complete?"""
+    """Write the bytes of a response to the part, from offset `start` on, and return whether the file is complete."""
     name, have = part.name.removesuffix(".part"), start
     with part.open("ab" if start else "wb") as file:
         watch(name, have, total)
-        while chunk := response.read1(2**18):  # what is there, at once: `read` would lose it where the rest never comes
+        while chunk := response.read1(2**18):  # bytes as they come: `read` would lose them where the rest never comes
             file.write(chunk)
             have += len(chunk)
             if total and have > total:

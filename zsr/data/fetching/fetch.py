@@ -1,7 +1,7 @@
-"""The public sets, downloaded or imported, checked, unpacked below one data root, and a receipt for each.
+"""The public sets are downloaded or imported, checked, and unpacked below one data root. Each set gets a receipt.
 
-Below the root: `archives/<set>/` the files as downloaded, which may be deleted; `receipts/<set>.json`; `locks/`; and
-the sets, each in the folder that the registry says, or in that of its shards.
+The data root holds `archives/<set>/` with the files as downloaded, which may be deleted; `receipts/<set>.json`;
+`locks/`; and the sets, each in the folder that the registry gives, or in the folder of its shards.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -22,16 +22,16 @@ COMMAND = "python -m stages.fetch"
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a user asked for.
+    """The request of a user.
 
     Attributes:
         root: the data root.
-        split: of the sets.
-        given: a folder that has the files already; None: they are downloaded.
+        split: the split of the sets.
+        given: a folder that has the files already; None: the files are downloaded.
         accepted: are the terms of gated sets accepted?
-        patience: how long to put up with a mirror.
-        watch: is told of the progress of a download.
-        warn: is told in one line what could not be checked.
+        patience: the limits after which a mirror is given up.
+        watch: called with the progress of a download.
+        warn: called with one line for everything that could not be checked.
     """
 
     root: Path
@@ -48,11 +48,11 @@ class Outcome:
     """A line of the summary.
 
     Attributes:
-        set: its key.
-        source: where it came from: an address, a repository, or the folder that was there before.
-        bytes: of the files that the set came in.
-        state: what has become of it.
-        fault: what to do where it failed; else "".
+        set: the key of the set.
+        source: the source of the set: an address, a repository, or the folder that was there before.
+        bytes: total size of the files of the source.
+        state: the result.
+        fault: what to do where the set failed; else "".
     """
 
     set: str
@@ -62,94 +62,96 @@ class Outcome:
     fault: str = ""
 
 
-def fetch_all(names: Iterable[str], wish: Wish) -> Iterator[Outcome]:
-    """Fetch sets one after the other; one that fails does not stop the others. Raises ParamError for a wrong name."""
-    for of in [entry(name) for name in names]:
+def fetch_all(names: Iterable[str], request: Wish) -> Iterator[Outcome]:
+    """Fetch sets one after the other. A set that fails does not stop the others. Raises ParamError for a wrong name."""
+    for dataset in [entry(name) for name in names]:
         try:
-            yield fetch(of, wish)
+            yield fetch(dataset, request)
         except StudyError as error:
-            yield Outcome(of.key, "", 0, "failed", str(error))
+            yield Outcome(dataset.key, "", 0, "failed", str(error))
 
 
-def fetch(of: Entry, wish: Wish) -> Outcome:
-    """Make a split of a set lie below the root, from the first source that gives it; without a request where it does.
+def fetch(dataset: Entry, request: Wish) -> Outcome:
+    """Put a split of a set below the root, from the first source that gives it; no request where the split is there.
 
-    A folder of the set that no receipt speaks of is the user's own and is left alone. Raises StudyError in one
-    sentence: no source gave it, or a person has to get it.
+    A folder of the set without a receipt belongs to the user and is left alone. Raises StudyError in one sentence: no
+    source gave the split, or a person has to get it.
     """
-    if wish.split not in of.splits:
-        raise ParamError(f"{of.key} has no split '{wish.split}' to fetch (it has: {', '.join(of.splits)})")
-    with claimed(wish.root / "locks" / of.key):
-        receipts = _receipts(of, wish.root)
-        receipt = receipts.get(wish.split)
-        if receipt and (wish.root / receipt["folder"]).is_dir():
-            return _outcome(of, receipt, "here before")
-        placing = _placing(of, wish.root)
-        if not receipts and not placing.exists() and (own := _own_copy(of, wish)):
-            wish.warn(f"{of.key}: {own} was there before and is not checked: move it away to fetch the set")
-            return Outcome(of.key, str(own), 0, "own copy")
-        source, receipt = _from_any(of, wish)
-        receipts |= dict.fromkeys(served(source, wish.split), receipt)
-        write_json(_receipt_path(of, wish.root), dict(sorted(receipts.items())))
+    if request.split not in dataset.splits:
+        raise ParamError(f"{dataset.key} has no split '{request.split}' to fetch (it has: {', '.join(dataset.splits)})")
+    with claimed(request.root / "locks" / dataset.key):
+        receipts = _receipts(dataset, request.root)
+        receipt = receipts.get(request.split)
+        if receipt and (request.root / receipt["folder"]).is_dir():
+            return _outcome(dataset, receipt, "here before")
+        placing = _placing(dataset, request.root)
+        if not receipts and not placing.exists() and (users_copy := _users_copy(dataset, request)):
+            request.warn(
+                f"{dataset.key}: {users_copy} was there before and is not checked: move it away to fetch the set"
+            )
+            return Outcome(dataset.key, str(users_copy), 0, "own copy")
+        source, receipt = _from_any(dataset, request)
+        receipts |= dict.fromkeys(served(source, request.split), receipt)
+        write_json(_receipt_path(dataset, request.root), dict(sorted(receipts.items())))
         placing.unlink()
-        return _outcome(of, receipt, "fetched")
+        return _outcome(dataset, receipt, "fetched")
 
 
-def candidates(of: Entry, wish: Wish) -> list[Source]:
-    """The sources to try, in order: those that machines can use, or those whose files a user's folder has."""
-    serving = [source for source in of.sources if wish.split in source.splits]
-    if wish.given:
-        return [source for source in serving if _has(wish.given, source, wish.split)]
-    if of.registration and not wish.accepted:
+def candidates(dataset: Entry, request: Wish) -> list[Source]:
+    """The sources to try, in order: the sources that a machine can use, or those whose files the user's folder has."""
+    serving = [source for source in dataset.sources if request.split in source.splits]
+    if request.given:
+        return [source for source in serving if _has(request.given, source, request.split)]
+    if dataset.registration and not request.accepted:
         return []
     return [source for source in serving if source.kind != "manual" and source.status != "dead"]
 
 
-def _from_any(of: Entry, wish: Wish) -> tuple[Source, dict]:
-    """The source that gave the set, and the receipt."""
+def _from_any(dataset: Entry, request: Wish) -> tuple[Source, dict]:
+    """The first source that gives the set, and the receipt."""
     faults = []
-    for source in candidates(of, wish):
+    for source in candidates(dataset, request):
         try:
             if source.kind == "hub":
-                folder, receipt = source.folder, _from_hub(of, source, wish)
+                folder, receipt = source.folder, _from_hub(dataset, source, request)
             else:
-                folder, receipt = of.layout_root, _from_files(of, source, wish)
+                folder, receipt = dataset.layout_root, _from_files(dataset, source, request)
         except StudyError as error:
             faults.append(str(error))
         else:
             return source, {"folder": folder, "source": receipt}
-    raise StudyError(_way_out(of, wish, faults))
+    raise StudyError(_way_out(dataset, request, faults))
 
 
-def _from_hub(of: Entry, source: Source, wish: Wish) -> dict:
-    return hub.fetch_shards(of, source, wish.root, _placing(of, wish.root), wish.given, wish.warn)
+def _from_hub(dataset: Entry, source: Source, request: Wish) -> dict:
+    return hub.fetch_shards(dataset, source, request.root, _placing(dataset, request.root), request.given, request.warn)
 
 
-def _from_files(of: Entry, source: Source, wish: Wish) -> dict:
-    files = needed(source.files, wish.split)
-    archives = wish.root / "archives" / of.key
-    missing = sum(file.size for file in files if not (archives / file.name).exists() and not wish.given)
+def _from_files(dataset: Entry, source: Source, request: Wish) -> dict:
+    files = needed(source.files, request.split)
+    archives = request.root / "archives" / dataset.key
+    missing = sum(file.size for file in files if not (archives / file.name).exists() and not request.given)
     unpacked = sum(file.size for file in files if file.unpack != "none")
-    require_space(wish.root, missing + unpacked, of.title)
-    arrived = [_get(of, file, archives / file.name, wish) for file in files]
-    counts = install(of, files, archives, wish.root, _placing(of, wish.root))
-    listed = [{"name": file.name} | asdict(found) for file, found in zip(files, arrived)]
+    require_space(request.root, missing + unpacked, dataset.title)
+    arrived = [_get(dataset, file, archives / file.name, request) for file in files]
+    counts = install(dataset, files, archives, request.root, _placing(dataset, request.root))
+    listed = [{"name": file.name} | asdict(arrival) for file, arrival in zip(files, arrived)]
     return {"kind": "archive", "files": listed, "unpacked": asdict(counts)}
 
 
-def _get(of: Entry, file: File, target: Path, wish: Wish) -> Arrived:
+def _get(dataset: Entry, file: File, target: Path, request: Wish) -> Arrived:
     expected = Expected(size=file.size, sha256=file.sha256, md5=file.md5)
     if not (file.sha256 or file.md5):
-        wish.warn(f"{of.key}: no hash of {file.name} is known, so that only its size is checked")
-    if target.exists() or not wish.given:
-        return download(file.urls, target, expected, wish.patience, wish.watch)
+        request.warn(f"{dataset.key}: no hash of {file.name} is known, so that only its size is checked")
+    if target.exists() or not request.given:
+        return download(file.urls, target, expected, request.patience, request.watch)
     imported = target.with_name(target.name + ".import")
-    link_or_copy(wish.given / file.name, imported)
+    link_or_copy(request.given / file.name, imported)
     try:
         arrived = expected.check(imported)
     except Refused as error:
         imported.unlink()
-        raise StudyError(f"{wish.given / file.name} has the {error}: get the file anew") from None
+        raise StudyError(f"{request.given / file.name} has the {error}: get the file anew") from None
     imported.replace(target)
     return replace(arrived, url="imported")
 
@@ -161,50 +163,55 @@ def _has(given: Path, source: Source, split: str) -> bool:
     return bool(files) and all((given / file.name).is_file() for file in files)
 
 
-def _own_copy(of: Entry, wish: Wish) -> Path | None:
-    folders = [of.layout_root, *(source.folder for source in of.sources if source.kind == "hub")]
-    return next((wish.root / folder for folder in folders if (wish.root / folder).is_dir()), None)
+def _users_copy(dataset: Entry, request: Wish) -> Path | None:
+    folders = [dataset.layout_root, *(source.folder for source in dataset.sources if source.kind == "hub")]
+    return next((request.root / folder for folder in folders if (request.root / folder).is_dir()), None)
 
 
-def _receipt_path(of: Entry, root: Path) -> Path:
-    return root / "receipts" / f"{of.key}.json"
+def _receipt_path(dataset: Entry, root: Path) -> Path:
+    return root / "receipts" / f"{dataset.key}.json"
 
 
-def _placing(of: Entry, root: Path) -> Path:
-    """A file that is there while a set is put in place: one found later tells of a kill before the receipt."""
-    return root / "locks" / f"{of.key}.placing"
+def _placing(dataset: Entry, root: Path) -> Path:
+    """A file that exists while a set is put in place. A file from an earlier run shows a kill before the receipt."""
+    return root / "locks" / f"{dataset.key}.placing"
 
 
-def _receipts(of: Entry, root: Path) -> dict:
+def _receipts(dataset: Entry, root: Path) -> dict:
     """The receipts of a set by split."""
-    path = _receipt_path(of, root)
+    path = _receipt_path(dataset, root)
     return read_json(path) if path.exists() else {}
 
 
-def _outcome(of: Entry, receipt: dict, state: Literal["fetched", "here before"]) -> Outcome:
+def _outcome(dataset: Entry, receipt: dict, state: Literal["fetched", "here before"]) -> Outcome:
     source = receipt["source"]
     urls = [file.get("url", "") for file in source["files"]]
     name = source.get("repo") or next(filter(None, urls), "files that were here")
-    return Outcome(of.key, name, sum(file["size"] for file in source["files"]), state)
+    return Outcome(dataset.key, name, sum(file["size"] for file in source["files"]), state)
 
 
-def _way_out(of: Entry, wish: Wish, faults: list[str]) -> str:
-    """One sentence for a user who has to get a set by hand: what, from where, under which licence, and then what."""
-    serving = [source for source in of.sources if wish.split in source.splits]
-    names = [_names(source, wish) for source in serving if source.files]
+def _way_out(dataset: Entry, request: Wish, faults: list[str]) -> str:
+    """One sentence for a user who has to get a set by hand: the files, their source, the licence and the next step."""
+    serving = [source for source in dataset.sources if request.split in source.splits]
+    names = [_names(source, request) for source in serving if source.files]
     names += [f"the folder {source.folder}" for source in serving if source.kind == "hub"]
     notes = [source.note for source in serving if source.kind == "manual"]
     notes += [
-        f"{_names(source, wish)}, whose address is dead: {source.note}" for source in serving if source.status == "dead"
+        f"{_names(source, request)}, whose address is dead: {source.note}"
+        for source in serving
+        if source.status == "dead"
     ]
-    said = [f"{of.key} could not be fetched"]
-    if wish.given and not faults:
-        said.append(f"{wish.given} has nothing of it that is known (it may be {', or '.join(names)})")
-    elif of.registration and not wish.accepted:
-        said.append("its terms have to be accepted first (--accept-imagenet-terms)")
-    said += [*faults, *notes, f"licence: {of.licence or 'none stated'} {of.licence_url}".strip()]
-    return "; ".join(said) + f"; then {COMMAND} {of.key} --from FOLDER, or lay it out as {wish.root / of.layout_root}"
+    sentences = [f"{dataset.key} could not be fetched"]
+    if request.given and not faults:
+        sentences.append(f"{request.given} has nothing of it that is known (it may be {', or '.join(names)})")
+    elif dataset.registration and not request.accepted:
+        sentences.append("its terms have to be accepted first (--accept-imagenet-terms)")
+    sentences += [*faults, *notes, f"licence: {dataset.licence or 'none stated'} {dataset.licence_url}".strip()]
+    return (
+        "; ".join(sentences)
+        + f"; then {COMMAND} {dataset.key} --from FOLDER, or lay it out as {request.root / dataset.layout_root}"
+    )
 
 
-def _names(source: Source, wish: Wish) -> str:
-    return " and ".join(file.name for file in needed(source.files, wish.split))
+def _names(source: Source, request: Wish) -> str:
+    return " and ".join(file.name for file in needed(source.files, request.split))

@@ -1,7 +1,7 @@
 """Shards on the Hugging Face Hub: pinned to a commit, checked file by file against the lock file hub_lock.json.
 
-The lock file has, by repository, the full commit as "revision" and under "files" each file's "size" and "sha256", or
-its "git" object id where the Hub keeps the file in Git itself.
+For each repository the lock file has the full commit as "revision", and under "files" the "size" of each file with its
+"sha256", or with its "git" object id where the Hub keeps the file in Git itself.
 """
 
 import hashlib
@@ -19,27 +19,27 @@ from zsr.errors import StudyError
 from zsr.files import read_json, write_atomic, write_json
 
 LOCK = Path(__file__).with_name("hub_lock.json")
-FULL = 40  # hexadecimal digits of a commit; the Hub understands no fewer
+FULL = 40  # hexadecimal digits of a commit; the Hub does not accept fewer
 
 
 def locked() -> dict:
-    """What is in the lock file, by repository; nothing where it was never written."""
+    """The contents of the lock file, by repository; empty where there is no lock file."""
     return read_json(LOCK) if LOCK.exists() else {}
 
 
 def asked(source: Source) -> str:
-    """The revision to ask for where the lock file has none."""
+    """The revision to ask for where the lock file has no revision."""
     return source.revision if len(source.revision) == FULL else "main"
 
 
 def write_lock(warn: Callable[[str], None]) -> int:
-    """Ask the Hub for every repository of the registry and write the lock file; returns how many are in it.
+    """Ask the Hub for every repository of the registry and write the lock file. Returns the number of its repositories.
 
-    One that does not answer keeps what the file had of it, with a warning.
+    Where the Hub does not answer, the lock file keeps its facts of the repository, with a warning.
     """
     facts = locked()
-    for of in entries().values():
-        for source in of.sources:
+    for dataset in entries().values():
+        for source in dataset.sources:
             if source.kind == "hub":
                 try:
                     facts[source.repo] = resolve(source)
@@ -50,7 +50,7 @@ def write_lock(warn: Callable[[str], None]) -> int:
 
 
 def resolve(source: Source) -> dict:
-    """What the lock file says of one repository, as the Hub has it now. Raises StudyError where it does not answer."""
+    """The facts of one repository for the lock file, as of now. Raises StudyError where the Hub does not answer."""
     from huggingface_hub import HfApi
 
     api = HfApi()
@@ -62,18 +62,18 @@ def resolve(source: Source) -> dict:
             if not revision:
                 raise StudyError(f"{source.repo} has no commit {source.revision} any more: correct registry.yaml")
         info = api.dataset_info(source.repo, revision=revision, files_metadata=True)
-        assert info.siblings is not None  # the files, which were asked for
-        files = {file.rfilename: _facts(file) for file in info.siblings if _wanted(file.rfilename, source)}
+        assert info.siblings is not None  # the list of files, which `files_metadata` asks for
+        files = {file.rfilename: _facts(file) for file in info.siblings if _included(file.rfilename, source)}
         return {"revision": info.sha, "files": dict(sorted(files.items()))}
 
 
 def fetch_shards(
-    of: Entry, source: Source, root: Path, placing: Path, given: Path | None, warn: Callable[[str], None]
+    dataset: Entry, source: Source, root: Path, placing: Path, given: Path | None, warn: Callable[[str], None]
 ) -> dict:
     """Make the folder of a repository's shards below root, from the Hub or from a folder of that name in `given`.
 
-    `placing` is written before the folder gets its name. Returns what a receipt says. Raises StudyError: no answer; a
-    file that is missing or wrong; other shards or classes than announced.
+    `placing` is written before the folder gets its final name. Returns the facts for the receipt. Raises StudyError: no
+    answer; a file is missing or wrong; the numbers of shards or classes are not the announced ones.
     """
     folder = root / source.folder
     part = folder.with_name(folder.name + ".part")
@@ -88,13 +88,13 @@ def fetch_shards(
     else:
         facts = facts or _unlocked(source, warn)
         needed = sum(file["size"] for file in facts["files"].values()) - _bytes_in(part)
-        require_space(root, needed, f"{of.title} from the Hub")
+        require_space(root, needed, f"{dataset.title} from the Hub")
         _snapshot(source, facts["revision"], part)
-    _check(of, source, facts, part)
+    _check(dataset, source, facts, part)
     shutil.rmtree(part / ".cache", ignore_errors=True)  # the Hub client's notes on unfinished files
     write_atomic(placing, b"")
     part.replace(folder)
-    listed = [{"name": name} | of_file for name, of_file in facts["files"].items()]
+    listed = [{"name": name} | file_facts for name, file_facts in facts["files"].items()]
     return {"kind": "hub", "repo": source.repo, "revision": facts["revision"], "files": listed}
 
 
@@ -111,8 +111,8 @@ def _snapshot(source: Source, revision: str, folder: Path) -> None:
         )
 
 
-def _check(of: Entry, source: Source, facts: dict, folder: Path) -> None:
-    """Look at each file, as the client may return an unfinished folder without an error. A wrong one is deleted."""
+def _check(dataset: Entry, source: Source, facts: dict, folder: Path) -> None:
+    """Check each file, since the client may return an unfinished folder without an error. A wrong file is deleted."""
     for name, file in facts["files"].items():
         if not (folder / name).is_file():
             raise StudyError(f"{source.repo}: {name} did not arrive: fetch again, finished files are kept")
@@ -125,15 +125,15 @@ def _check(of: Entry, source: Source, facts: dict, folder: Path) -> None:
             raise StudyError(f"{source.repo}: {name} has the {error}: it was deleted, fetch again") from None
     shards = sum(name.endswith(".tar") for name in facts["files"])
     announced = folder / "test" / "nshards.txt"
-    wanted = source.shards or (int(announced.read_text()) if announced.exists() else 0)
-    if shards != wanted:
+    expected = source.shards or (int(announced.read_text()) if announced.exists() else 0)
+    if shards != expected:
         raise StudyError(
-            f"{source.repo} has {shards} shards where {wanted} are expected: it is not the set of the registry"
+            f"{source.repo} has {shards} shards where {expected} are expected: it is not the set of the registry"
         )
     classes = sum(bool(line.strip()) for line in (folder / "classnames.txt").read_text().splitlines())
-    if classes != of.num_classes:
+    if classes != dataset.num_classes:
         raise StudyError(
-            f"{source.repo} has {classes} classes where {of.title} has {of.num_classes}: it is another set"
+            f"{source.repo} has {classes} classes where {dataset.title} has {dataset.num_classes}: it is another set"
         )
 
 
@@ -146,15 +146,15 @@ def _unlocked(source: Source, warn: Callable[[str], None]) -> dict:
 
 
 def _unchecked(source: Source, folder: Path, warn: Callable[[str], None]) -> dict:
-    """Facts of a folder that came by hand, where the lock file has none: its files as they are."""
+    """Facts of a folder that a user supplied, where the lock file has no facts: the files as they are."""
     warn(f"{source.repo} is not in hub_lock.json: only the number of shards and of classes in {folder} is checked")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    found = {name: Expected().check(folder / name) for name in names if _wanted(name, source)}
-    files = {name: {"size": file.size, "sha256": file.sha256} for name, file in found.items()}
+    arrived = {name: Expected().check(folder / name) for name in names if _included(name, source)}
+    files = {name: {"size": file.size, "sha256": file.sha256} for name, file in arrived.items()}
     return {"revision": "", "files": files}
 
 
-def _wanted(name: str, source: Source) -> bool:
+def _included(name: str, source: Source) -> bool:
     return any(fnmatch(name, pattern) for pattern in source.include)
 
 
@@ -175,12 +175,12 @@ def _bytes_in(folder: Path) -> int:
 
 @contextmanager
 def _one_line(repo: str) -> Iterator[None]:
-    """What goes wrong with the Hub becomes one StudyError line."""
+    """Turns any error of the Hub's client into one StudyError line."""
     try:
         yield
     except StudyError:
         raise
-    except Exception as error:  # the client passes on what the library below it raises, and has changed that library
+    except Exception as error:  # the client passes on exceptions of its HTTP library, which differs by version
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise StudyError(
             f"{repo} could not be had from the Hub ({type(error).__name__}: {reason}): fetch again, finished files are "

@@ -1,4 +1,4 @@
-"""The archives of ImageNet as its publisher gives them, sorted into one folder for each class."""
+"""The archives of ImageNet from its publisher, sorted into one folder per class."""
 
 import shutil
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ NEEDED = {"test": (VAL, DEVKIT), "train": (TRAIN,)}
 
 
 def needed(files: Sequence[File], split: str) -> tuple[File, ...]:
-    """Those of a source's files that a split needs: all, unless they are the archives of ImageNet."""
+    """The files of a source that a split needs: all files, except for the archives of ImageNet."""
     return tuple(file for file in files if not _apart(files) or file.name in NEEDED[split])
 
 
 def served(source: Source, split: str) -> tuple[str, ...]:
-    """The splits that are there once a source was fetched for one of them."""
+    """The splits that are on disk after a source was fetched for one split."""
     return (split,) if _apart(source.files) else source.splits
 
 
 def sort(folder: Path) -> Unpacked:
-    """Replace the archives in a folder by val/<wnid>/ or train/<wnid>/; returns how many images came out."""
+    """Replace the archives in a folder by val/<wnid>/ or train/<wnid>/. Returns the number and size of the images."""
     images = _val(folder) if (folder / VAL).exists() else _train(folder)
     for name in (VAL, TRAIN, DEVKIT):
         (folder / name).unlink(missing_ok=True)
@@ -33,12 +33,12 @@ def sort(folder: Path) -> Unpacked:
 
 
 def _apart(files: Sequence[File]) -> bool:
-    """Has each split an archive of its own?"""
+    """Does each split have a separate archive?"""
     return any(file.name in (VAL, TRAIN) for file in files)
 
 
 def _val(folder: Path) -> Unpacked:
-    """The archive has all images in one folder; the devkit numbers their classes, in a numbering of its own."""
+    """Unpack the archive, which has all images in one folder. The devkit gives the class of each image."""
     extract(folder / DEVKIT, folder / "devkit", "tar")
     classes = _classes(folder / "devkit" / DEVKIT.removesuffix(".tar.gz") / "data")
     flat = folder / "unsorted"
@@ -68,13 +68,13 @@ def _classes(data: Path) -> list[str]:
 
 
 def _train(folder: Path) -> Unpacked:
-    """The archive has one archive of images for each class."""
+    """Unpack the archive, which has one archive of images per class."""
     packed = folder / "packed"
     extract(folder / TRAIN, packed, "tar")
     (folder / "train").mkdir()
     counts = []
     for archive in sorted(packed.glob("*.tar")):
         counts.append(extract(archive, folder / "train" / archive.stem, "tar"))
-        archive.unlink()  # at once: all of them twice would be 300 GB
+        archive.unlink()  # at once: all archives and all images together would be 300 GB
     packed.rmdir()
     return Unpacked(files=sum(count.files for count in counts), bytes=sum(count.bytes for count in counts))

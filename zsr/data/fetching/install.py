@@ -1,4 +1,4 @@
-"""Files that arrived and were checked, unpacked beside the data and then put in place all at once."""
+"""Checked files are unpacked in a staging folder, and then put in place all at once."""
 
 import os
 import shutil
@@ -13,26 +13,26 @@ from zsr.errors import StudyError
 from zsr.files import write_atomic
 
 
-def install(of: Entry, files: Sequence[File], archives: Path, root: Path, placing: Path) -> Unpacked:
-    """Unpack a source's files, which lie in `archives`, and put what they hold where the registry says below root.
+def install(dataset: Entry, files: Sequence[File], archives: Path, root: Path, placing: Path) -> Unpacked:
+    """Unpack a source's files, which lie in `archives`, and put the members below root where the registry says.
 
-    Until all are unpacked nothing is seen below root but the folder `.staging`; then `placing` is written. Raises
-    StudyError: an archive is refused; the set's own folder did not come out; no room.
+    Until all files are unpacked, only the folder `.staging` is added below root. Then `placing` is written, and the
+    members are moved. Raises StudyError: an archive is refused; the set's folder did not come out; no room.
     """
     size = sum((archives / file.name).stat().st_size for file in files if file.unpack != "none")
-    require_space(root, size, f"unpacking {of.title}")
-    staging = root / ".staging" / of.key
+    require_space(root, size, f"unpacking {dataset.title}")
+    staging = root / ".staging" / dataset.key
     shutil.rmtree(staging, ignore_errors=True)
     try:
         tree = staging / "tree"
         tree.mkdir(parents=True)
         counts = [_open(file, archives / file.name, staging / f"opened_{n}", tree) for n, file in enumerate(files)]
-        if of.key == imagenet_tars.KEY:
-            counts = [imagenet_tars.sort(tree / of.layout_root)]
-        if not (tree / of.layout_root).is_dir():
+        if dataset.key == imagenet_tars.KEY:
+            counts = [imagenet_tars.sort(tree / dataset.layout_root)]
+        if not (tree / dataset.layout_root).is_dir():
             names = ", ".join(file.name for file in files)
             raise StudyError(
-                f"{names} of {of.title} held no folder {of.layout_root}: the registry describes other files"
+                f"{names} of {dataset.title} held no folder {dataset.layout_root}: the registry describes other files"
             )
         write_atomic(placing, b"")
         place(tree, root)
@@ -42,7 +42,7 @@ def install(of: Entry, files: Sequence[File], archives: Path, root: Path, placin
 
 
 def place(source: Path, target: Path) -> None:
-    """Move a folder to where it belongs; into one that is there its parts are moved, over those of the same name."""
+    """Move a folder or file to `target`. Into an existing folder parts are moved one by one, over those of one name."""
     if source.is_dir() and target.is_dir():
         for child in sorted(source.iterdir()):
             place(child, target / child.name)
@@ -54,7 +54,7 @@ def place(source: Path, target: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """A second name of a file, which costs no space, or where the disks differ a copy."""
+    """Make a hard link to a file, which takes no space, or a copy where the disks differ."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
@@ -64,7 +64,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def _open(file: File, archive: Path, opened: Path, tree: Path) -> Unpacked:
-    """What a file holds, or the file itself, put into the tree."""
+    """Put the members of a file, or the file itself, into the tree."""
     if file.unpack == "none":
         link_or_copy(archive, tree / file.into / file.name)
         return Unpacked(files=1, bytes=archive.stat().st_size)

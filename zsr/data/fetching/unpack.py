@@ -1,4 +1,4 @@
-"""Archives, opened with suspicion: what they hold lies in the folder they are unpacked into, or nothing does."""
+"""Archives are unpacked with suspicion: every member must stay inside the target folder, or nothing is unpacked."""
 
 import gzip
 import lzma
@@ -18,21 +18,21 @@ from typing import IO, Literal
 from zsr.errors import StudyError
 
 Kind = Literal["tar", "zip", "gz"]
-Nature = Literal["file", "folder", "a link or special file", "an encrypted file"]  # of an entry
-RATIO, FLOOR = 100, 64 * 2**20  # pictures hardly shrink, arrays may: a bomb does a thousandfold
+Nature = Literal["file", "folder", "a link or special file", "an encrypted file"]  # the kind of a member
+RATIO, FLOOR = 100, 64 * 2**20  # pictures hardly shrink, arrays may; an archive bomb grows a thousandfold
 MEMBERS = 2_000_000
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One entry of an archive.
+    """One member of an archive.
 
     Attributes:
-        name: its path, as the archive has it.
-        size: in bytes as announced; 0 where it is not.
-        kind: what it is.
-        open: gives its bytes; only a file has any.
+        name: the path in the archive.
+        size: the announced size in bytes; 0 where no size is announced.
+        kind: the kind of the member.
+        open: opens the member for reading; None for all but a file.
     """
 
     name: str
@@ -43,11 +43,11 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Unpacked:
-    """What came out of an archive.
+    """The result of unpacking.
 
     Attributes:
-        files: how many.
-        bytes: of all of them.
+        files: number of files.
+        bytes: size of all files.
     """
 
     files: int
@@ -59,8 +59,8 @@ def extract(archive: Path, folder: Path, kind: Kind, limit: int = 0, members: in
 
     kind: "tar" may be compressed in any way; "gz" is one file, called like the archive without its ending. limit: bytes
     that may come out, by default a hundred times the archive and at least 64 MiB; never more than the disk has free.
-    members: entries that may come out. Raises StudyError naming the archive and, where one is to blame, the member:
-    a name outside the folder, a link or device, a name twice, too much, a broken archive.
+    members: number of members that may come out. Raises StudyError that names the archive, and the member where one is
+    at fault: a name outside the folder, a link or device, a name twice, too many bytes or members, a broken archive.
     """
     if folder.exists():
         raise StudyError(f"{folder} is there already: move it away to unpack {archive.name}")
@@ -101,7 +101,7 @@ def _write_all(archive: Path, read: Callable, folder: Path, limit: int, most: in
 
 
 def _inside(archive: Path, member: Member) -> PurePosixPath:
-    """Where a member goes below the folder. Raises StudyError where that is elsewhere, or no plain file or folder."""
+    """The path of a member below the folder. Raises StudyError where it leads out, or is no plain file or folder."""
     path = PurePosixPath(member.name)
     drive = member.name[1:2] == ":"
     if path.is_absolute() or ".." in path.parts or drive or set(member.name) & {"\\", "\0"}:
@@ -114,7 +114,7 @@ def _inside(archive: Path, member: Member) -> PurePosixPath:
 
 
 def _copy(archive: Path, member: Member, target: Path, room: int) -> int:
-    """Write a member and return its bytes; sizes that archives announce are not believed."""
+    """Write a member and return its size in bytes. Announced sizes are not trusted."""
     count = 0
     source = member.open()
     assert source is not None, "only a file is copied"
@@ -143,7 +143,7 @@ def _tar(archive: Path) -> Iterator[Member]:
             kind: Nature = "folder" if info.isdir() else plain
             member = Member(info.name, info.size, kind, partial(tar.extractfile, info))
             _inside(archive, member)
-            if hasattr(tarfile, "data_filter"):  # Python's own checks, which its oldest patch releases lack
+            if hasattr(tarfile, "data_filter"):  # Python's checks, which the oldest patch releases lack
                 tarfile.data_filter(info, str(archive.parent))
             yield member
 

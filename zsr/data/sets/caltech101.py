@@ -1,7 +1,7 @@
 """caltech101: Caltech-101, all 8,677 images without the class BACKGROUND_Google; in ASCII order, so Faces comes first.
 
-Folders are listed, not guessed from a count of files and the names of classes as torchvision does: there a stray file
-moves all that follow, and names that were cleaned in place are folders that do not exist.
+The folders are listed here. torchvision guesses paths from the number of files and the names of classes: a stray file
+then shifts all later images, and names that were cleaned in place point to folders that do not exist.
 """
 
 from pathlib import Path

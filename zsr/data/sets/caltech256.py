@@ -1,7 +1,7 @@
 """caltech256: Caltech-256, all 30,607 images, the class 257.clutter among them.
 
-Folders are listed, not guessed from a count of files as torchvision does: there a stray file or a gap moves all that
-follow. What is no .jpg is passed over.
+The folders are listed here. torchvision guesses paths from the number of files: a stray file or a gap then shifts all
+later images. Files other than .jpg are skipped.
 """
 
 from pathlib import Path

@@ -1,7 +1,7 @@
 """cifar10: CIFAR-10, 10,000 test images of 32x32.
 
-Its files are pickles, which run code when they are read: `stages.fetch` has checked the archive they came in, one's own
-copy is trusted. Nothing is hashed again at every start.
+The files are pickles, which run code when they are read. `stages.fetch` has checked the archive of the files; a copy of
+the user is trusted. Files are not hashed again at every start.
 """
 
 from pathlib import Path
@@ -23,5 +23,5 @@ def _parse(root: Path, split: str) -> Samples:
         test_list = [[file, None] for file, _ in CIFAR10.test_list]
         meta = CIFAR10.meta | {"md5": None}
 
-    found = Unhashed(root, train=split == "train")
-    return of_array(found.data, found.targets, found.classes, split)
+    dataset = Unhashed(root, train=split == "train")
+    return of_array(dataset.data, dataset.targets, dataset.classes, split)

@@ -1,4 +1,4 @@
-"""colours: which of eight colours a shape has. An easy control, not a test of robustness."""
+"""colours: the class is one of eight colours of a shape. An easy control, not a test of robustness."""
 
 from zsr.data.drawing.drawn import draw
 from zsr.data.drawing.pictures import picture, place, shape_stamp

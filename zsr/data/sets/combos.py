@@ -1,4 +1,4 @@
-"""combos: the 24 colour-shape pairs that neither pre-training nor the source set shows, told apart among themselves."""
+"""combos: the classes are the 24 colour-shape pairs that neither pre-training nor the source set shows."""
 
 from zsr.data.drawing.drawn import draw
 from zsr.data.drawing.pictures import picture, place, shape_stamp

@@ -13,7 +13,7 @@ SIZES = {"train": 0, "test": 1797}
 
 
 def make(split: str, n: int, seed: int, image_size: int) -> Split:
-    """A random n of the scans, the same ones for every larger n; ids are scikit-learn's row numbers."""
+    """n random scans; a larger n contains the same scans. Ids are scikit-learn's row numbers."""
     from sklearn.datasets import load_digits
 
     scans = load_digits()

@@ -1,4 +1,4 @@
-"""dtd: Describable Textures, 1,880 test images of partition 1 of ten. The folder is dtd/dtd, as torchvision has it."""
+"""dtd: Describable Textures, 1,880 test images of partition 1 of ten. The folder is dtd/dtd, as for torchvision."""
 
 from pathlib import Path
 
@@ -14,5 +14,5 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import DTD
 
-    found = DTD(root, split, partition=1)
-    return of_files(root / "dtd" / "dtd", found._image_files, found._labels, found.classes)
+    dataset = DTD(root, split, partition=1)
+    return of_files(root / "dtd" / "dtd", dataset._image_files, dataset._labels, dataset.classes)

@@ -1,4 +1,4 @@
-"""eurosat: EuroSAT in RGB, all 27,000 images, as it has no split. VTAB's shards of 5,400 images are no substitute."""
+"""eurosat: EuroSAT in RGB, all 27,000 images, since there is no split. VTAB's shards of 5,400 images differ."""
 
 from pathlib import Path
 
@@ -14,6 +14,6 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import EuroSAT
 
-    found = EuroSAT(root)
-    paths, labels = zip(*found.samples)
-    return of_files(root / "eurosat", paths, labels, found.classes)
+    dataset = EuroSAT(root)
+    paths, labels = zip(*dataset.samples)
+    return of_files(root / "eurosat", paths, labels, dataset.classes)

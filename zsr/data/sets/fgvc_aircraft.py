@@ -1,6 +1,6 @@
 """fgvc_aircraft: FGVC-Aircraft, 3,333 test images, classes of the level "variant", as "707-320" or "F/A-18".
 
-A variant may contain blanks. The credit at the bottom of every picture is left in, as in all papers.
+A variant may contain blanks. The credit at the bottom of every picture stays in the image, as in all papers.
 """
 
 from pathlib import Path
@@ -17,5 +17,5 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import FGVCAircraft
 
-    found = FGVCAircraft(root, split, annotation_level="variant")
-    return of_files(root / "fgvc-aircraft-2013b", found._image_files, found._labels, found.classes)
+    dataset = FGVCAircraft(root, split, annotation_level="variant")
+    return of_files(root / "fgvc-aircraft-2013b", dataset._image_files, dataset._labels, dataset.classes)

@@ -1,6 +1,6 @@
-"""flowers102: Flowers-102, 6,149 test images. On disk classes have numbers only: their keys are torchvision's names.
+"""flowers102: Flowers-102, 6,149 test images. On disk classes have numbers only; the keys are torchvision's names.
 
-torchvision would hash two small files at every start, which were checked when they were fetched.
+torchvision would hash two small files at every start. The files were checked when they were fetched.
 """
 
 from pathlib import Path
@@ -20,5 +20,5 @@ def _parse(root: Path, split: str) -> Samples:
     class Unhashed(Flowers102):
         _file_dict = {key: (file, None) for key, (file, _) in Flowers102._file_dict.items()}
 
-    found = Unhashed(root, split)
-    return of_files(root / "flowers-102", found._image_files, found._labels, found.classes)
+    dataset = Unhashed(root, split)
+    return of_files(root / "flowers-102", dataset._image_files, dataset._labels, dataset.classes)

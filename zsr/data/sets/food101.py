@@ -1,4 +1,4 @@
-"""food101: Food-101, 25,250 test images; those of the training split, which have noisy labels, are never read."""
+"""food101: Food-101, 25,250 test images. The training split has noisy labels and is never read."""
 
 from pathlib import Path
 
@@ -14,5 +14,5 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import Food101
 
-    found = Food101(root, split)
-    return of_files(root / "food-101", found._image_files, found._labels, found.classes)
+    dataset = Food101(root, split)
+    return of_files(root / "food-101", dataset._image_files, dataset._labels, dataset.classes)

@@ -1,7 +1,7 @@
 """imagenet: ImageNet (ILSVRC 2012), the 50,000 images of "val", and 1,281,167 for training; folders are WordNet ids.
 
-Labels follow the sorted ids, not the numbers of the devkit. torchvision's ImageNet class gives the same, but needs its
-meta.bin, or else unpacks archives; so that file may be there or not.
+Labels follow the sorted ids, not the numbers of the devkit. torchvision's ImageNet class gives the same labels, but it
+needs a file meta.bin, or else unpacks archives. meta.bin is not needed here.
 """
 
 from pathlib import Path
@@ -20,6 +20,6 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import ImageFolder
 
-    found = ImageFolder(root / "imagenet" / FOLDERS[split])
-    paths, labels = zip(*found.samples)
-    return of_files(root / "imagenet", paths, labels, found.classes)
+    dataset = ImageFolder(root / "imagenet" / FOLDERS[split])
+    paths, labels = zip(*dataset.samples)
+    return of_files(root / "imagenet", paths, labels, dataset.classes)

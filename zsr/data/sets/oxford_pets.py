@@ -1,6 +1,6 @@
-"""oxford_pets: Oxford-IIIT Pet, 3,669 test images, and 3,680 to train on, which its publisher calls trainval.
+"""oxford_pets: Oxford-IIIT Pet, 3,669 test images, and 3,680 training images, which the publisher calls trainval.
 
-A breed's key is what stands before the number in a file's name. torchvision writes the names with capitals; on disk,
+The key of a breed is the part of a file's name before the number. torchvision writes the names with capitals; on disk,
 cats have one capital and dogs none.
 """
 
@@ -21,7 +21,7 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import OxfordIIITPet
 
-    found = OxfordIIITPet(root, LISTS[split])
-    breeds = {label: path.stem.rpartition("_")[0] for path, label in zip(found._images, found._labels)}
+    dataset = OxfordIIITPet(root, LISTS[split])
+    breeds = {label: path.stem.rpartition("_")[0] for path, label in zip(dataset._images, dataset._labels)}
     keys = [breeds[label] for label in sorted(breeds)]
-    return of_files(root / "oxford-iiit-pet", found._images, found._labels, keys)
+    return of_files(root / "oxford-iiit-pet", dataset._images, dataset._labels, keys)

@@ -1,7 +1,7 @@
 """pcam: PatchCamelyon, 32,768 test images of 96x96, from two HDF5 files or from shards, which need no h5py.
 
-Keys are the labels "0" and "1", as the files have no names. torchvision's class cannot be sent to another process and
-opens both files for every image.
+The class keys are the labels "0" and "1", since the files have no class names. torchvision's class cannot be pickled,
+and opens both files for every image.
 """
 
 import os
@@ -22,11 +22,11 @@ SHARD_NAMES = {"lymph node": "0", "lymph node containing metastatic tumor tissue
 
 
 class Patches:
-    """Images of an HDF5 file by number; a process that uses them opens it once.
+    """Images of an HDF5 file by number. Every process opens the file once.
 
     Attributes:
-        path: of the file.
-        owner: the process that has opened it; None: none has.
+        path: the path of the file.
+        owner: the id of the process that has opened the file; None: the file is not open.
         file: the open file, or None.
     """
 
@@ -65,7 +65,7 @@ def _parse(root: Path, split: str) -> Samples:
 
 
 def _h5py() -> Any:
-    """The library, which is not among those that are always installed. Raises StudyError where it is missing."""
+    """The library h5py, which is an optional dependency. Raises StudyError where it is missing."""
     try:
         import h5py
     except ImportError:

@@ -1,6 +1,6 @@
 """planted_target: the scanned digits 5 to 9, clean, with the planted cue of `zsr.data.drawing.planted`.
 
-Digit and cue each tell the class: which of them a model uses shows under an attack as strong as the cue.
+The digit and the cue both identify the class. An attack as strong as the cue shows which of the two a model uses.
 """
 
 from zsr.data.drawing.planted import draw
@@ -10,5 +10,5 @@ SIZES = {"train": 448, "test": 448}
 
 
 def make(split: str, n: int, seed: int, image_size: int) -> Split:
-    """8 x 8 pictures whatever the image_size: towers enlarge them inside."""
+    """n pictures of the split. The pictures are 8 x 8 for every image_size; towers enlarge the pictures."""
     return draw("planted_target", split, n, seed, first=5, noise=0.0)

@@ -1,4 +1,4 @@
-"""shapes: twelve shapes in bright colours, the source of every fine-tuning; held-out colour-shape pairs are absent."""
+"""shapes: twelve shapes in bright colours, the source set of fine-tuning, without the held-out colour-shape pairs."""
 
 from zsr.data.drawing.drawn import draw
 from zsr.data.drawing.pictures import picture, place, shape_stamp

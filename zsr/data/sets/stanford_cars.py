@@ -1,6 +1,6 @@
-"""stanford_cars: Stanford Cars, 8,041 test images, in torchvision's layout or in that of TGA-ZSR's code.
+"""stanford_cars: Stanford Cars, 8,041 test images, in torchvision's layout or in the layout of TGA-ZSR's code.
 
-Both have the same images under other names. No host has them any more, so most users have shards.
+Both layouts have the same images under different names. No host offers the images any more, so most users have shards.
 """
 
 from pathlib import Path
@@ -23,13 +23,13 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import StanfordCars
 
-    found = StanfordCars(root, split)
-    paths, labels = zip(*found._samples)
-    return of_files(root / "stanford_cars", paths, labels, found.classes)
+    dataset = StanfordCars(root, split)
+    paths, labels = zip(*dataset._samples)
+    return of_files(root / "stanford_cars", paths, labels, dataset.classes)
 
 
 def _parse_one_file(root: Path, split: str) -> Samples:
-    """Images of both splits in one folder; a flag says which are for testing."""
+    """Parse the layout with the images of both splits in one folder, where a flag marks the test images."""
     from scipy.io import loadmat
 
     folder = root / "stanford_cars"

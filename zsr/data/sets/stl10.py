@@ -1,6 +1,6 @@
 """stl10: STL-10, 8,000 test images of 96x96. Labels on disk start at 1.
 
-torchvision would hash 2.9 GB at every start, and refuse without the 2.6 GB of images that have no label.
+torchvision would hash 2.9 GB at every start, and would refuse the set without the 2.6 GB of images that have no label.
 """
 
 from pathlib import Path
@@ -21,5 +21,5 @@ def _parse(root: Path, split: str) -> Samples:
         train_list: list[list[str]] = []
         test_list = [[file, None] for file, _ in STL10.test_list]
 
-    found = TestOnly(root, split)
-    return of_array(found.data.transpose(0, 2, 3, 1), found.labels, found.classes, split)
+    dataset = TestOnly(root, split)
+    return of_array(dataset.data.transpose(0, 2, 3, 1), dataset.labels, dataset.classes, split)

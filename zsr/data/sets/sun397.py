@@ -1,6 +1,6 @@
-"""sun397: SUN397, all 108,754 images, sorted: torchvision lists them as the disk happens to.
+"""sun397: SUN397, all 108,754 images, sorted by path. torchvision lists the images in the order of the disk.
 
-A class's key is its line of ClassName.txt, "/a/apartment_building/outdoor". Some .jpg files are no JPEG.
+The key of a class is its line of ClassName.txt, "/a/apartment_building/outdoor". Some .jpg files are no JPEG.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def read(root: Path, split: str) -> Samples:
 def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import SUN397
 
-    found = SUN397(root)
-    paths, labels = zip(*sorted(zip(found._image_files, found._labels)))
+    dataset = SUN397(root)
+    paths, labels = zip(*sorted(zip(dataset._image_files, dataset._labels)))
     keys = (root / "SUN397" / "ClassName.txt").read_text().split()
     return of_files(root / "SUN397", paths, labels, keys)

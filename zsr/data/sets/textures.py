@@ -1,4 +1,4 @@
-"""textures: five patterns over the whole picture, in two colours."""
+"""textures: the class is one of five patterns over the whole picture, in two colours."""
 
 from zsr.data.drawing.drawn import draw
 from zsr.data.drawing.pictures import texture
