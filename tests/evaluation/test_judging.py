@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.prepared_sets import prepared_sets
+from zsr import scratch
 from zsr.errors import ParamError
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
 from zsr.evaluation.records import BITS, Record
@@ -71,6 +72,27 @@ def test_equal_weights_are_judged_once_and_other_weights_again(judged, tmp_path)
     assert len(before) == len(SETS) and kept() == before
     judged(1, bias=0.1)
     assert len(kept()) == 2 * len(SETS)
+
+
+def test_a_tower_and_a_part_of_the_images_are_in_the_key(sets, tmp_path, document):
+    """A grid judges the towers of all its rates on held-out images: the last ones of the training split."""
+    for name in ("weights", "tower", "other"):
+        (tmp_path / name).write_bytes(name.encode())
+    judging = Judging(
+        method="m",
+        seed=0,
+        attack_name="pgd",
+        attack=component(document, "attacks", "pgd"),
+        evaluation=Evaluation(seed=0, batch_size=7, save_every=2),
+        model=Model(arch="zsr-tiny"),
+        compute=ON_CPU,
+        threads=1,
+        weights=tmp_path / "weights",
+    )
+    towers = [judging, *(replace(judging, tower=tmp_path / name) for name in ("tower", "other"))]
+    parts = [sets["shapes"], *(replace(sets["shapes"], last=n) for n in (3, 4))]
+    keys = {scratch.key(of_tower.task("shapes", part), "code") for of_tower in towers for part in parts}
+    assert len(keys) == 9
 
 
 def test_several_sets_at_a_time_are_refused_on_a_gpu_whose_flags_are_the_process_own(judged, monkeypatch):

@@ -21,13 +21,14 @@ from zsr.reports.results import CLEAN
 SMALL = {"threads": 2, "data.sets": {"shapes": {"train": 24, "test": 12}, "letters": {"train": 0, "test": 12}}}
 VALUES = [  # what a text may become; the first that the check accepts is taken
     "sgd", "bf16", "tf32", "mean", "last", "adv", "features", "auto", "zsr-tiny-rn", "other", "letters", "any",
-    "resize_minmax", "rms",
+    "resize_minmax", "rms", "unit",
 ]  # fmt: skip
 POINTERS = ("section", "module", "start")  # texts that say where numbers are
 STAGES = {  # stage, its arguments -> the blocks of params.yaml that dvc.yaml lists for it
     ("base_model",): ["base_model", "data.image_size", "model", "threads"],
     ("train", "tecoa"): ["compute", "grid", "methods.tecoa", "model", "seeds", "threads", "train"],
     ("train", "tga_zsr"): ["method"],
+    ("train", "fare"): ["methods.fare"],  # with numbers of training of its own
     ("evaluate", "tecoa", "pgd"): ["attacks.pgd", "compute", "evaluate", "model", "protocols.trusted", "threads"],
     ("eps_sweep", "pgd"): ["attacks.pgd", "compute", "eps_sweep.pgd", "evaluate", "model", "threads"],
 }
@@ -78,10 +79,10 @@ def folder(tmp_path, monkeypatch, clip_model):
 
 @pytest.fixture
 def document() -> dict:
-    """A small study of two sets and two methods, one attack."""
+    """A small study of two sets, four methods and one attack."""
     changed = read(ROOT / "params.yaml")
     changed["data"] |= {"sets": SMALL["data.sets"], "controls": []}
-    changed["methods"] = {name: changed["methods"][name] for name in ("clip", "tecoa", "tga_zsr")}
+    changed["methods"] = {name: changed["methods"][name] for name in ("clip", "tecoa", "tga_zsr", "fare")}
     changed["attacks"] = {"pgd": changed["attacks"]["pgd"] | {"success": "last"}}  # which goes with every other number
     changed["protocols"] = {"trusted": {}, "other": {}}
     changed["attention"], changed["evaluate"]["workers"] = {}, 1
@@ -207,6 +208,13 @@ def test_other_code_another_library_and_another_device_are_other_keys(stage, fol
         other = asked(stage, document, monkeypatch)
         patch.setattr(code_digest, "_file_digest", lambda path: "same")
         assert asked(stage, document, monkeypatch) != other
+
+
+def test_every_entry_of_a_mapping_in_a_task_is_in_the_key():
+    base = {"module": "tecoa", "lambda": 1.0}
+    changes = ({"lambda": 2.0}, {"module": "fare"}, {"more": None})
+    described = {scratch.described(mapping) for mapping in (base, *(base | change for change in changes))}
+    assert len(described) == 4
 
 
 def test_the_device_that_auto_finds_is_in_the_key(monkeypatch):
