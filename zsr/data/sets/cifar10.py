@@ -19,6 +19,8 @@ def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import CIFAR10
 
     class Unhashed(CIFAR10):
+        """torchvision's class without its checksums."""
+
         train_list = [[file, None] for file, _ in CIFAR10.train_list]
         test_list = [[file, None] for file, _ in CIFAR10.test_list]
         meta = CIFAR10.meta | {"md5": None}

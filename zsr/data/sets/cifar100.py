@@ -19,6 +19,8 @@ def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import CIFAR100
 
     class Unhashed(CIFAR100):
+        """torchvision's class without its checksums."""
+
         train_list = [[file, None] for file, _ in CIFAR100.train_list]
         test_list = [[file, None] for file, _ in CIFAR100.test_list]
         meta = CIFAR100.meta | {"md5": None}

@@ -18,6 +18,8 @@ def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import Flowers102
 
     class Unhashed(Flowers102):
+        """torchvision's class without its checksums."""
+
         _file_dict = {key: (file, None) for key, (file, _) in Flowers102._file_dict.items()}
 
     dataset = Unhashed(root, split)

@@ -18,6 +18,8 @@ def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import STL10
 
     class TestOnly(STL10):
+        """torchvision's class without the training files, which are large and not used, and without checksums."""
+
         train_list: list[list[str]] = []
         test_list = [[file, None] for file, _ in STL10.test_list]
 
