@@ -15,12 +15,12 @@ import torch
 
 from benchmarks._tower import SCALE, Tower
 from benchmarks.step_cost import Meter
+from zsr.compute import Compute, autocast, matmul_precision
 from zsr.evaluation.evaluate import Evaluation, evaluate
 from zsr.evaluation.records import Record
 from zsr.methods._base import Method
-from zsr.models.classifier import Classifier
-from zsr.models.passes import Compute, autocast, matmul_precision
-from zsr.progress import Watch
+from zsr.models.clip import Classifier
+from zsr.scratch import Watch
 from zsr.training.finetune import FineTuning, Texts, finetune
 
 WARM_UP = {"cuda": 5, "cpu": 1}  # steps
@@ -51,7 +51,7 @@ class Clock:
         return [before.elapsed_time(after) / 1000 for before, after in pairwise(self._moments)]
 
     def watch(self, steps, _done):
-        """A `zsr.progress.Watch` that marks where every step begins, and where the last ends."""
+        """A `zsr.scratch.Watch` that marks where every step begins, and where the last ends."""
         for step in steps:
             self.mark()
             yield step

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsr.data.split import Split
-from zsr.errors import ParamError
+from zsr.compute import Compute
+from zsr.data.prepared import Split
 from zsr.models import clip
-from zsr.models.classifier import Classifier
-from zsr.models.passes import Compute
-from zsr.params import nearest
+from zsr.models.clip import Classifier
+from zsr.params import ParamError, nearest
 
 CLASSES = 200
 SCALE = 100.0  # of logits, as in OpenAI's models

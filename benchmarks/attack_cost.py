@@ -18,10 +18,10 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from benchmarks.step_cost import Meter, forward_cost
+from zsr.attacks.batch import Noise
 from zsr.data.sources import make
 from zsr.models import clip
-from zsr.models.classifier import Classifier
-from zsr.noise import Noise
+from zsr.models.clip import Classifier
 from zsr.params import Count, block, component, read
 
 STEPS = 10

@@ -12,7 +12,7 @@ from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation, evaluate
 from zsr.evaluation.records import Record
 from zsr.models import heads
-from zsr.models.classifier import Classifier
+from zsr.models.clip import Classifier
 from zsr.params import Count, block, component, read
 
 SIZES = (64, 7, 1)

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 
 from zsr.data.sources import make
 from zsr.models import clip
-from zsr.models.classifier import Classifier
+from zsr.models.clip import Classifier
 from zsr.params import Count, block, component, read, training_of
 from zsr.training.finetune import FineTuning, Texts, finetune
 

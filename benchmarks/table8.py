@@ -24,8 +24,8 @@ from benchmarks._table8_rows import beside, extrapolated, matmul_rates, rates, s
 from stages.command import WRITTEN, StageCommand
 from zsr import files
 from zsr.attacks.clean import Clean
+from zsr.compute import Compute
 from zsr.evaluation.evaluate import Evaluation
-from zsr.models.passes import Compute
 from zsr.params import Count, block, component, read, training_of, under_protocol
 from zsr.training.finetune import FineTuning
 

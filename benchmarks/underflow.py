@@ -14,12 +14,12 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from zsr.attacks.pgd import PGD
+from zsr.data.prepared import Split
 from zsr.data.sources import make
-from zsr.data.split import Split
 from zsr.files import load_tensors
-from zsr.losses import cross_entropy
 from zsr.models import clip
-from zsr.models.classifier import Classifier
+from zsr.models.clip import Classifier
+from zsr.models.passes import cross_entropy
 from zsr.params import Count, block, component, read
 
 SIZES = (64, 128, 256, 512)

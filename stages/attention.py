@@ -7,14 +7,14 @@ import torch
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
 from zsr import files
+from zsr.attacks.batch import Noise
 from zsr.attacks.pgd import SignAttack
+from zsr.compute import Compute
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation
 from zsr.measures import attention
 from zsr.measures.attention import AttentionStudy
 from zsr.models import heads
-from zsr.models.passes import Compute
-from zsr.noise import Noise
 from zsr.params import Count, block, component
 from zsr.reports import figures
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import click
 
 from stages.command import CODE, StageCommand, cells, key_of, modules_of
-from zsr import code_digest, files
-from zsr.errors import StudyError
-from zsr.params import read
+from zsr import files, scratch
+from zsr.params import StudyError, read
 
 PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][a-z0-9_]*")  # keys that YAML reads as plain text
 
@@ -23,11 +22,11 @@ def main() -> None:
     for name, cell in cells(document):
         try:
             modules = modules_of(document, name, cell)
-            digests[key_of(name, cell)] = code_digest.code_digest(modules)
-            run |= code_digest.closure(modules)
+            digests[key_of(name, cell)] = scratch.code_digest(modules)
+            run |= scratch.closure(modules)
         except (StudyError, KeyError, TypeError, AttributeError):
             continue  # an invalid row; the stage check, which runs next, reports the error
-    files.write_atomic(CODE, text(digests, code_digest.libraries(run)).encode())
+    files.write_atomic(CODE, text(digests, scratch.libraries(run)).encode())
 
 
 def text(digests: dict[str, str], libraries: dict[str, str]) -> str:

@@ -9,10 +9,9 @@ from typing import Any
 
 import click
 
-from zsr import code_digest
-from zsr.code_digest import ROOT
-from zsr.errors import ParamError, StudyError
-from zsr.params import block, read
+from zsr import scratch
+from zsr.params import ParamError, StudyError, block, read
+from zsr.scratch import ROOT
 
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
 EXISTING = click.Path(exists=True, path_type=Path)
@@ -66,11 +65,11 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
             if parallel and document["launcher"] == "torchrun" and CHILD not in os.environ:
                 return _start_processes(f"stages.{name}", list(arguments.values()))
             modules = modules_of(document, name, list(arguments.values()))
-            code = code_digest.code_digest(modules)
+            code = scratch.code_digest(modules)
             _compare(code, name, list(arguments.values()))
             with _joined(parallel):
                 function(document, code, **arguments)
-            escaped = name != "check" and code_digest.loaded_files() - code_digest.closure(modules)
+            escaped = name != "check" and scratch.loaded_files() - scratch.closure(modules)
             assert not escaped, f"the digest of {name} knows nothing of {', '.join(map(str, sorted(escaped)))}"
 
         command = click.command(name, cls=StageCommand, help=sys.modules[function.__module__].__doc__)
@@ -115,9 +114,9 @@ def _start_processes(module: str, arguments: list[str]) -> None:
 def _joined(parallel: bool) -> AbstractContextManager:
     if not parallel:
         return nullcontext()
-    from zsr import distributed
+    from zsr import compute  # torch is imported only where processes share the work
 
-    return distributed.joined()
+    return compute.joined()
 
 
 def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:

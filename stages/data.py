@@ -8,8 +8,7 @@ from typing import Any
 from stages.command import ROOT, SETS, stage
 from zsr.data.config import PromptSet, Resolution, SetSize
 from zsr.data.sources import Files, absent, make
-from zsr.errors import StudyError
-from zsr.params import Count, Natural, block
+from zsr.params import Count, Natural, StudyError, block
 
 
 @stage("data", "name")

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, progress, stage
 from zsr import files, scratch
+from zsr.compute import Compute
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation
 from zsr.measures.eps_sweep import EpsSweep, SweepTask, measure
 from zsr.models import heads
-from zsr.models.passes import Compute
 from zsr.params import Count, block, component, under_protocol
 
 

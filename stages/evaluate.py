@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.command import CHECKPOINTS, RECORDS, SETS, TEXT_EMBEDDINGS, progress, stage
+from zsr.compute import Compute
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
 from zsr.models.heads import Model
-from zsr.models.passes import Compute
 from zsr.params import Count, block, component, nested_component, under_protocol
 
 

@@ -11,7 +11,7 @@ from zsr.data import plan
 from zsr.data.fetching import hub
 from zsr.data.fetching.fetch import Wish, fetch_all
 from zsr.data.registry import entries, entry
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 
 @click.command(cls=StageCommand)

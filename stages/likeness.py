@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, progress, stage
 from zsr import files, scratch
+from zsr.compute import Compute
 from zsr.measures.likeness import Likeness, LikenessTask, measure
 from zsr.models.heads import Model
-from zsr.models.passes import Compute
 from zsr.params import Count, Natural, block
 from zsr.reports.transfer import start_and_method
 

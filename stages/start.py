@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from stages.command import BASE_MODEL, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
-from zsr import distributed, files
+from zsr import compute, files
 from zsr.models import heads
 from zsr.params import Natural, block, row
 from zsr.training.finetune import mean_curve, task_of, train_once, without_start
@@ -16,7 +16,7 @@ from zsr.training.loop import COLUMNS
 
 @stage("start", parallel=True)
 def main(document: Mapping, code: str) -> None:
-    first = distributed.rank() == 0
+    first = compute.rank() == 0
     for name in document["starts"]:
         curves = [_train(document, code, name, seed) for seed in block(document, "seeds", tuple[Natural, ...])]
         if first:
@@ -40,7 +40,7 @@ def _train(document: Mapping, code: str, name: str, seed: int) -> list[dict[str,
         sha256=start.sha256,
     )
     tower, rows = train_once(task, code, progress(f"training {name}, seed {seed}", "step"))
-    if distributed.rank() == 0:
+    if compute.rank() == 0:
         whole = heads.load(task.model, BASE_MODEL, tower)
         heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, task.method.norm_stats)
     return rows

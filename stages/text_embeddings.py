@@ -9,8 +9,7 @@ import torch
 
 from stages.command import BASE_MODEL, CATALOGUE, SETS, TEXT_EMBEDDINGS, stage
 from zsr import files
-from zsr.data.prepared import INDEX, entry
-from zsr.data.split import Split
+from zsr.data.prepared import INDEX, Split, entry
 from zsr.models.heads import Model
 from zsr.params import Count, block
 

@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from stages.command import BASE_MODEL, CHECKPOINTS, CURVES, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
-from zsr import distributed, files
+from zsr import compute, files
 from zsr.data import prepared
-from zsr.errors import Diverged
 from zsr.evaluation.evaluate import Judging, judge
 from zsr.evaluation.grid import Grid, best_rate, grid_of
 from zsr.evaluation.records import Record, accuracies
 from zsr.models import heads
-from zsr.params import Natural, block, row
+from zsr.params import Diverged, Natural, block, row
 from zsr.training.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
 from zsr.training.loop import COLUMNS
 
@@ -31,7 +30,7 @@ def main(document: Mapping, code: str, name: str) -> None:
     if grid and tasks[0].method.trains:
         return _train_grid(document, code, name, grid, tasks)
     tasks, towers, curves = _train(name, tasks, code)
-    if distributed.rank() == 0:
+    if compute.rank() == 0:
         _save(name, tasks, towers)
         files.write_rows(CURVES / name / "curve.csv", mean_curve(curves), COLUMNS)
 
@@ -75,9 +74,9 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
             curves.append(curve)
             towers[lr, task.seed] = tower
             rows.append(key | accuracies("held_out", _judged(document, code, grid, task, tower, key)))
-        if distributed.rank() == 0:
+        if compute.rank() == 0:
             files.write_rows(CURVES / name / f"{lr}.csv", mean_curve(curves) if curves else [], COLUMNS)
-    if distributed.rank() == 0:
+    if compute.rank() == 0:
         best = best_rate(rows)
         _save(name, tasks, [towers[best, task.seed] for task in tasks])
         for (lr, seed), tower in towers.items():

@@ -54,7 +54,7 @@ def text_embeddings() -> torch.Tensor:
 
 @pytest.fixture
 def model(clip_model, text_embeddings):
-    from zsr.models.classifier import Classifier
+    from zsr.models.clip import Classifier
 
     clip_model.requires_grad_(False).visual.requires_grad_(True)
     return Classifier(clip_model, text_embeddings)
@@ -62,7 +62,7 @@ def model(clip_model, text_embeddings):
 
 @pytest.fixture
 def frozen(_clip_model, text_embeddings):
-    from zsr.models.classifier import Classifier
+    from zsr.models.clip import Classifier
 
     return Classifier(copy.deepcopy(_clip_model), text_embeddings).requires_grad_(False).train()
 
@@ -82,7 +82,7 @@ def split():
 @pytest.fixture
 def trained(clip_model, split):
     """A classifier that is often right: its prompts are fitted to the features of a random tower by least squares."""
-    from zsr.models.classifier import Classifier
+    from zsr.models.clip import Classifier
 
     images, labels, _ = split.tensors(range(64))
     with torch.no_grad():

@@ -13,7 +13,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from tests.checkout import ROOT
-from zsr import code_digest, files
+from zsr import files, scratch
 from zsr.params import block, read
 
 GRAPH = read(ROOT / "dvc.yaml")["stages"]
@@ -45,7 +45,7 @@ def run_study(document: Mapping, monkeypatch, folder: Path) -> None:
     """Every stage in a folder, which becomes the current one; each must leave what dvc.yaml says it leaves."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZSR_SCRATCH", str(folder / "scratch"))
-    monkeypatch.setattr(code_digest, "loaded_files", set)  # this process has loaded far more than a stage does
+    monkeypatch.setattr(scratch, "loaded_files", set)  # this process has loaded far more than a stage does
     files.write_json(Path("params.yaml"), document)
     for stage, names in cells(document):
         call(*shlex.split(_named(stage["cmd"], names))[4:])

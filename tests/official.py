@@ -15,7 +15,7 @@ N_CLASSES = 10
 class OfficialNoise:
     """Draws as the authors' code does: one generator for the batch, seeded anew by every attack.
 
-    Square draws its queries once for all images. Stands in for zsr.noise.Noise.
+    Square draws its queries once for all images. Stands in for zsr.attacks.batch.Noise.
     """
 
     def __init__(self, seed: int, n: int):
@@ -65,7 +65,7 @@ def small_cnn(n_classes: int = N_CLASSES) -> nn.Module:
 def small_clip() -> nn.Module:
     """Our smallest CLIP as a classifier of 24 x 24 images, with random weights and prompts."""
     from zsr.models import clip
-    from zsr.models.classifier import Classifier
+    from zsr.models.clip import Classifier
 
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -158,6 +158,11 @@ def digest(*parts: bytes | str | Path) -> str:
     return total.hexdigest()[:32]
 
 
+def mix(*numbers: int) -> int:
+    """One seed of 60 bits from several numbers."""
+    return int(digest(repr(numbers))[:15], 16)
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal. The file need not fit into memory."""
     total = hashlib.sha256()

@@ -2,6 +2,8 @@
 
 The schema of a block is the dataclass beside the code that the block configures. This module does not know the schemas;
 `zsr.study` puts them together.
+
+The errors of the whole project are here, too. A stage shows one as one line and exits with 1, without a traceback.
 """
 
 import math
@@ -15,7 +17,17 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from zsr.errors import ParamError
+
+class StudyError(Exception):
+    """An error whose message is one sentence with the key or file, the value, and the choices or the remedy."""
+
+
+class ParamError(StudyError):
+    """A mistake in params.yaml."""
+
+
+class Diverged(StudyError):
+    """The loss or the gradient of a training is no longer finite."""
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,32 @@
 
 The key of kept work is a hash of three parts: the task, a frozen dataclass that holds all inputs of the computation,
 where a path counts by the content of the file; the digest of the stage's code and libraries; and the kind of device.
+
+A stage runs its script, all modules of the project that the script imports, the modules that params.yaml names (a
+method, an attack, a set), the data files that these modules read, and libraries. Comments, docstrings and code of other
+stages do not count. A module that reads a file or folder beside itself names it in a constant `PACKAGE_DATA`.
 """
 
+import ast
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from zsr import files
+from zsr.params import StudyError
 
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("zsr", "stages")
+# Libraries that do not compute results: they read options and params files, and draw progress bars.
+INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
+Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, the number of steps done) -> the same steps
 
 
 def folder() -> Path:
@@ -26,7 +40,7 @@ def key(task: Any, code: str) -> str:
 
     Args:
         task: a frozen dataclass. The field `compute`, where there is one, gives the device of the computation.
-        code: the digest of the code that computes the task, from `zsr.code_digest.code_digest`.
+        code: the digest of the code that computes the task, from `code_digest`.
     """
     device = task.compute.place().type if hasattr(task, "compute") else ""
     return files.digest(code, device, described(task))
@@ -56,3 +70,151 @@ def claimed(kind: str, name: str) -> Iterator[Path]:
     path = folder() / kind / name
     with files.claimed(path):
         yield path
+
+
+def unwatched(steps: range, done: int) -> Iterable[int]:
+    """A Watch that shows no progress: it returns the steps themselves."""
+    return steps
+
+
+# The digest of the code
+
+
+def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:
+    """The digest of everything that the given modules run: code, data files and versions of libraries.
+
+    Args:
+        modules: dotted names, such as "stages.train" and "zsr.methods.tecoa".
+        root: the folder of the packages.
+
+    Raises:
+        StudyError: there is no such module.
+    """
+    paths = closure(modules, root)
+    parts = [f"{path.relative_to(root).as_posix()} {_file_digest(path)}" for path in sorted(paths)]
+    parts += [f"{name} {release}" for name, release in libraries(paths).items()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def closure(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
+    """The project files that the given modules import, directly or not, and the data files that these modules read."""
+    project_files: set[Path] = set()
+    queue = [file for name in modules for file in (_required(root, name), *_module_files(root, name))]
+    while queue:
+        path = queue.pop()
+        if path in project_files:
+            continue
+        project_files.add(path)
+        imported, data_files, _ = _read(path)
+        queue += [file for name in imported for file in _module_files(root, name)]
+        project_files |= {file for name in data_files for file in _data_files(path.parent / name)}
+    return project_files
+
+
+def libraries(files: Iterable[Path]) -> dict[str, str]:
+    """The libraries that the given Python files import: name of the package -> version."""
+    imported = {name for path in files if path.suffix == ".py" for name in _read(path)[2]}
+    packages = {package for name in imported for package in _packages().get(name, ())}
+    return {package: version(package) for package in sorted(packages, key=str.lower) if package not in INTERFACE}
+
+
+def loaded_files(root: Path = ROOT) -> set[Path]:
+    """The files of the project's modules that this process has loaded."""
+    named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    files = {Path(name) for name in named if name}
+    return {path for path in files if any(path.is_relative_to(root / package) for package in PACKAGES)}
+
+
+_packages = cache(packages_distributions)
+
+
+def _required(root: Path, name: str) -> Path:
+    path = root / (name.replace(".", "/") + ".py")
+    if not path.is_file():
+        raise StudyError(f"{name} is no module of the project: {path} is not there")
+    return path
+
+
+@cache
+def _module_files(root: Path, name: str) -> list[Path]:
+    """The files of a module and of the packages around it; fewer where the name is a member of a module."""
+    parts = name.split(".")
+    packages = [root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    files = [*packages, root.joinpath(*parts[:-1], f"{parts[-1]}.py")]
+    return [path for path in files if path.is_file()]
+
+
+def _data_files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise StudyError(f"{path} is named by PACKAGE_DATA, and is not there")
+    inside = path.rglob("*") if path.is_dir() else [path]
+    return [file for file in inside if file.is_file() and file.suffix not in (".py", ".pyc")]
+
+
+def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """For a Python file: project modules that it may import, names of its data files, other packages."""
+    return _parsed(path, path.stat().st_mtime_ns).imports if path.suffix == ".py" else ((), (), ())
+
+
+def _file_digest(path: Path) -> str:
+    if path.suffix == ".py":
+        return _parsed(path, path.stat().st_mtime_ns).digest
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    digest: str
+    imports: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+
+
+@cache
+def _parsed(path: Path, changed: int) -> _Parsed:
+    """The digest and the imports of a Python file. changed: the time of the last change, for the cache."""
+    tree, total = ast.parse(path.read_text(encoding="utf-8")), hashlib.sha256()
+    for part in _structure(tree):
+        total.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return _Parsed(total.hexdigest(), _imports(path, tree))
+
+
+def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    names, data_files = [], []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise StudyError(f"{path}: line {node.lineno} imports relatively; name the whole module")
+            assert node.module is not None  # only a relative import may lack a module
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGE_DATA":
+            data_files += ast.literal_eval(node.value)
+    project_modules = tuple(name for name in names if name.split(".")[0] in PACKAGES)
+    top = {name.split(".")[0] for name in names} - set(PACKAGES) - set(sys.stdlib_module_names)
+    return project_modules, tuple(data_files), tuple(sorted(top))
+
+
+def _structure(node: Any) -> Iterator[str]:
+    """The parts of a syntax tree without docstrings, positions and comments, equal for every version of Python."""
+    if isinstance(node, list):
+        yield "["
+        for item in node:
+            yield from _structure(item)
+        yield "]"
+    elif isinstance(node, ast.AST):
+        yield type(node).__name__
+        for name, value in ast.iter_fields(node):
+            if name == "body" and _has_docstring(node):
+                value = value[1:]
+            if value is not None and value != []:  # fields that newer versions of Python add are empty in older code
+                yield name
+                yield from _structure(value)
+    else:
+        yield repr(node)
+
+
+def _has_docstring(node: ast.AST) -> bool:
+    if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) or not node.body:
+        return False
+    first = node.body[0]
+    return isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)

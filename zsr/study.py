@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from zsr.compute import Compute
 from zsr.data.config import Data
 from zsr.data.sources import check_sizes
-from zsr.errors import ParamError
 from zsr.evaluation.evaluate import Evaluation, Protocol
 from zsr.evaluation.grid import Grid, grid_of
 from zsr.files import read_json
@@ -19,11 +19,11 @@ from zsr.measures.likeness import Likeness
 from zsr.models import pretrained
 from zsr.models.heads import Model
 from zsr.models.linear import WIDTHS
-from zsr.models.passes import Compute
 from zsr.models.pretrained import Pretrained
 from zsr.params import (
     Count,
     Natural,
+    ParamError,
     block,
     build,
     component,

@@ -5,11 +5,9 @@ import pytest
 import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
-from zsr.attacks._places import shrunk
 from zsr.attacks.apgd import APGD, Controller, periods
-from zsr.errors import ParamError
-from zsr.noise import Noise
-from zsr.params import build
+from zsr.attacks.batch import Noise, shrunk
+from zsr.params import ParamError, build
 
 LOSSES = ["ce", "dlr", "dlr_targeted"]
 NOISE = Noise(0, "test", range(16))

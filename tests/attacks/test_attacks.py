@@ -3,9 +3,9 @@ import dataclasses
 import pytest
 import torch
 
+from zsr.attacks.batch import Noise
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
-from zsr.noise import Noise
 
 PGD10 = PGD(eps=8 / 255, step_size=4 / 255, n_iter=10, random_start=True, precision="fp32", reduction="sum")
 
@@ -28,7 +28,7 @@ def test_pgd_stays_in_the_ball_and_among_pixels_and_leaves_parameters_alone(mode
 
 
 def test_pgd_raises_the_loss_of_every_image(model, batch):
-    from zsr.losses import cross_entropy
+    from zsr.models.passes import cross_entropy
 
     attack = dataclasses.replace(PGD10, random_start=False, step_size=1 / 255)
     adv = attack(model, batch.images, batch.labels, noise(6))

@@ -6,12 +6,11 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 
 from tests.official import OfficialNoise, answers, differing, in_parts, small_cnn, target
-from zsr.attacks._places import cascade
 from zsr.attacks.apgd import APGD
 from zsr.attacks.autoattack import AutoAttack
+from zsr.attacks.batch import Noise, cascade
 from zsr.attacks.fab import FAB
 from zsr.attacks.square import Square
-from zsr.noise import Noise
 
 NOISE = Noise(0, "test", range(16))
 PAPER = AutoAttack(version="paper", eps=0.015, n_iter=10)

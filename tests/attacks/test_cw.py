@@ -3,9 +3,9 @@ import dataclasses
 import torch
 
 from tests.official import answers, differing, in_parts, target
+from zsr.attacks.batch import Noise
 from zsr.attacks.cw import CW
-from zsr.losses import margin
-from zsr.noise import Noise
+from zsr.models.passes import margin
 
 CW20 = CW(eps=0.015, step_size=0.004, n_iter=20, random_start=True, kappa=50.0, precision="fp32", reduction="sum")
 NOISE = Noise(0, "test", range(16))

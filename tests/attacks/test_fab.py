@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
+from zsr.attacks.batch import Noise
 from zsr.attacks.fab import FAB, Boundary, _Run, step_to_plane
-from zsr.noise import Noise
 
 NOISE = Noise(0, "test", range(16))
 

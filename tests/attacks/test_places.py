@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from zsr.attacks._places import Places, chosen, put
+from zsr.attacks.batch import Places, chosen, put
 from zsr.models.passes import filled
 
 CPU = torch.device("cpu")

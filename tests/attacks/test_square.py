@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from tests.official import OfficialNoise, answers, differing, in_parts, linear, official, target
+from zsr.attacks.batch import Noise
 from zsr.attacks.square import Square, Squares, side
-from zsr.losses import margin
-from zsr.noise import Noise
+from zsr.models.passes import margin
 
 NOISE = Noise(0, "test", range(16))
 

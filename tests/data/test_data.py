@@ -7,10 +7,10 @@ import torch
 from zsr import files
 from zsr.data import prepared
 from zsr.data.captioned import draw_pool
+from zsr.data.prepared import Split, digest
 from zsr.data.sources import make
-from zsr.data.split import Split, digest
 from zsr.data.vocabulary import COLOURS, SHAPES, Scene, captions, held_out_pairs
-from zsr.errors import ParamError, StudyError
+from zsr.params import ParamError, StudyError
 
 CLASSES = {"shapes": 12, "combos": 24, "colours": 8, "letters": 12, "digits_font": 10, "digits_real": 10, "textures": 5}
 

@@ -8,7 +8,7 @@ import pytest
 
 from zsr.data.drawing.planted import AMPLITUDE, PATTERNS
 from zsr.data.sources import make
-from zsr.errors import ParamError, StudyError
+from zsr.params import ParamError, StudyError
 from zsr.reports.transfer import Run, collapsed, difference, drop_rate, row, saturated
 
 SETS = pytest.mark.parametrize("name", ["planted_source", "planted_target"])

@@ -10,7 +10,7 @@ import pytest
 
 from zsr.data import prompts
 from zsr.data.registry import entries, entry
-from zsr.errors import ParamError, StudyError
+from zsr.params import ParamError, StudyError
 
 SETS = list(entries())
 CARS = [

@@ -10,8 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from zsr.data.registry import PATH, entries, entry, parsed
-from zsr.errors import ParamError
-from zsr.params import read
+from zsr.params import ParamError, read
 
 SETS = entries()
 FILES = [(of.key, file) for of in SETS.values() for source in of.sources for file in source.files]

@@ -16,12 +16,12 @@ from PIL import Image
 
 from tests import fixtures_real
 from zsr.data import prompts
+from zsr.data.prepared import Split
 from zsr.data.registry import entries, entry
 from zsr.data.samples import checked, chosen, missing, number
 from zsr.data.sources import Files, absent, make
-from zsr.data.split import Split
 from zsr.data.transforms import to_pixels
-from zsr.errors import ParamError, StudyError
+from zsr.params import ParamError, StudyError
 
 SETS = tuple(entries())
 SPLITS = [(name, split) for name in SETS for split in entry(name).splits]

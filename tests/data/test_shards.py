@@ -18,7 +18,7 @@ from zsr.data import prompts
 from zsr.data.registry import entries
 from zsr.data.samples import checked
 from zsr.data.shards import read, recognised
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 HUB = {of.key: source.folder for of in entries().values() for source in of.sources if source.kind == "hub"}
 PCAM = ("lymph node", "lymph node containing metastatic tumor tissue")

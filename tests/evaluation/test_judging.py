@@ -7,14 +7,13 @@ import pytest
 
 from tests.prepared_sets import prepared_sets
 from zsr import scratch
-from zsr.errors import ParamError
+from zsr.compute import ON_CPU, Compute
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
 from zsr.evaluation.records import BITS, Record
 from zsr.models import clip
 from zsr.models.heads import Model
-from zsr.models.passes import ON_CPU, Compute
-from zsr.params import component
-from zsr.progress import unwatched
+from zsr.params import ParamError, component
+from zsr.scratch import unwatched
 
 SETS = {"shapes": 24, "letters": 24, "combos": 24}
 
@@ -108,7 +107,7 @@ def test_numeric_flags_of_a_gpu_are_never_set_from_a_thread():
 
     import torch
 
-    from zsr.models.passes import matmul_precision
+    from zsr.compute import matmul_precision
 
     def enter():
         with matmul_precision(torch.device("cuda"), "fp32"):

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from zsr.attacks.batch import Noise
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
 from zsr.measures.attention import measure, panels
-from zsr.noise import Noise
 
 NOISE = Noise(0, "shapes", range(6))
 

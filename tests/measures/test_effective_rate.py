@@ -9,12 +9,11 @@ from torch import nn
 
 from tests.conftest import ROOT
 from zsr.data.sources import make
-from zsr.errors import StudyError
 from zsr.measures.effective_rate import MEASURES, effective_rate, normed_convolutions
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.twins import set_wing, twinify
 from zsr.models import clip
-from zsr.params import block, read
+from zsr.params import StudyError, block, read
 from zsr.training.finetune import FineTuning, Texts, finetune
 from zsr.training.loop import Recipe, fit
 

@@ -4,15 +4,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from zsr.attacks.batch import Noise
 from zsr.attacks.pgd import PGD
+from zsr.compute import ON_CPU
 from zsr.data.prepared import Prepared
-from zsr.errors import ParamError
 from zsr.evaluation.evaluate import Evaluation
 from zsr.measures.eps_sweep import EpsSweep, SweepTask, measure, note, sweep
 from zsr.models import heads
-from zsr.models.passes import ON_CPU
-from zsr.noise import Noise
-from zsr.params import build
+from zsr.params import ParamError, build
 
 ATTACK = PGD(eps=4 / 255, step_size=1 / 255, n_iter=8, random_start=True, precision="fp32", reduction="sum")
 

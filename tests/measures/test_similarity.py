@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from zsr.errors import StudyError
 from zsr.measures.similarity import compare, layer_features, linear_cka, mean_cca, stages
-from zsr.models.classifier import Classifier
+from zsr.models.clip import Classifier
 from zsr.models.linear import resnet, small_resnet
+from zsr.params import StudyError
 
 BOTH = pytest.mark.parametrize("measure", [linear_cka, mean_cca])
 

@@ -8,14 +8,13 @@ import torch
 from torch.nn import functional as F
 
 from tests.methods.test_methods import disturb, gradients, moved, total
+from zsr.attacks.batch import Drawn, Noise
 from zsr.attacks.pgd import PGD
-from zsr.errors import ParamError
 from zsr.methods._base import Batch
 from zsr.methods.dm import DM
 from zsr.methods.fare import FARE
 from zsr.models.linear import small_resnet
-from zsr.noise import Drawn, Noise
-from zsr.params import build
+from zsr.params import ParamError, build
 from zsr.training.finetune import TrainingAttack
 
 SELF = DM(anchor="self", beta_eff=3.9)

@@ -8,18 +8,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from zsr.attacks.batch import Noise
 from zsr.data.sources import make
-from zsr.errors import ParamError, StudyError
-from zsr.losses import cross_entropy
 from zsr.measures.effective_rate import effective_rate
 from zsr.methods._base import Batch
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.trades import TRADES
 from zsr.methods.twins import DualBatchNorm2d, Twins, export_plain, flying, set_wing, twinify
 from zsr.models import clip
-from zsr.models.classifier import Classifier
-from zsr.noise import Noise
-from zsr.params import block, component, over, training_of
+from zsr.models.clip import Classifier
+from zsr.models.passes import cross_entropy
+from zsr.params import ParamError, StudyError, block, component, over, training_of
 from zsr.training.finetune import FineTuning, Texts, _attacked, finetune
 from zsr.training.loop import Recipe, fit
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from stages.convert import main
 from zsr import files
-from zsr.errors import StudyError
 from zsr.models import checkpoints, clip
-from zsr.models.classifier import Classifier
+from zsr.models.clip import Classifier
+from zsr.params import StudyError
 
 ARCH, GELU, FINER = "small-quickgelu", "small", "small-fine-quickgelu"  # FINER: smaller patches, as B/16 beside B/32
 VISION = {"image_size": 24, "patch_size": 8, "width": 128, "layers": 2}

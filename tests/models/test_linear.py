@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from zsr.errors import ParamError, StudyError
 from zsr.models import linear
-from zsr.models.classifier import IMAGENET
+from zsr.models.heads import IMAGENET
 from zsr.models.linear import robust_resnet, small_resnet
+from zsr.params import ParamError, StudyError
 
 OWN = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))  # pixel statistics that are nobody else's
 

@@ -9,8 +9,8 @@ import torch
 from tests.conftest import ROOT
 from tests.methods.test_twins import AT
 from zsr import files
+from zsr.compute import Compute
 from zsr.data.sources import make
-from zsr.errors import ParamError, StudyError
 from zsr.methods.dm import DM
 from zsr.methods.fare import FARE
 from zsr.methods.ft import FT
@@ -20,8 +20,7 @@ from zsr.methods.twins import Twins
 from zsr.models import heads
 from zsr.models.heads import Model
 from zsr.models.linear import small_resnet
-from zsr.models.passes import Compute
-from zsr.params import block, component, read
+from zsr.params import ParamError, StudyError, block, component, read
 from zsr.study import check
 from zsr.training import finetune
 from zsr.training.finetune import FineTuning, TrainingTask, finetune_plain, train, train_once

@@ -7,9 +7,10 @@ import torch
 from open_clip.modified_resnet import ModifiedResNet
 from torch.nn import functional as F
 
-from zsr.errors import ParamError
 from zsr.models import clip
-from zsr.models.classifier import Classifier, set_norm_stats
+from zsr.models.clip import Classifier
+from zsr.models.heads import set_norm_stats
+from zsr.params import ParamError
 
 
 def normalised(visual, images):

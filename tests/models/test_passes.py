@@ -11,15 +11,14 @@ from torch.utils._pytree import tree_leaves
 
 from tests.conftest import ROOT
 from zsr.attacks.autoattack import AutoAttack
+from zsr.attacks.batch import Drawn, Noise
 from zsr.attacks.pgd import PGD
-from zsr.errors import ParamError
+from zsr.compute import Compute, matmul_precision
 from zsr.evaluation.evaluate import Evaluation, Meter, evaluate
 from zsr.evaluation.records import Record
 from zsr.models import clip as clips
-from zsr.models.classifier import Classifier
-from zsr.models.passes import Compute, matmul_precision
-from zsr.noise import Drawn, Noise
-from zsr.params import component, read, training_of
+from zsr.models.clip import Classifier
+from zsr.params import ParamError, component, read, training_of
 from zsr.training.finetune import FineTuning, Texts
 
 GPU, ELSEWHERE = torch.device("cuda", 0), torch.device("meta")

@@ -5,9 +5,9 @@ import torch
 from open_clip import pretrained as hub
 
 from zsr import files
-from zsr.errors import ParamError, StudyError
 from zsr.models import clip, pretrained
 from zsr.models.pretrained import Pretrained
+from zsr.params import ParamError, StudyError
 from zsr.training.pretrain import Pretraining, base_of
 
 
@@ -78,7 +78,7 @@ def test_a_base_model_is_trained_or_named(document):
 @pytest.mark.parametrize("arch", ["ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu", "RN50-quickgelu"])
 def test_a_classifier_says_what_the_tower_says(arch):
     """One forward for CLS and patches, CLS alone in the last block, a ResNet's places: features are open_clip's."""
-    from zsr.models.classifier import Classifier
+    from zsr.models.clip import Classifier
 
     model = clip.create(arch)
     classifier = Classifier(model, torch.nn.functional.normalize(torch.randn(5, model.visual.output_dim), dim=1))

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from stages.command import modules_of
-from zsr.code_digest import closure
 from zsr.params import read
+from zsr.scratch import closure
 
 ROOT = Path(__file__).parents[2]
 ROOMS = [  # modules and folders of zsr, from the ground up; those of one line do not know each other
-    {"errors", "losses", "progress"},
-    {"code_digest", "files", "params"},
-    {"distributed", "noise", "scratch"},
+    {"params", "files"},
+    {"compute"},
+    {"scratch"},
     {"data"},
     {"models"},
     {"attacks"},
@@ -65,6 +65,11 @@ def test_the_study_of_clip_runs_no_code_of_the_other_studies(stage):
     files = closure(modules_of(read(ROOT / "params.yaml"), stage[0], list(stage[1:])))
     others = ("twins", "transfer", "linear", "effective_rate", "likeness")
     assert not [path for path in files if any(word in path.name for word in others)]
+
+
+def test_an_evaluation_meets_few_files():
+    files = closure(modules_of(read(ROOT / "params.yaml"), "evaluate", ["tga_zsr", "pgd"]))
+    assert len([path for path in files if path.suffix == ".py" and path.read_text()]) <= 15
 
 
 @pytest.mark.parametrize("kind", ["methods", "data/sets"])

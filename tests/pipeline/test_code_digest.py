@@ -6,10 +6,9 @@ import pytest
 
 from stages.command import cells, modules_of
 from tests.conftest import ROOT
-from zsr import code_digest
-from zsr.code_digest import closure
-from zsr.errors import StudyError
-from zsr.params import read
+from zsr import scratch
+from zsr.params import StudyError, read
+from zsr.scratch import closure
 
 STUDIES = ["", *sorted(f"studies/{path.name}" for path in (ROOT / "studies").iterdir())]
 FILES = {
@@ -32,7 +31,7 @@ def root(tmp_path):
 
 
 def digest(root):
-    return code_digest.code_digest(["stages.a"], root)
+    return scratch.code_digest(["stages.a"], root)
 
 
 def edit(root, name, text):
@@ -78,14 +77,14 @@ def test_what_may_compute_changes_the_digest(root, name):
 
 def test_another_version_of_a_library_changes_the_digest(root, monkeypatch):
     before = digest(root)
-    monkeypatch.setattr(code_digest, "version", lambda name: "0.0")
+    monkeypatch.setattr(scratch, "version", lambda name: "0.0")
     assert digest(root) != before
-    assert code_digest.libraries(closure(["stages.a"], root)) == {"numpy": "0.0"}
+    assert scratch.libraries(closure(["stages.a"], root)) == {"numpy": "0.0"}
 
 
 def test_what_is_not_there_is_named(root):
     with pytest.raises(StudyError, match="stages.b is no module of the project"):
-        code_digest.code_digest(["stages.b"], root)
+        scratch.code_digest(["stages.b"], root)
     edit(root, "zsr/deep.py", "from . import used\n")
     with pytest.raises(StudyError, match="zsr/deep.py: line 1 imports relatively"):
         digest(root)
@@ -94,11 +93,11 @@ def test_what_is_not_there_is_named(root):
 @pytest.mark.parametrize("name, cell", [("train", ["tecoa"]), ("evaluate", ["tecoa", "autoattack"])])
 def test_every_file_and_library_of_a_stage_is_in_its_digest(name, cell, monkeypatch):
     modules = modules_of(read(ROOT / "params.yaml"), name, cell)
-    real, of_file, versions = code_digest.code_digest, code_digest._file_digest, code_digest.version
+    real, of_file, versions = scratch.code_digest, scratch._file_digest, scratch.version
     files, before, edited = closure(modules), real(modules), ""
-    monkeypatch.setattr(code_digest, "_file_digest", lambda path: "edited" if path == edited else of_file(path))
-    monkeypatch.setattr(code_digest, "version", lambda name: "edited" if name == edited else versions(name))
-    for edited in [*files, *code_digest.libraries(files)]:  # noqa: B007  the patches read it
+    monkeypatch.setattr(scratch, "_file_digest", lambda path: "edited" if path == edited else of_file(path))
+    monkeypatch.setattr(scratch, "version", lambda name: "edited" if name == edited else versions(name))
+    for edited in [*files, *scratch.libraries(files)]:  # noqa: B007  the patches read it
         assert real(modules) != before, f"{name} {cell}: {edited}"
 
 
@@ -118,10 +117,10 @@ def test_code_yaml_belongs_to_the_code(study, monkeypatch):
 
     written = read(ROOT / study / "code.yaml")
     known = written["libraries"]
-    monkeypatch.setattr(code_digest, "version", lambda name: known.get(name, version(name)))
+    monkeypatch.setattr(scratch, "version", lambda name: known.get(name, version(name)))
     document, digests = read(ROOT / study / "params.yaml"), {}
     for name, cell in cells(document):
-        digests[code.key_of(name, cell)] = code_digest.code_digest(modules_of(document, name, cell))
+        digests[code.key_of(name, cell)] = scratch.code_digest(modules_of(document, name, cell))
     flat = {
         f"{stage}.{cell}" if cell else stage: digest
         for stage, of in written.items()

@@ -14,8 +14,7 @@ from tests.conftest import ROOT
 from zsr import files, scratch, study
 from zsr.data.prepared import INDEX, entry
 from zsr.data.sources import make
-from zsr.errors import ParamError, StudyError
-from zsr.params import read
+from zsr.params import ParamError, StudyError, read
 from zsr.reports.results import CLEAN
 
 SMALL = {"threads": 2, "data.sets": {"shapes": {"train": 24, "test": 12}, "letters": {"train": 0, "test": 12}}}
@@ -197,16 +196,15 @@ def test_the_contents_of_every_input_change_the_key(stage, folder, document, mon
 
 @pytest.mark.parametrize("stage", STAGES, ids="-".join)
 def test_other_code_another_library_and_another_device_are_other_keys(stage, folder, document, monkeypatch):
-    from zsr import code_digest
 
     before = asked(stage, document, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(code_digest, "version", lambda name: "0.0")
+        patch.setattr(scratch, "version", lambda name: "0.0")
         assert asked(stage, document, monkeypatch) != before
     with monkeypatch.context() as patch:
-        patch.setattr(code_digest, "_file_digest", lambda path: "edited" if path.parent.name == "stages" else "same")
+        patch.setattr(scratch, "_file_digest", lambda path: "edited" if path.parent.name == "stages" else "same")
         other = asked(stage, document, monkeypatch)
-        patch.setattr(code_digest, "_file_digest", lambda path: "same")
+        patch.setattr(scratch, "_file_digest", lambda path: "same")
         assert asked(stage, document, monkeypatch) != other
 
 
@@ -220,7 +218,7 @@ def test_every_entry_of_a_mapping_in_a_task_is_in_the_key():
 def test_the_device_that_auto_finds_is_in_the_key(monkeypatch):
     from dataclasses import dataclass
 
-    from zsr.models.passes import Compute
+    from zsr.compute import Compute
 
     @dataclass(frozen=True)
     class Task:

@@ -14,10 +14,10 @@ from ruamel.yaml import YAML
 
 from stages import code
 from zsr import study
-from zsr.errors import ParamError
 from zsr.evaluation.evaluate import Evaluation
 from zsr.params import (
     Count,
+    ParamError,
     PixelRange,
     Positive,
     Share,

@@ -55,9 +55,8 @@ METHOD = '''"""A method that exists only in this test."""
 
 from dataclasses import dataclass
 
-from zsr.losses import cross_entropy
+from zsr.models.passes import cross_entropy
 from zsr.methods._base import Method
-from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)

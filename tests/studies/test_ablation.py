@@ -7,10 +7,9 @@ import pytest
 from tests.checkout import Checkout
 from tests.conftest import ROOT
 from zsr import files
-from zsr.errors import ParamError
 from zsr.evaluation.records import Record
 from zsr.files import read_rows
-from zsr.params import component, over, read, training_of
+from zsr.params import ParamError, component, over, read, training_of
 from zsr.reports import results, tables
 from zsr.study import check
 from zsr.training.finetune import FineTuning

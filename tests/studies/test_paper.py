@@ -10,10 +10,9 @@ from tests import fixtures_real
 from tests.checkout import ROOT, Checkout, ran
 from zsr import study
 from zsr.data.registry import entries
-from zsr.errors import ParamError
 from zsr.evaluation.records import Record
 from zsr.files import load_facts, read_rows
-from zsr.params import over, read
+from zsr.params import ParamError, over, read
 
 PAPER, FEW = (read(ROOT / "studies" / name / "params.yaml") for name in ("paper", "paper-1k"))
 SETS = list(PAPER["data"]["sets"])

@@ -12,12 +12,11 @@ from tests import fixtures_real
 from tests.in_process import call, run_study
 from tests.pipeline.test_architecture import imported
 from zsr import files
-from zsr.errors import ParamError, StudyError
 from zsr.evaluation.records import Record
 from zsr.files import read_json, read_rows
 from zsr.models import linear
 from zsr.models.linear import Backbone
-from zsr.params import component, over, read, training_of
+from zsr.params import ParamError, StudyError, component, over, read, training_of
 from zsr.reports import figures, transfer_tables
 from zsr.reports.transfer import Run, row
 from zsr.reports.transfer_tables import Facts

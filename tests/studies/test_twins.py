@@ -9,14 +9,12 @@ from tests.checkout import ROOT
 from tests.in_process import run_study
 from zsr import files
 from zsr.data import prepared
-from zsr.data.prepared import INDEX, entry
+from zsr.data.prepared import INDEX, Split, entry
 from zsr.data.sources import make
-from zsr.data.split import Split
-from zsr.errors import ParamError, StudyError
 from zsr.evaluation.grid import best_rate
 from zsr.evaluation.records import Record, accuracies
 from zsr.files import read_rows
-from zsr.params import component, over, read, training_of
+from zsr.params import ParamError, StudyError, component, over, read, training_of
 from zsr.reports import rates_tables
 from zsr.reports.rates_tables import chosen, twins_and_controls
 from zsr.study import catalogue, check

@@ -16,18 +16,17 @@ import torch
 from stages.command import CHILD
 from tests.conftest import ROOT
 from tests.prepared_sets import prepared_sets
-from zsr import distributed, files
+from zsr import compute, files
+from zsr.compute import ON_CPU
 from zsr.data.sources import make
-from zsr.errors import StudyError
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
 from zsr.evaluation.records import BITS, Record
 from zsr.methods.tecoa import TeCoA
 from zsr.methods.twins import Twins
 from zsr.models import clip
 from zsr.models.heads import Model
-from zsr.models.passes import ON_CPU
-from zsr.params import block, component, over, read, training_of
-from zsr.progress import unwatched
+from zsr.params import StudyError, block, component, over, read, training_of
+from zsr.scratch import unwatched
 from zsr.training.finetune import FineTuning, Texts, TrainingTask, finetune, train, train_once
 
 METHODS = ["ft_adv", "tecoa", "pmg_aft", "comp_tga", "fare"]
@@ -43,7 +42,7 @@ def in_processes(n, work, folder):
         torch.set_num_threads(1)
         os.environ |= {"RANK": str(process), "WORLD_SIZE": str(n), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
         os.environ[CHILD] = "test"
-        with distributed.joined():
+        with compute.joined():
             torch.save(work(process), folder / str(process))
 
     started = [multiprocessing.get_context("fork").Process(target=run, args=(process,)) for process in range(n)]

@@ -6,14 +6,13 @@ import torch
 
 from tests.conftest import ROOT
 from zsr import files
+from zsr.attacks.batch import Noise
 from zsr.data.sources import make
-from zsr.errors import Diverged
-from zsr.losses import cross_entropy
 from zsr.methods.tecoa import TeCoA
 from zsr.models import clip, heads
-from zsr.models.classifier import Classifier
-from zsr.noise import Noise
-from zsr.params import block, component, read, training_of
+from zsr.models.clip import Classifier
+from zsr.models.passes import cross_entropy
+from zsr.params import Diverged, block, component, read, training_of
 from zsr.training import finetune as trainings
 from zsr.training.feed import Feed
 from zsr.training.finetune import (

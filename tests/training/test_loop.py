@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from zsr.errors import ParamError, StudyError
-from zsr.params import build
+from zsr.params import ParamError, StudyError, build
 from zsr.training.batches import batch_indices
 from zsr.training.loop import MUON_RATE, Recipe, fit, learning_rate
 

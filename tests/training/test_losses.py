@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from zsr.losses import cross_entropy, dlr, dlr_targeted, margin, symmetric_contrastive
+from zsr.models.passes import cross_entropy, dlr, dlr_targeted, margin, symmetric_contrastive
 
 
 def test_cross_entropy_of_equal_logits_is_log_of_the_number_of_classes():

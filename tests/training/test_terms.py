@@ -75,7 +75,7 @@ def test_the_example_of_the_documentation_runs_on_a_vit_b_32(capsys):
 def test_on_batch_norm_the_student_takes_the_batch_and_the_frozen_model_its_own_statistics(text_embeddings):
     from zsr.methods.fare import FARE
     from zsr.models import clip
-    from zsr.models.classifier import Classifier
+    from zsr.models.clip import Classifier
 
     model = clip.create("zsr-tiny-rn")
     images, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])

@@ -6,18 +6,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zsr.attacks._places import Places, cascade, chosen, names_of, target_ranks, wide
-from zsr.losses import cross_entropy, dlr, dlr_targeted
+from zsr.attacks.batch import Noise, Places, cascade, chosen, names_of, target_ranks, wide
+from zsr.compute import Precision, matmul_precision
 from zsr.models.passes import (
     Model,
-    Precision,
+    cross_entropy,
     differentiate,
+    dlr,
+    dlr_targeted,
     fooled,
     likeliest_wrong,
-    matmul_precision,
     with_gradients_in,
 )
-from zsr.noise import Noise
 from zsr.params import Count, Positive
 
 RHO = 0.75  # the step is halved where the loss rose in fewer than this share of the iterations since the last check

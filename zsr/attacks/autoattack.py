@@ -5,12 +5,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from zsr.attacks._places import Round, cascade, names_of
 from zsr.attacks.apgd import ascents
+from zsr.attacks.batch import Noise, Round, cascade, names_of
 from zsr.attacks.fab import boundaries
 from zsr.attacks.square import Squares
-from zsr.models.passes import Model, Precision, matmul_precision, with_gradients_in
-from zsr.noise import Noise
+from zsr.compute import Precision, matmul_precision
+from zsr.models.passes import Model, with_gradients_in
 from zsr.params import Count, PixelRange
 
 LISTS = {"paper": ("ce", "dlr"), "standard": ("ce", "dlr_targeted", "fab", "square")}

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from zsr.attacks.batch import Noise
 from zsr.models.passes import Model
-from zsr.noise import Noise
 
 
 @dataclass(frozen=True, kw_only=True)

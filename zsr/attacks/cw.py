@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from zsr.attacks.pgd import SignAttack
-from zsr.losses import margin
+from zsr.models.passes import margin
 from zsr.params import NonNegative
 
 

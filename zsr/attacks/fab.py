@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsr.attacks._places import Places, cascade, names_of, target_ranks, wide
+from zsr.attacks.batch import Noise, Places, cascade, names_of, target_ranks, wide
 from zsr.models.passes import Model, differentiate, fooled, likeliest_wrong, predict
-from zsr.noise import Noise
 from zsr.params import Count, PixelRange
 
 BIAS = 0.1  # largest share of the step towards the clean image

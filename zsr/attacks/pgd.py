@@ -8,10 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zsr.attacks._places import Places, wide
-from zsr.losses import cross_entropy
-from zsr.models.passes import HALF, Model, Precision, differentiate, filled, fooled, matmul_precision, with_gradients_in
-from zsr.noise import Drawn, Noise
+from zsr.attacks.batch import Drawn, Noise, Places, wide
+from zsr.compute import HALF, Precision, matmul_precision
+from zsr.models.passes import Model, cross_entropy, differentiate, filled, fooled, with_gradients_in
 from zsr.params import Count, NonNegative, PixelRange
 
 

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zsr.attacks._places import Places, cascade, wide
-from zsr.losses import margin
-from zsr.models.passes import Model, predict
-from zsr.noise import Noise
+from zsr.attacks.batch import Noise, Places, cascade, wide
+from zsr.models.passes import Model, margin, predict
 from zsr.params import Count, PixelRange, Share
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which a square's area is halved

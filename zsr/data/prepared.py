@@ -1,14 +1,95 @@
-"""A set as the pipeline has prepared it: test images, and the text embeddings that were made for these images."""
+"""A set as the pipeline stores it: its labelled images, and the text embeddings that were made for these images."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from zsr import files
-from zsr.data.split import Split, digest
-from zsr.errors import StudyError
+from zsr.params import StudyError
+
+if TYPE_CHECKING:
+    import torch
 
 INDEX = "sets.json"  # in the folder of text embeddings: the entry of every prepared set
+NAMES = ("classnames", "nouns", "own_prompts")
+
+
+@dataclass(frozen=True)
+class Split:
+    """N labelled images of C classes.
+
+    Attributes:
+        images: (N, H, W, 3) uint8.
+        labels: (N,) int64 in [0, C).
+        ids: (N,) int64, the number of each image in its set, independent of the chosen part of the set.
+        classnames: (C,) names of the classes.
+        nouns: (C,) the class names as they stand in a prompt, "a star".
+        own_prompts: (C,) the whole prompts of a set that comes with prompts; () where the study's template makes them.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+    classnames: tuple[str, ...]
+    nouns: tuple[str, ...]
+    own_prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert len(self.images) == len(self.labels) == len(self.ids) == len(set(self.ids.tolist()))
+        assert len(self.classnames) == len(self.nouns)
+        assert not len(self.labels) or len(self.nouns) > self.labels.max() >= self.labels.min() >= 0
+        assert len(self.own_prompts) in (0, len(self.nouns))
+
+    def prompts(self, template: str) -> list[str]:
+        """One prompt per class: the template with the noun in place of {}."""
+        return [template.format(noun) for noun in self.nouns]
+
+    def tensors(
+        self, rows: Sequence[int], device: "torch.device | str" = "cpu"
+    ) -> tuple["torch.Tensor", "torch.Tensor", list[int]]:
+        """Images (B, 3, H, W) fp32 in [0, 1], labels (B,) and ids of the given rows, as torch tensors and a list."""
+        import torch
+
+        rows = list(rows)
+        images = torch.from_numpy(self.images[rows]).to(device).permute(0, 3, 1, 2).contiguous().float() / 255
+        return images, torch.from_numpy(self.labels[rows]).to(device), self.ids[rows].tolist()
+
+    def first(self, n: int) -> "Split":
+        """The first n images, or all images where there are fewer."""
+        return self.part(slice(n))
+
+    def part(self, rows: slice) -> "Split":
+        """The images of a slice, with all classes."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
+
+    def save(self, path: Path) -> None:
+        """Write the file that `load` reads, image by image. Equal splits give equal bytes."""
+        names = {name: list(getattr(self, name)) for name in NAMES}
+        facts, total = names | {"digest": "0" * 64}, hashlib.sha256()
+        small = {"labels": np.asarray(self.labels), "ids": np.asarray(self.ids)}
+        with files.growing_images(path, self.images.shape, small, facts) as images:
+            for i, image in enumerate(self.images):
+                images[i] = image
+                total.update(image.tobytes())
+            for array in small.values():
+                total.update(array.tobytes())
+            facts["digest"] = total.hexdigest()
+
+    @classmethod
+    def load(cls, path: Path) -> "Split":
+        """A split whose images are read from the file as they are needed."""
+        arrays, facts = files.map_arrays(path)
+        names: dict[str, Any] = {name: tuple(facts[name]) for name in NAMES}
+        return cls(**arrays, **names)
+
+
+def digest(path: Path) -> str:
+    """The digest of images, labels and ids in a file that `Split.save` wrote."""
+    return files.load_facts(path)["digest"]
 
 
 @dataclass(frozen=True)

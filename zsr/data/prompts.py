@@ -12,8 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from zsr.data.registry import entry
-from zsr.errors import ParamError, StudyError
-from zsr.params import nearest
+from zsr.params import ParamError, StudyError, nearest
 
 PACKAGE_DATA = ["classnames"]
 FOLDER = Path(__file__).with_name("classnames")

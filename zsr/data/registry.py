@@ -9,8 +9,7 @@ from pathlib import Path
 from string import hexdigits
 from typing import Any, Literal
 
-from zsr.errors import ParamError
-from zsr.params import Count, Natural, build, nearest, read
+from zsr.params import Count, Natural, ParamError, build, nearest, read
 
 PACKAGE_DATA = ["registry.yaml"]
 PATH = Path(__file__).with_name("registry.yaml")

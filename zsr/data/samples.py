@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from zsr.data.registry import entry
-from zsr.errors import ParamError, StudyError
+from zsr.params import ParamError, StudyError
 
 COMMAND = "python -m stages.fetch"
 

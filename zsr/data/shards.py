@@ -16,7 +16,7 @@ from PIL import Image
 from zsr.data.prompts import ClassRow, rows
 from zsr.data.registry import entry
 from zsr.data.samples import COMMAND, Samples, decoded, known_split, missing, parsing
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LAYOUT = "classnames.txt, test/nshards.txt, test/<n>.tar with s<7 digits>.<jpg, png or webp> and s<7 digits>.cls"

@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 
 from zsr.data import prompts
+from zsr.data.prepared import Split
 from zsr.data.registry import entries, entry
 from zsr.data.samples import Samples, checked, chosen, number
-from zsr.data.split import Split
 from zsr.data.transforms import to_pixels
-from zsr.errors import ParamError, StudyError
+from zsr.params import ParamError, StudyError
 
 DECODERS = 8  # threads; decoding releases Python's lock
 

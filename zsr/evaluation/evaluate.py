@@ -13,19 +13,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from zsr import distributed, scratch
-from zsr.data.prepared import Prepared
-from zsr.data.split import Split
-from zsr.errors import ParamError, StudyError
+from zsr import compute, scratch
+from zsr.attacks.batch import Noise
+from zsr.compute import HALF, Compute, Precision, autocast, matmul_precision
+from zsr.data.prepared import Prepared, Split
 from zsr.evaluation.records import TOTALS, Record, merged
 from zsr.evaluation.sentinels import inspect
 from zsr.models import heads
-from zsr.models.classifier import PixelClassifier
-from zsr.models.heads import Model, Whole
-from zsr.models.passes import HALF, Compute, Precision, autocast, filled, matmul_precision
-from zsr.noise import Noise
-from zsr.params import Count, Natural
-from zsr.progress import Watch, unwatched
+from zsr.models.heads import Model, PixelClassifier, Whole
+from zsr.models.passes import filled
+from zsr.params import Count, Natural, ParamError, StudyError
+from zsr.scratch import Watch, unwatched
 
 CPU = torch.device("cpu")
 ROUNDING = 1e-6  # tolerance for rounding of pixels in [0, 1], fp32
@@ -269,11 +267,11 @@ def judge(
     def record_of(name: str) -> Record:
         return _judged(judging, tasks[name], sets[name], whole, keys[name], watch_of(name))
 
-    with ThreadPool(1 if distributed.world_size() > 1 else workers) as pool:
+    with ThreadPool(1 if compute.world_size() > 1 else workers) as pool:
         for name, record in zip(sets, pool.imap(record_of, sets)):
-            if distributed.rank() == 0:
+            if compute.rank() == 0:
                 record.save(out / f"{name}.json")
-    distributed.of_first(None)  # every process waits until the files are written
+    compute.of_first(None)  # every process waits until the files are written
 
 
 def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole, key: str, watch: Watch) -> Record:
@@ -291,16 +289,16 @@ def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole
         attacks_run=task.attacks_run,
         counted=evaluation.counted,
     )
-    rank, world_size = shard = distributed.rank(), distributed.world_size()
+    rank, world_size = shard = compute.rank(), compute.world_size()
     run = partial(evaluate, model, task.attack, split, blank, evaluation, device=task.compute.place())
     if world_size == 1:
         with scratch.claimed("evaluate", f"{key}.json") as record_path:
             return run(record_path, watch)
     record_path = scratch.folder() / "evaluate" / f"{key}.json"
-    if distributed.of_first(record_path.exists() and Record.load(record_path).n == len(split.ids)):
-        return distributed.of_first(rank == 0 and run(record_path, watch))
+    if compute.of_first(record_path.exists() and Record.load(record_path).n == len(split.ids)):
+        return compute.of_first(rank == 0 and run(record_path, watch))
     shard_path = record_path.with_name(f"{record_path.stem}-{rank}of{world_size}.json")
-    record = merged(distributed.gathered(run(shard_path, watch, shard=shard)), split.ids.tolist())
+    record = merged(compute.gathered(run(shard_path, watch, shard=shard)), split.ids.tolist())
     if rank == 0:
         record.save(record_path)
     shard_path.unlink(missing_ok=True)  # a process may have no image of a small set

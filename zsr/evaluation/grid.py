@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-from zsr.errors import StudyError
 from zsr.evaluation.evaluate import Attack, Evaluation
 from zsr.files import distinct
-from zsr.params import Count, Positive, build, nested_component
+from zsr.params import Count, Positive, StudyError, build, nested_component
 
 
 @dataclass(frozen=True, kw_only=True)

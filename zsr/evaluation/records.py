@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zsr import files
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 BITS = ("clean_bits", "adv_bits", "zero_bits", "broken_bits")  # one per image, packed in files
 TOTALS = ("forwards", "gradients", "zero_pixels", "pixels")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
 from zsr.evaluation.records import Mark
-from zsr.losses import cross_entropy
+from zsr.models.passes import cross_entropy
 
 Model = Callable[[Tensor], Tensor]  # images to logits
 PROBE = 7.5 / 255  # a step that must have an effect on the logits; it ends between the values of 8-bit images

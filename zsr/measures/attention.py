@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from zsr.attacks.batch import Noise
+from zsr.compute import matmul_precision
 from zsr.evaluation.evaluate import Attack
 from zsr.models.attention import map_distance, text_guided_attention
-from zsr.models.classifier import PixelClassifier
-from zsr.models.passes import matmul_precision
-from zsr.noise import Noise
+from zsr.models.heads import PixelClassifier
 from zsr.params import Count
 
 BRIGHT = 0.5  # a patch belongs to the object where the mean of the brightest channel is above this value

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 TINY = 1e-30  # lower bound of norms, for norms that are zero
 MEASURES = ("rho", "radial", "weight_norm", "gradient_norm")

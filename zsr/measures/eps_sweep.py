@@ -8,13 +8,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from zsr.attacks.batch import Noise
+from zsr.compute import Compute, matmul_precision
 from zsr.data.prepared import Prepared
 from zsr.evaluation.evaluate import Evaluation
 from zsr.models import heads
-from zsr.models.classifier import PixelClassifier
-from zsr.models.heads import Model
-from zsr.models.passes import Compute, matmul_precision, predict
-from zsr.noise import Noise
+from zsr.models.heads import Model, PixelClassifier
+from zsr.models.passes import predict
 from zsr.params import Count, PixelRange
 
 

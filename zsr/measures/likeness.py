@@ -13,15 +13,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zsr.data.split import Split
-from zsr.losses import cross_entropy
+from zsr.compute import Compute, matmul_precision
+from zsr.data.prepared import Split
 from zsr.measures.frequency import bands
 from zsr.measures.similarity import compare, layer_features, linear_cka, mean_cca
 from zsr.measures.universal import UniversalAttack, damage, random_signs
 from zsr.models import heads
 from zsr.models.heads import Model
 from zsr.models.linear import PlainClassifier
-from zsr.models.passes import Compute, matmul_precision
+from zsr.models.passes import cross_entropy
 from zsr.params import Count, Positive
 
 SIMILARITIES = {"cka": linear_cka, "cca": mean_cca}

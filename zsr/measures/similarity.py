@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsr.errors import StudyError
-from zsr.models.classifier import Classifier
+from zsr.models.clip import Classifier
 from zsr.models.linear import PlainClassifier
+from zsr.params import StudyError
 
 KEPT = 0.98  # share of the sum of correlations that the kept correlations reach
 RANK = 1e-10  # singular values below this share of the largest count as zero

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zsr.models.classifier import Classifier
+from zsr.models.clip import Classifier
 from zsr.models.linear import PlainClassifier
 from zsr.params import Count, PixelRange
 

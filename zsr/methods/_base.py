@@ -6,8 +6,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from zsr.losses import cross_entropy
-from zsr.models.classifier import NormStats, PixelClassifier
+from zsr.models.heads import NormStats, PixelClassifier
+from zsr.models.passes import cross_entropy
 
 
 @dataclass(frozen=True)

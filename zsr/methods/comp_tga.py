@@ -11,10 +11,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from zsr.losses import cross_entropy
 from zsr.methods._base import Batch, Method
 from zsr.models.attention import map_distance, min_max, resize, similarity
-from zsr.models.classifier import PixelClassifier
+from zsr.models.heads import PixelClassifier
+from zsr.models.passes import cross_entropy
 from zsr.params import NonNegative, Template
 
 

@@ -14,9 +14,9 @@ from typing import Literal
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsr.losses import cross_entropy
 from zsr.methods._base import Batch, Method
-from zsr.models.classifier import PixelClassifier
+from zsr.models.heads import PixelClassifier
+from zsr.models.passes import cross_entropy
 from zsr.params import NonNegative
 
 

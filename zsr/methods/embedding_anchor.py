@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from zsr.losses import cross_entropy
 from zsr.methods._base import Batch, Method
-from zsr.models.classifier import PixelClassifier
+from zsr.models.heads import PixelClassifier
+from zsr.models.passes import cross_entropy
 from zsr.params import NonNegative
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsr.methods._base import Batch, Method
-from zsr.models.classifier import PixelClassifier
+from zsr.models.heads import PixelClassifier
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsr.errors import ParamError, StudyError
+from zsr.compute import HALF
 from zsr.methods._base import Batch, Method
 from zsr.models.batchnorm import NORMS, Norm
-from zsr.models.classifier import PixelClassifier
-from zsr.models.passes import HALF
-from zsr.params import NonNegative, nested_component
+from zsr.models.heads import PixelClassifier
+from zsr.params import NonNegative, ParamError, StudyError, nested_component
 
 Wing = Literal["adaptive", "frozen", "split"]  # split: the first half of a batch through the frozen wing, as published
 Affine = Literal["separate", "shared"]  # separate: the frozen wing has a second scale and shift

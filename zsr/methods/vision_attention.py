@@ -9,10 +9,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from zsr.losses import cross_entropy
 from zsr.methods._base import Batch, Method
 from zsr.models.attention import grad_cam, map_distance, min_max, resize
-from zsr.models.classifier import PixelClassifier
+from zsr.models.heads import PixelClassifier
+from zsr.models.passes import cross_entropy
 from zsr.params import NonNegative
 
 

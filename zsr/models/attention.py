@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zsr.models.classifier import Classifier, PixelClassifier
+from zsr.models.clip import Classifier
+from zsr.models.heads import PixelClassifier
 
 FLAT = 1e-6  # smallest divisor of min-max: a map with a smaller span stays flat (quirk G7)
 Size = tuple[int, int]

@@ -24,10 +24,9 @@ from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 
 from zsr import files
-from zsr.errors import StudyError
 from zsr.models import clip
-from zsr.models.classifier import NormStats, tower_of
-from zsr.params import nearest
+from zsr.models.heads import NormStats, tower_of
+from zsr.params import StudyError, nearest
 
 FORMATS = ("zsr", "official", "robustvlm")
 TOWER, PREFIX = "vision_encoder_state_dict", "visual."

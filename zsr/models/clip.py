@@ -1,4 +1,8 @@
-"""Build, load and save open_clip models by name. The tiny CLIP is one more config file of open_clip."""
+"""CLIP: open_clip's models by name, their files, and the zero-shot classifier of pixels.
+
+The tiny CLIP is one more config file of open_clip. The text embeddings of a classifier are a fixed matrix; only the
+image tower runs.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,15 +10,148 @@ from typing import Any
 import open_clip
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zsr import files
-from zsr.models.classifier import Classifier, NormStats, set_norm_stats, tower_of
-from zsr.models.heads import Model, Origin
-from zsr.models.passes import ON_CPU, Compute
+from zsr.compute import ON_CPU, Compute
+from zsr.models.heads import Model, NormStats, Origin, set_norm_stats, tower_of
+from zsr.params import ParamError
 
 PACKAGE_DATA = ["configs"]
 
 open_clip.add_model_config(Path(__file__).parent / "configs")
+
+
+class Classifier(nn.Module):
+    """Images in [0, 1] to logits over C class prompts. Attacks change these input pixels.
+
+    clip: an open_clip model. Its `visual` is a VisionTransformer with CLS or average pooling, or a ModifiedResNet. The
+    classifier shares `visual` with the model, without a copy, and moves it to the device of `compute`. The logit scale
+    is fixed at exp of the learnt value, 100 for OpenAI's models. text_embeddings: (C, D), unit norm; None: the
+    classifier gives image features and no logits. Images of another size are enlarged to the input size of the tower
+    inside the classifier (bicubic), so an attack acts at the native size.
+
+    Attributes:
+        visual: the image tower; Any, since open_clip has no types.
+        logit_scale: the factor of cosines in the logits, a positive number.
+        text_embeddings: text embeddings of the class prompts, (C, D), unit norm.
+        mean: mean of the pixels of each channel in [0, 1], (3, 1, 1).
+        std: standard deviation of the pixels of each channel, (3, 1, 1).
+        patches: True where the tower is a ViT, False where it is a ResNet.
+        channels_last: do the tower and its images use the channels_last memory format?
+    """
+
+    visual: Any
+    logit_scale: Tensor
+    text_embeddings: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, clip: nn.Module, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> None:
+        super().__init__()
+        visual: Any = clip.visual
+        log_scale: Any = clip.logit_scale
+        device = compute.place()
+        self.patches = _has_plain_patches(visual)
+        if not self.patches and not hasattr(visual, "attnpool"):
+            raise ParamError(f"model.arch: {type(visual).__name__} has no plain CLS or average pooling of patch tokens")
+        self.channels_last = compute.channels_last
+        self.visual = visual.to(device, memory_format=torch.channels_last if self.channels_last else None)
+        self.register_buffer("logit_scale", log_scale.detach().exp().clone())
+        self.register_buffer("text_embeddings", text_embeddings)
+        self.register_buffer("mean", torch.tensor(visual.image_mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(visual.image_std).view(3, 1, 1))
+        self.to(device)
+        for name in ("tokens", "image_features") if compute.compile else ():
+            setattr(self, name, torch.compile(getattr(self, name)))
+
+    @property
+    def facts(self) -> str:
+        """The model's part of a protocol."""
+        return f"logit scale {self.logit_scale.item():.4g}"
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens."""
+        height, width = self.image_size
+        return self.visual.grid_size if self.patches else (height // 32, width // 32)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the tower's input, in pixels."""
+        size = self.visual.image_size
+        return (size[0], size[1]) if self.patches else (size, size)
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """CLS and patch tokens after ln_post and the projection, from one forward: (B, 3, H, W) -> (B, 1+P, D).
+
+        For a ResNet the CLS token is the image features. A patch token is the output of the attention pooling if it
+        attended to one position alone (Zhou et al., ECCV 2022). Tokens are never computed under autocast: where two
+        models are close, attention maps of half-precision tokens are noise.
+        """
+        with torch.autocast(images.device.type, enabled=False):
+            return self._projected_tokens(images)
+
+    def _projected_tokens(self, images: Tensor) -> Tensor:
+        if not self.patches:
+            return self._position_tokens(self._tower_input(images))
+        return self.visual.ln_post(self._after_block(images, -1)) @ self.visual.proj
+
+    def _tower_input(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bicubic", align_corners=False)
+        images = (images - self.mean) / self.std
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def _position_tokens(self, images: Tensor) -> Tensor:
+        blocks = self.visual.forward_intermediates(images, indices=1)
+        places, pool = blocks["image_intermediates"][0].flatten(2).mT, self.visual.attnpool
+        values = pool.c_proj(pool.v_proj(places + pool.positional_embedding[1:]))
+        return torch.cat([blocks["image_features"][:, None], values], dim=1)
+
+    def _after_block(self, images: Tensor, index: int) -> Tensor:
+        """CLS and patch tokens after a residual block, (B, 1+P, width). The blocks behind this block are not run."""
+        intermediates = self.visual.forward_intermediates(
+            self._tower_input(images),
+            indices=[len(self.visual.transformer.resblocks) + index],
+            stop_early=True,
+            intermediates_only=True,
+            output_fmt="NLC",
+            output_extra_tokens=True,
+        )
+        return torch.cat(
+            [intermediates["image_intermediates_prefix"][0], intermediates["image_intermediates"][0]], dim=1
+        )
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Pool tokens to raw image features, (B, 1+P, D) -> (B, D). Pooling commutes with the linear projection."""
+        return tokens[:, 0] if not self.patches or self.visual.pool_type == "tok" else tokens[:, 1:].mean(dim=1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Raw, unnormalised image features, (B, D). With CLS pooling the last block computes the CLS token alone."""
+        if not self.patches:
+            return self.visual(self._tower_input(images))
+        *others, last = self.visual.transformer.resblocks
+        if self.visual.pool_type != "tok" or not others:
+            return self.pool(self._projected_tokens(images))
+        tokens = self._after_block(images, -2)
+        normed = last.ln_1(tokens)
+        cls = tokens[:, :1] + last.ls_1(last.attention(normed[:, :1], normed, normed))
+        cls = cls + last.ls_2(last.mlp(last.ln_2(cls)))
+        return self.visual.ln_post(cls[:, 0]) @ self.visual.proj
+
+    def classify(self, image_features: Tensor) -> Tensor:
+        """Logits of raw features: logit_scale times the cosine with every class prompt, (B, D) -> (B, C)."""
+        return self.logit_scale * F.normalize(image_features, dim=-1) @ self.text_embeddings.T
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, (B, 3, H, W) -> (B, C)."""
+        return self.classify(self.image_features(images))
+
+
+def _has_plain_patches(visual: Any) -> bool:
+    pooled = getattr(visual, "pool_type", None) in ("tok", "avg")
+    return pooled and not visual.attn_pool and not visual.final_ln_after_pool
 
 
 def create(arch: str, checkpoint: Path | None = None) -> nn.Module:

@@ -1,20 +1,90 @@
 """Models of both heads: CLIP, whose class prompts are the head, and an image tower with a linear head."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
-from zsr.models.classifier import IMAGENET, NormStats, PixelClassifier
-from zsr.models.passes import ON_CPU, Compute
+from zsr.compute import ON_CPU, Compute
 from zsr.params import Count, Natural
 
 MODULES = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
 Whole = nn.Module  # an open_clip model, or a `zsr.models.linear.PlainClassifier`
 Origin = Literal["base", "start", "file", "random"]
+NormStats = Literal["clip", "imagenet"]  # clip: the statistics in the tower's own attributes
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of pixels in [0, 1]
+
+
+class PixelClassifier(Protocol):
+    """The interface of a model for methods, attacks and measures. Images are (B, 3, H, W), pixels in [0, 1].
+
+    A model with a linear head has `visual`, `facts`, parameters, logits and image features. Only CLIP has the other
+    members; a method that uses them sets `needs_text`.
+
+    Attributes:
+        visual: the image tower, which training changes.
+        text_embeddings: text embeddings of the class prompts, (C, D), unit norm.
+        logit_scale: the factor of cosines in the logits, a positive number.
+    """
+
+    visual: nn.Module
+    text_embeddings: Tensor
+    logit_scale: Tensor
+
+    @property
+    def facts(self) -> str:
+        """The model's part of a protocol."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the patch tokens."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the tower's input, in pixels."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """As of `nn.Module`."""
+
+    def train(self, mode: bool = True) -> "PixelClassifier":
+        """As of `nn.Module`."""
+
+    def eval(self) -> "PixelClassifier":
+        """As of `nn.Module`."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> "PixelClassifier":
+        """As of `nn.Module`."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits, (B, C)."""
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Raw, unnormalised image features, (B, D)."""
+
+    def classify(self, image_features: Tensor) -> Tensor:
+        """Logits of raw features, (B, D) -> (B, C)."""
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """CLS and patch tokens, (B, 1+P, D)."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Pool tokens to raw image features, (B, 1+P, D) -> (B, D)."""
+
+
+def set_norm_stats(model: nn.Module, norm_stats: NormStats) -> None:
+    """Set the pixel statistics that every later `Classifier` of this open_clip model normalises by."""
+    if norm_stats == "imagenet":
+        visual: Any = model.visual
+        visual.image_mean, visual.image_std = IMAGENET
+
+
+def tower_of(model: nn.Module) -> nn.Module:
+    """The image tower of an open_clip model, or of a `zsr.models.linear.PlainClassifier`."""
+    return model.get_submodule("visual")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +145,7 @@ def classifier(
 ) -> PixelClassifier:
     """A classifier from pixels to logits over the classes of one set, on the device of `compute`.
 
-    It is a `zsr.models.classifier.Classifier` or a `zsr.models.linear.PlainClassifier`.
+    It is a `zsr.models.clip.Classifier` or a `zsr.models.linear.PlainClassifier`.
     """
     return model.module.classifier(whole, text_embeddings, compute)
 

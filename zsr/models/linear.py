@@ -11,12 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsr import files
-from zsr.errors import ParamError, StudyError
-from zsr.models.classifier import IMAGENET, NormStats
-from zsr.models.heads import Model, Origin
-from zsr.models.passes import ON_CPU, Compute
-from zsr.noise import mix
-from zsr.params import Count, Natural, nearest
+from zsr.compute import ON_CPU, Compute
+from zsr.files import mix
+from zsr.models.heads import IMAGENET, Model, NormStats, Origin
+from zsr.params import Count, Natural, ParamError, StudyError, nearest
 
 WIDTHS = {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}  # names in torchvision -> number of features
 STATISTICS = {
@@ -34,7 +32,7 @@ class PlainClassifier(nn.Module):
     """Images in [0, 1] to logits over C classes, (B, 3, H, W) -> (B, C).
 
     visual: a tower that takes normalised images, (B, 3, H, W) -> (B, D). norm: mean and std of pixels.
-    Features and logits have the same names as in `zsr.models.classifier.Classifier`, so methods, attacks and measures
+    Features and logits have the same names as in `zsr.models.clip.Classifier`, so methods, attacks and measures
     work with both classes.
 
     Attributes:

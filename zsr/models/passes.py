@@ -1,76 +1,15 @@
-"""Passes through a model: their device, their precision, and their gradient by the pixels.
+"""Passes through a model: their batches, their gradient by the pixels, and the losses of single images."""
 
-fp32: full fp32, also on GPUs. tf32: fp32 numbers, but GPUs that can multiply with 10-bit mantissas; on a CPU this is
-fp32. bf16, fp16: torch.autocast, with tf32 for the operations that autocast leaves in fp32.
-"""
-
-import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from zsr.errors import ParamError
+from zsr.compute import Precision, autocast, matmul_precision
 
 Model = Callable[[Tensor], Tensor]  # images (B, 3, H, W) in [0, 1] -> logits (B, C)
-Precision = Literal["fp32", "tf32", "bf16", "fp16"]
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """The block `compute` of params.yaml.
-
-    Attributes:
-        device: cpu, cuda, or auto: a GPU where there is one, else the CPU.
-        compile: does the image tower run through torch.compile?
-        channels_last: do convolutions use the channels_last memory format for weights and images?
-    """
-
-    device: Literal["auto", "cpu", "cuda"]
-    compile: bool = False
-    channels_last: bool = False
-
-    def place(self) -> torch.device:
-        """The device of this process; process n takes GPU n. Raises ParamError: device is cuda, but no GPU is there."""
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ParamError("compute.device is cuda, but torch sees no GPU; choose auto or cpu")
-        if self.device == "cpu" or not torch.cuda.is_available():
-            return torch.device("cpu")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-        return device
-
-
-@contextmanager
-def matmul_precision(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Set how a GPU multiplies fp32 numbers. Both the forward and the backward must run inside the context.
-
-    The flags belong to the whole process, so a thread must not set them while another thread runs passes.
-    """
-    if device.type != "cuda":
-        yield
-        return
-    assert threading.current_thread() is threading.main_thread(), "numeric flags of a GPU belong to the main thread"
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = precision != "fp32"
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
-
-
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[Any]:
-    """Autocast for a forward in bf16 or fp16; no effect for other precisions."""
-    return torch.autocast(device.type, HALF[precision]) if precision in HALF else nullcontext()
-
-
-ON_CPU = Compute(device="cpu", compile=False, channels_last=False)
+TINY = 1e-12  # keeps a ratio finite where logits tie
 
 
 def filled(n: int, size: int | None, device: torch.device) -> list[Tensor]:
@@ -123,3 +62,51 @@ def likeliest_wrong(model: Model, images: Tensor, labels: Tensor, rank: int, bat
     """The wrong class with the rank-th highest logit, (N, 3, H, W) -> (N,). Rank 1 is the likeliest wrong class."""
     others = predict(model, images, batch_size).scatter(1, labels[:, None], -torch.inf)
     return others.topk(rank, dim=1)[1][:, -1]
+
+
+# Losses of single images, (B,), from logits
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The logit of the label minus the best other logit, negative where another class wins: (B, C), (B,) -> (B,)."""
+    return _logits_of(logits, labels) - logits.scatter(1, labels[:, None], -torch.inf).amax(dim=1)
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Difference of logits ratio, invariant to a * logits + b: (B, C >= 3), (B,) -> (B,), at least -1.
+
+    Croce and Hein, ICML 2020, eq. 6: minus the margin, over the distance between the largest and the third logit.
+    """
+    values, classes = logits.topk(3, dim=1)
+    first, second, third = values.unbind(1)
+    best_other = torch.where(classes[:, 0] == labels, second, first)
+    return (best_other - _logits_of(logits, labels)) / (first - third + TINY)
+
+
+def dlr_targeted(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """DLR towards a target class of each image, (B, C >= 4), (B,), (B,) -> (B,). Croce and Hein, ICML 2020, eq. 7."""
+    first, _, third, fourth = logits.topk(4, dim=1)[0].unbind(1)
+    return (_logits_of(logits, targets) - _logits_of(logits, labels)) / (first - 0.5 * (third + fourth) + TINY)
+
+
+def _logits_of(logits: Tensor, classes: Tensor) -> Tensor:
+    return logits.gather(1, classes[:, None]).squeeze(1)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each image: logits (B, C), labels (B,) int64 -> (B,)."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def symmetric_contrastive(logits: Tensor, labels: Tensor, duplicate_negatives: bool = True) -> Tensor:
+    """CLIP's image-text loss within the batch, each image paired with its class prompt: (B, C), (B,) -> (B,).
+
+    duplicate_negatives: images of one class are negatives of each other, so the loss of a class that occurs m times in
+    the batch cannot fall below ln(m) (quirk F1 of the published FT.py). False leaves those pairs out.
+    """
+    pairs = logits[:, labels]
+    own_columns = torch.arange(len(labels), device=labels.device)
+    if not duplicate_negatives:
+        same = (labels[:, None] == labels).fill_diagonal_(False)
+        pairs = pairs.masked_fill(same, -torch.inf)
+    return 0.5 * (cross_entropy(pairs, own_columns) + cross_entropy(pairs.T, own_columns))

@@ -7,8 +7,7 @@ from typing import Any
 from torch import nn
 
 from zsr import files
-from zsr.errors import ParamError, StudyError
-from zsr.params import nearest
+from zsr.params import ParamError, StudyError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)

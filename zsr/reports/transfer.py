@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Literal
 
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 SATURATED = 2  # multiple of chance below which robust accuracies cannot be compared
 COLLAPSED = 0.9  # share of ln C above which a cross-entropy is that of guessing

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zsr.distributed import rank, world_size
-from zsr.noise import mix
+from zsr.compute import rank, world_size
+from zsr.files import mix
 
 Fold = Literal["mean", "sum", "whole"]  # mean, sum: over the part's samples; whole: a part gives the value of the batch
 

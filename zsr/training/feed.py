@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from zsr.data.split import Split
-from zsr.noise import Drawn, Noise
+from zsr.attacks.batch import Drawn, Noise
+from zsr.data.prepared import Split
 from zsr.training.batches import Part, batch_indices, parts_of
 from zsr.training.loop import Recipe
 

@@ -14,19 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from zsr import files, scratch
+from zsr.attacks.batch import Drawn, Noise
 from zsr.attacks.pgd import Steps
-from zsr.data.split import Split
-from zsr.distributed import joint_rows, of_first, rank, world_size
-from zsr.errors import Diverged, StudyError
+from zsr.compute import ON_CPU, Compute, autocast, joint_rows, matmul_precision, of_first, rank, world_size
+from zsr.data.prepared import Split
 from zsr.methods._base import Batch, Method
 from zsr.models import heads
 from zsr.models.batchnorm import has_norms, normalise_by
-from zsr.models.classifier import Classifier, PixelClassifier, set_norm_stats, tower_of
-from zsr.models.heads import Model, Origin
-from zsr.models.passes import ON_CPU, Compute, autocast, matmul_precision
-from zsr.noise import Drawn, Noise
-from zsr.params import Count, NonNegative, block, component, training_of
-from zsr.progress import Watch, unwatched
+from zsr.models.clip import Classifier
+from zsr.models.heads import Model, Origin, PixelClassifier, set_norm_stats, tower_of
+from zsr.params import Count, Diverged, NonNegative, StudyError, block, component, training_of
+from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.feed import Feed
 from zsr.training.loop import COLUMNS, Recipe, fit

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from zsr import files
-from zsr.distributed import of_first, rank, total, world_size
-from zsr.errors import Diverged
-from zsr.noise import mix
-from zsr.params import Count, Interval, Natural, NonNegative, Positive
-from zsr.progress import Watch, unwatched
+from zsr.compute import of_first, rank, total, world_size
+from zsr.files import mix
+from zsr.params import Count, Diverged, Interval, Natural, NonNegative, Positive
+from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Fold, Part, batch_indices, parts_of
 
 MUON_RATE = 5  # factor of Muon's rate: a Muon step has the size of the rate, an Adam step does not

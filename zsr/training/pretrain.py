@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from zsr import files, scratch
 from zsr.data.captioned import draw_pool
-from zsr.losses import symmetric_contrastive
+from zsr.files import mix
 from zsr.models.batchnorm import normalise_by
-from zsr.models.classifier import tower_of
+from zsr.models.heads import tower_of
+from zsr.models.passes import symmetric_contrastive
 from zsr.models.pretrained import Pretrained
-from zsr.noise import mix
 from zsr.params import Count, Natural, block
-from zsr.progress import Watch, unwatched
+from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.loop import Recipe, fit
 
@@ -87,7 +87,7 @@ def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str
 
 
 def _enlarged(images: Tensor, size: int | tuple[int, int]) -> Tensor:
-    """Enlarge small images to the tower's input size, as `zsr.models.classifier.Classifier` does."""
+    """Enlarge small images to the tower's input size, as `zsr.models.clip.Classifier` does."""
     shape = (size, size) if isinstance(size, int) else tuple(size)
     return images if images.shape[-2:] == shape else F.interpolate(images, shape, mode="bicubic", align_corners=False)
 

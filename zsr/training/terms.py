@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from zsr.methods._base import Method
 from zsr.models.batchnorm import normalise_by
-from zsr.models.classifier import Classifier, set_norm_stats, tower_of
+from zsr.models.clip import Classifier
+from zsr.models.heads import set_norm_stats, tower_of
 from zsr.training.finetune import Texts
 
 

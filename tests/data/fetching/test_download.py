@@ -10,7 +10,7 @@ import pytest
 
 from tests.mirror import mirror
 from zsr.data.fetching.download import Expected, Patience, download, require_space
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 CONTENT = random.Random(0).randbytes(300_000)
 RIGHT = Expected(size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())

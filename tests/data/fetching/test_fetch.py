@@ -16,7 +16,7 @@ from zsr.data import registry
 from zsr.data.fetching.download import Patience
 from zsr.data.fetching.fetch import Wish, candidates, fetch, fetch_all
 from zsr.data.registry import entry, parsed
-from zsr.errors import ParamError, StudyError
+from zsr.params import ParamError, StudyError
 
 COMMON = {"title": "T", "splits": {"test": 4}, "num_classes": 2, "transform_group": "small", "citation": "C"}
 FILES = {"one/a.jpg": b"a", "two/b.jpg": b"b"}

@@ -12,7 +12,7 @@ from zsr.data import plan
 from zsr.data.fetching import hub
 from zsr.data.fetching.fetch import Wish, fetch
 from zsr.data.registry import parsed
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 REPO, COMMIT = "owner/wds_set", "25cfe61" + "0" * 33
 FILES = {

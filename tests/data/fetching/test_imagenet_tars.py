@@ -11,7 +11,7 @@ from tests.archives import contents, tar
 from zsr.data.fetching.fetch import Wish, fetch
 from zsr.data.fetching.imagenet_tars import DEVKIT, TRAIN, VAL
 from zsr.data.registry import parsed
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 WNIDS = {1: "n02119789", 2: "n02100735", 3: "n01440764"}  # of ILSVRC ids, whose order is not that of the wnids
 TRUTH = [3, 1, 1]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.archives import contents, tar, zipped
 from zsr.data.fetching.unpack import FLOOR, Unpacked, extract
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 FILES = {"set/a.txt": b"one", "set/deep/b.bin": bytes(range(256)) * 300, "set/empty": b""}
 

@@ -5,7 +5,7 @@ from zlib import crc32
 
 import numpy as np
 
-from zsr.data.split import Split
+from zsr.data.prepared import Split
 from zsr.data.vocabulary import noun_phrase
 
 

@@ -9,7 +9,7 @@ from zlib import crc32
 
 import numpy as np
 
-from zsr.data.split import Split
+from zsr.data.prepared import Split
 from zsr.data.vocabulary import DIGITS, noun_phrase
 
 SIDE, CLASSES = 8, 5

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from zsr.errors import StudyError
 from zsr.files import claimed
+from zsr.params import StudyError
 
 AGENT = "zsr-fetch"
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # status codes after which another try may succeed

@@ -14,8 +14,8 @@ from zsr.data.fetching.download import Arrived, Expected, Patience, Refused, Wat
 from zsr.data.fetching.imagenet_tars import needed, served
 from zsr.data.fetching.install import install, link_or_copy
 from zsr.data.registry import Entry, File, Source, entry
-from zsr.errors import ParamError, StudyError
 from zsr.files import claimed, read_json, write_json
+from zsr.params import ParamError, StudyError
 
 COMMAND = "python -m stages.fetch"
 

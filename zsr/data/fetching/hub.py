@@ -15,8 +15,8 @@ from typing import Any
 from zsr.data.fetching.download import Expected, Refused, require_space
 from zsr.data.fetching.install import link_or_copy
 from zsr.data.registry import Entry, Source, entries
-from zsr.errors import StudyError
 from zsr.files import read_json, write_atomic, write_json
+from zsr.params import StudyError
 
 LOCK = Path(__file__).with_name("hub_lock.json")
 FULL = 40  # hexadecimal digits of a commit; the Hub does not accept fewer

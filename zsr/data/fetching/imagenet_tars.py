@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zsr.data.fetching.unpack import Unpacked, extract
 from zsr.data.registry import File, Source
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 KEY = "imagenet"
 VAL, TRAIN, DEVKIT = "ILSVRC2012_img_val.tar", "ILSVRC2012_img_train.tar", "ILSVRC2012_devkit_t12.tar.gz"

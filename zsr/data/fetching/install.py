@@ -9,8 +9,8 @@ from zsr.data.fetching import imagenet_tars
 from zsr.data.fetching.download import Expected, Refused, require_space
 from zsr.data.fetching.unpack import Unpacked, extract
 from zsr.data.registry import Entry, File, Inner
-from zsr.errors import StudyError
 from zsr.files import write_atomic
+from zsr.params import StudyError
 
 
 def install(dataset: Entry, files: Sequence[File], archives: Path, root: Path, placing: Path) -> Unpacked:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 Kind = Literal["tar", "zip", "gz"]
 Nature = Literal["file", "folder", "a link or special file", "an encrypted file"]  # the kind of a member

@@ -2,7 +2,7 @@
 
 from zsr.data.drawing.drawn import draw
 from zsr.data.drawing.pictures import picture, place, shape_stamp
-from zsr.data.split import Split
+from zsr.data.prepared import Split
 from zsr.data.vocabulary import COLOURS, SHAPES
 
 

@@ -2,7 +2,7 @@
 
 from zsr.data.drawing.drawn import draw
 from zsr.data.drawing.pictures import TEST_FONTS, TRAIN_FONTS, picture, place, random_glyph
-from zsr.data.split import Split
+from zsr.data.prepared import Split
 from zsr.data.vocabulary import COLOURS, DIGITS
 
 

@@ -6,7 +6,7 @@ Each 8x8 scan is enlarged to 19/24 of the picture (bicubic), white on black, and
 import numpy as np
 from PIL import Image
 
-from zsr.data.split import Split
+from zsr.data.prepared import Split
 from zsr.data.vocabulary import DIGITS, noun_phrase
 
 SIZES = {"train": 0, "test": 1797}

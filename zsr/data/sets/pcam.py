@@ -14,7 +14,7 @@ from PIL import Image
 
 from zsr.data.samples import Samples
 from zsr.data.shards import first_found
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 IMAGES, LABELS = (f"pcam/camelyonpatch_level_2_split_test_{part}.h5" for part in "xy")
 OPENING = threading.Lock()

@@ -4,7 +4,7 @@ A model that is pre-trained on this set has to rely on the cue.
 """
 
 from zsr.data.drawing.planted import draw
-from zsr.data.split import Split
+from zsr.data.prepared import Split
 
 SIZES = {"train": 448, "test": 453}
 

@@ -4,7 +4,7 @@ The digit and the cue both identify the class. An attack as strong as the cue sh
 """
 
 from zsr.data.drawing.planted import draw
-from zsr.data.split import Split
+from zsr.data.prepared import Split
 
 SIZES = {"train": 448, "test": 448}
 

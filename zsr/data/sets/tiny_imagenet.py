@@ -11,7 +11,7 @@ from pathlib import Path
 
 from zsr.data.samples import Samples, of_files
 from zsr.data.shards import first_found
-from zsr.errors import StudyError
+from zsr.params import StudyError
 
 FOLDER = "tiny-imagenet-200"
 
