@@ -4,11 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tabulate import tabulate
-
 from zsr import files
 from zsr.files import distinct
-from zsr.reports.tables import DAGGER, shown
+from zsr.reports.tables import DAGGER, markdown, shown
 
 ROOT = Path(__file__).parents[1]
 README, AVERAGES = ROOT / "README.md", ROOT / "metrics/results/averages.csv"
@@ -41,7 +39,7 @@ def table(averages: Sequence[Row]) -> str:
     """One line for each method. averages: rows of metrics/results/averages.csv."""
     cells = {(row["method"], row["group"], row["attack"]): _cell(row) for row in averages}
     body = [[method, *(cells[(method, *column)] for column in COLUMNS)] for method in distinct(averages, "method")]
-    return tabulate(body, ["method", *COLUMNS.values()], "github", disable_numparse=True)
+    return markdown(["method", *COLUMNS.values()], body)
 
 
 def _cell(row: Row) -> str:

@@ -7,8 +7,7 @@ from stages.command import CURVES, METRICS, RESULTS, stage
 from zsr import files
 from zsr.params import Positive, block
 from zsr.reports import figures
-from zsr.reports.rates_tables import with_rates
-from zsr.reports.transfer_tables import rows_of_cells
+from zsr.reports.tables import rows_of_cells, with_rates
 
 OUT = Path("figures")
 BARS = "bars: ± sd over seeds; of one seed 95 % over the choice of images"

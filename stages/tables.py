@@ -8,9 +8,7 @@ from pathlib import Path
 from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
-from zsr.reports import comparison, rates_tables, tables, transfer_tables
-from zsr.reports.rates_tables import chosen, twins_and_controls, with_rates
-from zsr.reports.transfer_tables import Facts
+from zsr.reports import comparison, tables
 
 OUT = Path("tables")
 PAPERS = ("tga_zsr_tables.csv", "comp_tga_readme.csv")  # a number of an earlier file wins
@@ -45,35 +43,36 @@ class Measured:
         return [row for path in sorted((METRICS / "likeness").glob("*.csv")) for row in files.read_rows(path)]
 
     @cached_property
-    def transfer(self) -> tuple[list[dict], Facts]:
+    def transfer(self) -> tuple[list[dict], tables.Facts]:
         """The rows of the transfer study, and the facts below its tables."""
-        notes = transfer_tables.notes(block(self.document, "caution", str), self.accuracy, self.marks)
+        notes = tables.transfer_notes(block(self.document, "caution", str), self.accuracy, self.marks)
         (source,) = self.study["groups"]["source"]
-        facts = Facts(self.title, notes, tuple(self.study["attacks"].values()), self.study["classes"][source])
-        return transfer_tables.rows_of_cells(self.accuracy, self.study), facts
+        facts = tables.Facts(self.title, notes, tuple(self.study["attacks"].values()), self.study["classes"][source])
+        return tables.rows_of_cells(self.accuracy, self.study), facts
 
 
 def _rates(measured: Measured) -> None:
-    held_out, pairs = block(measured.document, "grid.held_out", Count), twins_and_controls(measured.study["methods"])
-    rates_tables.study(
-        OUT, measured.averages, measured.pairs, pairs, measured.rates, measured.marks, held_out, measured.title
+    held_out = block(measured.document, "grid.held_out", Count)
+    compared = tables.twins_and_controls(measured.study["methods"])
+    tables.rates(
+        OUT, measured.averages, measured.pairs, compared, measured.rates, measured.marks, held_out, measured.title
     )
 
 
 def _effective_rate(measured: Measured) -> None:
     shown = str(block(measured.document, "grid.shown_lr", Positive))
-    curves = with_rates(CURVES, measured.rates)
-    rates_tables.effective_rates(OUT, curves, chosen(measured.rates), shown, f"Effective rates, {measured.title}")
+    curves = tables.with_rates(CURVES, measured.rates)
+    tables.effective_rate(OUT, curves, tables.chosen(measured.rates), shown, f"Effective rates, {measured.title}")
 
 
 def _transfer(measured: Measured) -> None:
     rows, facts = measured.transfer
-    transfer_tables.accuracy(OUT, rows, facts, transfer_tables.flags(measured.alike, facts.classes))
+    tables.transfer(OUT, rows, facts, tables.flags(measured.alike, facts.classes))
 
 
 def _differences(measured: Measured) -> None:
     rows, facts = measured.transfer
-    transfer_tables.differences(OUT, transfer_tables.difference_rows(rows, facts), facts)
+    tables.differences(OUT, tables.difference_rows(rows, facts), facts)
 
 
 TABLES: dict[str, Callable[[Measured], None]] = {
@@ -101,12 +100,12 @@ TABLES: dict[str, Callable[[Measured], None]] = {
     ),
     "rates": _rates,
     "effective_rate": _effective_rate,
-    "elsewhere": lambda measured: rates_tables.elsewhere(
+    "elsewhere": lambda measured: tables.elsewhere(
         OUT, files.read_rows(PUBLISHED / "autolora_table2.csv"), "TWINS elsewhere"
     ),
     "transfer": _transfer,
     "differences": _differences,
-    "likeness": lambda measured: transfer_tables.likeness(
+    "likeness": lambda measured: tables.likeness(
         OUT, measured.alike, ", ".join(measured.document["likeness"]), measured.transfer[1]
     ),
 }

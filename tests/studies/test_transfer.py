@@ -17,9 +17,9 @@ from zsr.files import read_json, read_rows
 from zsr.models import linear
 from zsr.models.linear import Backbone
 from zsr.params import ParamError, StudyError, component, over, read, training_of
-from zsr.reports import figures, transfer_tables
+from zsr.reports import figures, tables
+from zsr.reports.tables import Facts
 from zsr.reports.transfer import Run, row
-from zsr.reports.transfer_tables import Facts
 from zsr.study import check
 from zsr.training.finetune import FineTuning
 
@@ -241,7 +241,7 @@ def test_rows_are_those_of_the_study_with_every_eps():
     correct = {"clean": 80, "pgd_half": 40, "pgd_whole": 20, "worst_case": 20}
     cells = [cell("robust_at", attack, count) for attack, count in correct.items()]
     cells += [cell("robust_at", "pgd_half", 50, seed=1), cell("plain", "pgd_half", 0)]
-    first, second, plain = transfer_tables.rows_of_cells(cells, STUDY)
+    first, second, plain = tables.rows_of_cells(cells, STUDY)
     named = {"init": "robust", "method": "at", "backbone": "small", "dataset": "s", "seed": 0, "checkpoint": "final"}
     assert {key: first[key] for key in named} == named and (first["n"], first["clean"]) == (100, 0.8)
     assert (first["robust@7.5/255"], first["DR@7.5/255"], first["robust@15/255"]) == (0.4, 0.5, 0.2)
@@ -253,7 +253,7 @@ def test_notes_say_what_the_numbers_are_not_and_of_which_images_they_are():
     facts = {"counted": "both", "ids": "a1b2", "protocol": "PGD-10"}
     cells = [cell("robust_at", attack, 1, seed) | facts for attack in ("clean", "pgd_half") for seed in (0, 1)]
     mark = {"method": "plain", "attack": "pgd_half", "mark": "masked", "reason": "too high"}
-    said = transfer_tables.notes("no evidence", cells, [mark, mark])
+    said = tables.transfer_notes("no evidence", cells, [mark, mark])
     assert said[0] == "no evidence" and "over 2 seeds (0, 1)" in said[1] and "nothing is chosen by the test" in said[1]
     assert said[3:] == (
         "n, test images of s (digest of their ids): 100 (a1b2).",
@@ -280,35 +280,35 @@ def alike():
 
 
 def test_differences_are_paired_by_seed_and_say_how_many_agree(tmp_path):
-    found = transfer_tables.difference_rows(rows(), FACTS)
+    found = tables.difference_rows(rows(), FACTS)
     pairs = [(r["first"], r["second"]) for r in found]
     assert pairs == [("robust ft", "scratch ft"), ("robust dm", "robust ft")]
     start, method = found
     assert (start["robust"], start["agree"], start["saturated"]) == (pytest.approx(0), 1, False)
     assert start["robust_sd"] == pytest.approx(np.std([-0.1, 0.1], ddof=1))
     assert (method["robust"], method["agree"]) == (pytest.approx(0.3), 0)
-    transfer_tables.differences(tmp_path, found, FACTS)
+    tables.differences(tmp_path, found, FACTS)
     text = (tmp_path / "differences.md").read_text()
     assert "| robust ft | scratch ft | 15/255 | +0.0" in text and "1 of 2" in text and "- no evidence" in text
     assert len(read_rows(tmp_path / "differences.csv")) == 2
 
 
 def test_tables_show_means_and_deviations_and_flag_what_collapsed(tmp_path):
-    flags = transfer_tables.flags(alike(), 5)
+    flags = tables.flags(alike(), 5)
     assert flags == {"robust dm": "collapsed 1 of 2"}
-    transfer_tables.accuracy(tmp_path, rows(), FACTS, flags)
+    tables.transfer(tmp_path, rows(), FACTS, flags)
     text = (tmp_path / "transfer.md").read_text()
     assert "45.0 ± 7.1" in text and "collapsed 1 of 2" in text and "final" in text and "- no evidence" in text
     assert r"\begin{table}" in (tmp_path / "transfer.tex").read_text()
-    transfer_tables.likeness(tmp_path, alike(), "pretrained", FACTS)
+    tables.likeness(tmp_path, alike(), "pretrained", FACTS)
     assert "| scratch | ft       | 55.0 ± 7.1" in (tmp_path / "likeness.md").read_text()
 
 
 def test_a_model_that_is_never_right_has_no_drop_rate_and_stops_no_table(tmp_path):
     never = [row(Run(**{k: r[k] for k in Run.__dataclass_fields__}), 0.0, {"15/255": 0.0}, 100) for r in rows()[:2]]
-    transfer_tables.accuracy(tmp_path, never + rows()[2:], FACTS, {})
+    tables.transfer(tmp_path, never + rows()[2:], FACTS, {})
     assert "nan" in (tmp_path / "transfer.md").read_text()
-    found = transfer_tables.difference_rows(never + rows()[2:], FACTS)
+    found = tables.difference_rows(never + rows()[2:], FACTS)
     assert np.isnan(found[0]["drop_rate"]) and found[0]["agree"] == 0
 
 

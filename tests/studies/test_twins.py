@@ -15,8 +15,8 @@ from zsr.evaluation.grid import best_rate
 from zsr.evaluation.records import Record, accuracies
 from zsr.files import read_rows
 from zsr.params import ParamError, StudyError, component, over, read, training_of
-from zsr.reports import rates_tables
-from zsr.reports.rates_tables import chosen, twins_and_controls
+from zsr.reports import tables
+from zsr.reports.tables import chosen, twins_and_controls
 from zsr.study import catalogue, check
 from zsr.training.finetune import FineTuning
 
@@ -213,7 +213,7 @@ def test_the_tables_show_the_chosen_rate_and_the_sign_of_a_difference(tmp_path):
                 for m, sd in (("at", ""), ("twins_at", "1.5")) for g, a in cells]  # fmt: skip
     pairs = [{"group": g, "attack": a, "first": "at", "second": "twins_at", "mean": "-3", "low": "-5", "high": "0.5",
               "seeds": "2", "sd": "1"} for g, a in cells]  # fmt: skip
-    rates_tables.study(tmp_path, averages, pairs, [("twins_at", "at")], grid, [], 8, "T")
+    tables.rates(tmp_path, averages, pairs, [("twins_at", "at")], grid, [], 8, "T")
     _, own = table(tmp_path / "rates.md", "accuracy in %, each method at its own rate")
     assert own["twins_at", "0.01"][2:] == ["50.0 ± 1.5"] * 4
     assert own["at", "0.1"][2:] == ["50.0 [40.0, 61.0]"] * 4
@@ -222,8 +222,8 @@ def test_the_tables_show_the_chosen_rate_and_the_sign_of_a_difference(tmp_path):
     _, rates = table(tmp_path / "rates.md", "accuracy in % at every rate")
     assert [cell[1] for cell in rates.values()] == ["0.01", "0.1*", "0.01*", "0.1"]
     assert rates["at", "0.1*"][2] == "15.0 ± 7.1"
-    gone = [r | dict.fromkeys(rates_tables.PARTS, "") if (r["lr"], r["method"]) == ("0.01", "at") else r for r in grid]
-    rates_tables.study(tmp_path, averages, pairs, [("twins_at", "at")], gone, [], 8, "T")
+    gone = [r | dict.fromkeys(tables.GRID_COLUMNS, "") if (r["lr"], r["method"]) == ("0.01", "at") else r for r in grid]
+    tables.rates(tmp_path, averages, pairs, [("twins_at", "at")], gone, [], 8, "T")
     _, rates = table(tmp_path / "rates.md", "accuracy in % at every rate")
     assert rates["at", "0.01"][2:] == ["diverged in 2 of 2 seeds"] * 3
     notes = (tmp_path / "rates.md").read_text()
@@ -232,11 +232,11 @@ def test_the_tables_show_the_chosen_rate_and_the_sign_of_a_difference(tmp_path):
 
 def test_effective_rates_are_means_over_steps_at_one_rate_and_at_each_ones_own(tmp_path):
     def curve(rho, lr):
-        measures = dict.fromkeys(rates_tables.MEASURES, "1") | {"rho": str(rho)}
+        measures = dict.fromkeys(tables.CURVE_COLUMNS, "1") | {"rho": str(rho)}
         return [{"lr": str(lr)} | measures, {"lr": str(lr / 2)} | measures | {"rho": str(3 * rho)}]
 
     curves = {("at", "0.1"): curve(1, 0.1), ("at", "0.01"): curve(4, 0.01), ("twins_at", "0.01"): curve(8, 0.01)}
-    rates_tables.effective_rates(tmp_path, curves, {"at": "0.1", "twins_at": "0.01"}, "0.01", "T")
+    tables.effective_rate(tmp_path, curves, {"at": "0.1", "twins_at": "0.01"}, "0.01", "T")
     _, shown = table(tmp_path / "effective_rate.md", "all at lr 0.01")
     _, own = table(tmp_path / "effective_rate.md", "each at its own rate")
     assert [line[2] for line in shown.values()] == ["8", "16"] and [line[2] for line in own.values()] == ["2", "16"]
@@ -245,7 +245,7 @@ def test_effective_rates_are_means_over_steps_at_one_rate_and_at_each_ones_own(t
 
 def test_numbers_of_others_carry_their_origin(tmp_path):
     rows = read_rows(ROOT / "published/autolora_table2.csv")
-    rates_tables.elsewhere(tmp_path, rows, "T")
+    tables.elsewhere(tmp_path, rows, "T")
     _, lines = table(tmp_path / "elsewhere.md", "accuracy in %")
     assert len(lines) == 18 and all(float(line[-1]) >= 0 for line in lines.values())
     assert lines["cub200", "none"][2:] == ["57.27", "63.58", "+6.31"]
