@@ -178,8 +178,8 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "data.template must be text that holds {} once",
     ),
     (
-        "seeds:              # of fine-tuning; several: tables show mean ± standard deviation\n- 0",
-        "seeds: [0, 1, 0]",
+        "- 0\n\ndata:",
+        "- 0\n- 1\n- 0\n\ndata:",
         "seeds must be at least one, none twice, got [0, 1, 0]",
     ),
     (
