@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 .PHONY: repro test clean lock
 
 repro: $(READY)
-	dvc repro
+	python -m stages.repro
 
 test: $(READY)
 	ruff check --quiet zsr stages tests benchmarks

@@ -48,7 +48,8 @@ def run_study(document: Mapping, monkeypatch, folder: Path) -> None:
     monkeypatch.setattr(scratch, "loaded_files", set)  # this process has loaded far more than a stage does
     files.write_json(Path("params.yaml"), document)
     for stage, names in cells(document):
-        call(*shlex.split(_named(stage["cmd"], names))[4:])
+        _, name, *arguments = shlex.split(_named(stage["cmd"], names))[4:]
+        call(f"stages.{name}", *arguments)
         for kind in ("outs", "metrics", "plots"):
             for out in stage.get(kind, []):
                 path = Path(_named(out if isinstance(out, str) else next(iter(out)), names))

@@ -1,7 +1,7 @@
 """All tables for people but that of `zsr.reports.comparison`: Markdown, LaTeX and CSV, protocol facts below each.
 
-From top to bottom: the text of a cell, a table on disk, notes that tables share, and then one function for each table,
-which has the name of the table in params.yaml. `TABLES` in `stages.tables` calls it with the rows of the study. No torch.
+From top to bottom: the text of a cell, a table on disk, notes that tables share, then one function for each table. The
+function has the name of the table in params.yaml; `TABLES` in `stages.tables` calls it with the rows of the study.
 
 In every table ± is a standard deviation over seeds, and [low, high] is a 95 % interval; the notes of the table say over
 what. A number that the audit has marked carries a dagger and the number of the mark. The reasons stand below the table.

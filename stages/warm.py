@@ -1,0 +1,206 @@
+"""A process that has imported the libraries once, and forks itself for every stage. It needs no params and no DVC.
+
+A stage spends five seconds of CPU on imports before it computes. `serving` starts this module as a process of its own;
+`python -m stages NAME ...` asks that process for a fork, where the environment variable ZSR_WARM names its socket. The
+fork takes over the arguments, the folder, the environment and the terminal of the process that asked, and runs the
+stage's script as Python would. The project's own modules are imported after the fork, so the code is never older than
+its files. Where the process is not there, or runs another Python, the stage runs without it.
+"""
+
+import ctypes
+import importlib
+import io
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn, cast
+
+VARIABLE = "ZSR_WARM"  # the path of the socket
+LIBRARIES = ("torch", "open_clip", "safetensors.torch", "click", "tqdm", "ruamel.yaml")
+# What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
+READ_AT_LOADING = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")
+LENGTH = 8  # bytes before a request that say how long it is
+ENDS_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+
+
+@contextmanager
+def serving() -> Iterator[dict[str, str]]:
+    """Run the process while the context lasts. Yields the environment variables for the stages that shall use it."""
+    with tempfile.TemporaryDirectory(prefix="zsr-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        path = str(Path(folder, "socket"))
+        listener.bind(path)
+        listener.listen(64)
+        command = [sys.executable, "-B", "-m", "stages.warm", str(listener.fileno())]
+        root = Path(__file__).resolve().parents[1]
+        process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
+        try:
+            yield {VARIABLE: path}
+        finally:
+            process.kill()
+            process.wait()
+            process.stdin.close()  # type: ignore[union-attr]
+
+
+def asked(arguments: list[str]) -> int | None:
+    """The exit status of a stage that a fork has run; None where no fork can run the stage.
+
+    Args:
+        arguments: the name of the stage and the keys of its cell.
+    """
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(os.environ[VARIABLE])
+            request = {"arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ), "path": sys.path}
+            message = json.dumps(request | {"python": _python()}).encode()
+            socket.send_fds(connection, [len(message).to_bytes(LENGTH, "big")], [0, 1, 2])
+            connection.sendall(message)
+            answer = connection.makefile().read()
+        except (OSError, KeyError):
+            return None
+    if not answer:
+        print("Error: the process that ran this stage is gone; run the same command again", file=sys.stderr)
+        return 1
+    status = json.loads(answer)
+    if status is not None and status < 0:
+        os.kill(os.getpid(), -status)  # the fork was killed by this signal
+    return status
+
+
+def _python() -> list[str]:
+    settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(READ_AT_LOADING))
+    return [sys.executable, sys.version, *settings]
+
+
+def _serve(listener: socket.socket) -> None:
+    """Answer requests until the process that started this one ends, which closes stdin."""
+    for name in LIBRARIES:
+        with suppress(ImportError):
+            __import__(name)
+    running: dict[int, socket.socket] = {}  # the process of a fork -> who asked for it
+    waker, wakened = socket.socketpair()
+    wakened.setblocking(False)
+    waker.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked; the fork ends with it
+    with selectors.DefaultSelector() as selector:
+        for source in (listener, wakened, sys.stdin):
+            selector.register(source, selectors.EVENT_READ)
+        while True:
+            for key, _ in selector.select():
+                if key.fileobj is sys.stdin:
+                    return _end(running)
+                if key.fileobj is listener:
+                    connection, _ = listener.accept()
+                    if process := _forked(connection, [listener, wakened, waker, *running.values()]):
+                        running[process] = connection
+                        selector.register(connection, selectors.EVENT_READ)
+                elif key.fileobj is wakened:
+                    with suppress(BlockingIOError):
+                        wakened.recv(4096)
+                else:  # who asked has gone
+                    process = next(process for process, asker in running.items() if asker is key.fileobj)
+                    selector.unregister(key.fileobj)
+                    with suppress(ProcessLookupError):
+                        os.killpg(process, signal.SIGKILL)
+            for process, status in _ended():
+                connection = running.pop(process)
+                with suppress(KeyError):
+                    selector.unregister(connection)
+                _answer(connection, status)
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """The forks that have ended, with their exit status."""
+    while True:
+        try:
+            process, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not process:
+            return
+        yield process, os.waitstatus_to_exitcode(status)
+
+
+def _answer(connection: socket.socket, status: int | None) -> None:
+    with suppress(OSError):
+        connection.sendall(json.dumps(status).encode())
+    connection.close()
+
+
+def _end(running: dict[int, socket.socket]) -> None:
+    for process in running:
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
+
+
+def _forked(connection: socket.socket, others: list[socket.socket]) -> int | None:
+    """Fork a process for a request. Returns its number; None where the request was refused, and answered."""
+    length, descriptors, _, _ = socket.recv_fds(connection, LENGTH, 3)
+    with connection.makefile("rb") as file:
+        message = file.read(int.from_bytes(length, "big"))
+    request = json.loads(message) if message else {}  # nothing where who asked was killed at once
+    if request.get("python") != _python():
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return _answer(connection, None)
+    process = os.fork()
+    if not process:
+        _run(request, descriptors, [connection, *others])
+    for descriptor in descriptors:
+        os.close(descriptor)
+    with suppress(OSError):
+        os.setpgid(process, process)
+    return process
+
+
+def _run(request: dict, descriptors: list[int], sockets: list[socket.socket]) -> NoReturn:
+    """Become the stage that was asked for."""
+    status = 1
+    try:
+        os.setpgid(0, 0)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(ENDS_WITH_PARENT, signal.SIGKILL)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        for one in sockets:
+            one.close()
+        os.chdir(request["folder"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        name, *arguments = request["arguments"]
+        del sys.modules["stages"]  # the stage may lie in another checkout
+        sys.modules.pop("__mp_main__", None)  # multiprocessing's second name of this module
+        importlib.invalidate_caches()
+        for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+            cast(io.TextIOWrapper, stream).reconfigure(line_buffering=os.isatty(number) or number == 2)
+        sys.path[:], sys.argv = request["path"], [f"stages.{name}", *arguments]
+        runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(status)
+
+
+if __name__ == "__main__":
+    _serve(socket.socket(fileno=int(sys.argv[1])))
