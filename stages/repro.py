@@ -1,7 +1,7 @@
 """Make a study as `dvc repro` does, in less time: libraries are imported once, and rows are trained side by side.
 
-DVC runs one stage after another. It frees its lock while the command of a stage runs, so several `dvc repro` may work on
-parts of the graph that do not overlap. A lane is one of them: it trains and judges its share of the rows of `methods`.
+DVC runs one stage after another. It frees its lock while the command of a stage runs, so several `dvc repro` may work
+on parts of the graph that do not overlap. A lane is one of them: it trains and judges its share of the rows.
 The numbers are those of a plain `dvc repro`, which goes on from whatever is here.
 """
 
