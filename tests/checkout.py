@@ -64,12 +64,15 @@ class Checkout:
         return kept | {"PATH": path, "DVC_NO_ANALYTICS": "1", "COLUMNS": "100"} | self.variables
 
     def start(self, *arguments: str) -> subprocess.Popen:
-        """DVC in a process group of its own."""
+        """Python in a process group of its own."""
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        command, where = [sys.executable, "-m", "dvc", *arguments], self.folder / self.scale
+        command, where = [sys.executable, *arguments], self.folder / self.scale
         return subprocess.Popen(command, cwd=where, env=self.environment, start_new_session=True, **output)
 
     def dvc(self, *arguments: str) -> str:
+        return self.python("-m", "dvc", *arguments)
+
+    def python(self, *arguments: str) -> str:
         process = self.start(*arguments)
         text, _ = process.communicate()
         assert process.returncode == 0, text

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stages.warm import serving
 from zsr.data.sources import make
 from zsr.methods._base import Batch
 from zsr.params import read
@@ -21,6 +22,13 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Variables for commands of stages whose process shall be a fork of one that has imported the libraries."""
+    with serving() as variables:
+        yield variables
 
 
 @pytest.fixture(scope="session")

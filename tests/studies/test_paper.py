@@ -80,8 +80,8 @@ def test_training_is_as_published(method, published):
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory):
-    return Checkout(tmp_path_factory.mktemp("paper"), scale="studies/paper", DATA_ROOT="", HF_HUB_OFFLINE="1")
+def checkout(tmp_path_factory, warm):
+    return Checkout(tmp_path_factory.mktemp("paper"), scale="studies/paper", DATA_ROOT="", HF_HUB_OFFLINE="1", **warm)
 
 
 def test_the_plan_can_be_seen_without_data_and_the_first_error_says_what_to_fetch(checkout):
@@ -93,7 +93,7 @@ def test_the_plan_can_be_seen_without_data_and_the_first_error_says_what_to_fetc
     stages = {f"data@{s}" for s in SETS} | {f"train@{m}" for m in PAPER["methods"]}
     stages |= {f"evaluate@{m}-{a}" for m in PAPER["methods"] for a in PAPER["attacks"]}
     assert stages < ran(checkout.dvc("repro", "--dry", "--force"))  # without --force DVC looks for what is not there
-    process = checkout.start("repro", "data@tiny_imagenet")
+    process = checkout.start("-m", "dvc", "repro", "data@tiny_imagenet")
     said, _ = process.communicate()
     assert process.returncode and "Traceback" not in said
     assert "tiny_imagenet (train) is not here" in said

@@ -1,0 +1,88 @@
+"""A stage that is a fork of a process with the libraries runs as it would by itself, and ends with who asked for it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import ROOT
+
+STAGE = """
+import os, sys, time
+from pathlib import Path
+
+if sys.argv[1] == "tell":
+    print(Path.cwd().name, sys.argv[2:], os.environ.get("WORD"), "torch" in sys.modules, __name__)
+    print("to stderr", file=sys.stderr)
+    print(sys.stdin.read(), Path(sys.argv[0]).name)
+elif sys.argv[1] == "exit":
+    sys.exit(int(sys.argv[2]))
+elif sys.argv[1] == "raise":
+    raise RuntimeError("of the stage")
+elif sys.argv[1] == "die":
+    os.kill(os.getpid(), 9)
+elif sys.argv[1] == "wait":
+    Path("process").write_text(str(os.getpid()))
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def ask(tmp_path, warm):
+    """(arguments of the stage, variables) -> the process that asked, in a folder with its own package `stages`."""
+    (tmp_path / "stages").mkdir()
+    for name in ("__init__.py", "__main__.py", "warm.py"):
+        (tmp_path / "stages" / name).write_bytes((ROOT / "stages" / name).read_bytes())
+    (tmp_path / "stages/told.py").write_text(STAGE)
+
+    def start(*arguments: str, **variables: str) -> subprocess.Popen:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        command = [sys.executable, "-B", "-m", "stages", "told", *arguments]
+        return subprocess.Popen(command, cwd=tmp_path, env=os.environ | warm | variables, **pipes)
+
+    return start
+
+
+@pytest.mark.parametrize("variables", [{}, {"ZSR_WARM": "/nowhere"}, {"OMP_DYNAMIC": "true"}])
+def test_a_stage_sees_the_same_from_a_fork_and_by_itself(ask, tmp_path, variables):
+    """By itself: where no process is there, or where its libraries have read other variables."""
+    out, err = ask("tell", "a b", "ü", WORD="given", **variables).communicate("typed")
+    loaded = not variables
+    assert out == f"{tmp_path.name} ['a b', 'ü'] given {loaded} __main__\ntyped told.py\n" and err == "to stderr\n"
+
+
+@pytest.mark.parametrize("variables", [{}, {"ZSR_WARM": "/nowhere"}])
+@pytest.mark.parametrize(
+    ("arguments", "status"), [(("exit", "0"), 0), (("exit", "3"), 3), (("raise",), 1), (("die",), -9)]
+)
+def test_a_stage_ends_as_it_would_by_itself(ask, arguments, status, variables):
+    process = ask(*arguments, **variables)
+    _, err = process.communicate()
+    assert process.returncode == status
+    assert ("RuntimeError: of the stage" in err) == (arguments == ("raise",))
+
+
+def test_a_stage_is_killed_with_who_asked_for_it(ask, tmp_path):
+    process, told = ask("wait"), tmp_path / "process"
+    while not (told.exists() and told.read_text()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    fork = int(told.read_text())
+    assert fork != process.pid
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{fork}").exists():
+        assert time.monotonic() < deadline, "the fork is still there"
+        time.sleep(0.01)
+
+
+def test_forks_run_side_by_side(ask):
+    waiting = ask("wait")
+    assert ask("tell").communicate("")[0] and waiting.poll() is None
+    waiting.kill()
+    waiting.wait()
