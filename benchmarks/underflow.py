@@ -32,7 +32,7 @@ def main(fitted: bool) -> None:
     """Shares of pixels, and of images, whose gradient is exactly zero: the same pictures at every batch size."""
     document = read(Path("params.yaml"))
     torch.set_num_threads(block(document, "threads", Count))
-    source, base = document["data"]["source"], Path("data/base_model.safetensors")
+    source, base = document["data"]["source"], Path("data/base_model/0.safetensors")
     split = make(source, "test", max(SIZES), document["data"]["seed"], document["data"]["image_size"])
     fitted = fitted or not base.exists()
     model = _fitted(document, split) if fitted else _base(document, base, source)

@@ -27,11 +27,12 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     attack, compute = component(document, "attacks", shown.attack), block(document, "compute", Compute)
     if isinstance(attack, SignAttack):
         attack = replace(attack, success="last")  # maps show images after all steps of the attack
-    data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name)
+    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in files.read_json(CATALOGUE)["methods"]}
+    data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name, min(int(path.stem) for path in methods.values()))
     images, labels, ids = data.split.tensors(range(shown.images), compute.place())
     model, noise, maps, rows = block(document, "model", heads.Model), Noise(evaluation.seed, set_name, ids), {}, []
-    for method in files.read_json(CATALOGUE)["methods"]:
-        whole = heads.load(model, heads.first_checkpoint(CHECKPOINTS / method))
+    for method, weights in methods.items():
+        whole = heads.load(model, weights)
         classifier = heads.classifier(model, whole, data.text_embeddings, compute)
         maps[method], facts = attention.measure(classifier, attack, images, labels, noise, evaluation.batch_size)
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})

@@ -15,8 +15,10 @@ from zsr.params import Count, block, component, under_protocol
 @stage("eps_sweep", "attack")
 def main(document: Mapping, code: str, attack: str) -> None:
     document, rows = under_protocol(document), []
-    sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name) for name in prepared.names(TEXT_EMBEDDINGS)}
-    for method in progress("eps sweep", "method")(list(files.read_json(CATALOGUE)["methods"]), 0):
+    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in files.read_json(CATALOGUE)["methods"]}
+    seed, names = min(int(path.stem) for path in methods.values()), prepared.names(TEXT_EMBEDDINGS)
+    sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name, seed) for name in names}
+    for method, weights in progress("eps sweep", "method")(list(methods.items()), 0):
         task = SweepTask(
             attack=component(document, "attacks", attack),
             sweep=block(document, f"eps_sweep.{attack}", EpsSweep),
@@ -24,7 +26,7 @@ def main(document: Mapping, code: str, attack: str) -> None:
             model=block(document, "model", heads.Model),
             compute=block(document, "compute", Compute),
             threads=block(document, "threads", Count),
-            weights=heads.first_checkpoint(CHECKPOINTS / method),
+            weights=weights,
             sets=tuple((name, test_set.images, test_set.text) for name, test_set in sets.items()),
         )
         with scratch.claimed("eps_sweep", scratch.key(task, code)) as record_path:

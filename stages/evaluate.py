@@ -4,7 +4,7 @@ Where the row was trained at several rates and the attack is that of the grid, t
 on data.source.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.command import CHECKPOINTS, RECORDS, SETS, TEXT_EMBEDDINGS, progress, stage
@@ -18,12 +18,13 @@ from zsr.params import Count, block, component, nested_component, under_protocol
 @stage("evaluate", "method", "attack", parallel=True)
 def main(document: Mapping, code: str, method: str, attack: str) -> None:
     grid, document = document["grid"], under_protocol(document)
-    sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name) for name in prepared.names(TEXT_EMBEDDINGS)}
+    names = prepared.names(TEXT_EMBEDDINGS)
     folder, out, source = CHECKPOINTS / method, RECORDS / f"{method}-{attack}", block(document, "data.source", str)
     configured = component(document, "attacks", attack)
 
-    def run(weights: Path, judged: Mapping, out: Path, tower: Path | None = None) -> None:
+    def run(weights: Path, judged: Sequence[str], out: Path, tower: Path | None = None) -> None:
         seed = int((tower or weights).stem)
+        sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name, seed) for name in judged}
         judging = Judging(
             method=method,
             seed=seed,
@@ -36,15 +37,15 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
             weights=weights,
             tower=tower,
         )
-        judge(judging, judged, code, lambda name: progress(f"{method} {attack} {name}", "batch"), out / str(seed))
+        judge(judging, sets, code, lambda name: progress(f"{method} {attack} {name}", "batch"), out / str(seed))
 
     for weights in sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem)):
-        run(weights, sets, out)
+        run(weights, names, out)
     module = document["attacks"][attack].get("module", attack)
     grid_attack = nested_component(grid["attack"], "attacks", "grid.attack") if grid else None
     if grid and grid["attack"]["module"] == module and configured == grid_attack:
         for tower in sorted(folder.glob("rates/*/*.safetensors")):
-            run(folder / tower.name, {source: sets[source]}, out / "rates" / tower.parent.name, tower)
+            run(folder / tower.name, [source], out / "rates" / tower.parent.name, tower)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from stages.command import BASE_MODEL, SETS, STARTS, TEXT_EMBEDDINGS, progress, 
 from zsr import compute, files
 from zsr.models import heads
 from zsr.params import Natural, block, row
-from zsr.training.finetune import mean_curve, task_of, train_once, without_start
-from zsr.training.loop import COLUMNS
+from zsr.training.finetune import task_of, train_once, without_start
+from zsr.training.loop import COLUMNS, mean_curve
 
 
 @stage("start", parallel=True)
@@ -34,14 +34,14 @@ def _train(document: Mapping, code: str, name: str, seed: int) -> list[dict[str,
         name,
         seed,
         images=SETS / source / "train.safetensors",
-        text_embeddings=TEXT_EMBEDDINGS / f"{source}.safetensors",
-        weights=Path(start.file) if start.file else BASE_MODEL,
+        text_embeddings=files.of_seed(TEXT_EMBEDDINGS / source, seed),
+        weights=Path(start.file) if start.file else files.of_seed(BASE_MODEL, seed),
         origin=origin,
         sha256=start.sha256,
     )
     tower, rows = train_once(task, code, progress(f"training {name}, seed {seed}", "step"))
     if compute.rank() == 0:
-        whole = heads.load(task.model, BASE_MODEL, tower)
+        whole = heads.load(task.model, files.of_seed(BASE_MODEL, seed), tower)
         heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, task.method.norm_stats)
     return rows
 

@@ -77,7 +77,12 @@ def _differences(measured: Measured) -> None:
 
 TABLES: dict[str, Callable[[Measured], None]] = {
     "accuracy": lambda measured: tables.accuracy(
-        OUT, measured.accuracy, measured.averages, f"Accuracy, {measured.title}", measured.marks
+        OUT,
+        measured.accuracy,
+        measured.averages,
+        f"Accuracy, {measured.title}",
+        measured.marks,
+        measured.study["bases"],
     ),
     "attacks": lambda measured: tables.attacks(
         OUT, measured.averages, measured.attacks, "all", f"Attacks side by side, {measured.title}", measured.marks

@@ -1,9 +1,10 @@
-"""The text side of every set, computed once: one unit vector per class prompt. The text tower is not run again.
+"""The text side of every set, computed once for each base model: one unit vector per class prompt.
 
 A linear head reads no text: its set has a file of the class names alone.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
@@ -19,29 +20,32 @@ def main(document: Mapping, code: str) -> None:
     torch.set_num_threads(block(document, "threads", Count))
     model, index = block(document, "model", Model), {}
     template, prompt_set = block(document, "data.template", str), block(document, "data.prompt_set", str)
-    embed, catalogue = _embedder(model), files.read_json(CATALOGUE)
+    bases = {path.stem: _embedder(model, path) for path in sorted(BASE_MODEL.glob("*.safetensors"))}
+    catalogue = files.read_json(CATALOGUE)
     for name in catalogue["sets"]:
-        test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / f"{name}.safetensors"
+        test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / name
         split = Split.load(test)
         prompts = list(split.own_prompts) or split.prompts(template)
         wording = f"{prompt_set} prompts of the set" if split.own_prompts else f"prompt '{template}'"
-        if model.head == "linear":
-            files.save_tensors(out, {}, {"wording": "final weights", "prompts": list(split.nouns)})
-        else:
-            files.save_tensors(out, {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts})
+        for base, embed in bases.items():
+            if model.head == "linear":
+                tensors, facts = {}, {"wording": "final weights", "prompts": list(split.nouns)}
+            else:
+                tensors, facts = {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts}
+            files.save_tensors(out / f"{base}.safetensors", tensors, facts)
         if name in catalogue["judged"]:
             index[name] = entry(test, out)  # the index tells evaluations when the images are new
     files.write_json(TEXT_EMBEDDINGS / INDEX, index)
 
 
-def _embedder(model: Model):
+def _embedder(model: Model, base: Path):
     if model.head == "linear":
         return None
     from functools import partial
 
     from zsr.models import clip
 
-    return partial(clip.embed_texts, clip.create(model.arch, BASE_MODEL), model.arch)
+    return partial(clip.embed_texts, clip.create(model.arch, base), model.arch)
 
 
 if __name__ == "__main__":

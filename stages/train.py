@@ -16,8 +16,8 @@ from zsr.evaluation.grid import Grid, best_rate, grid_of
 from zsr.evaluation.records import Record, accuracies
 from zsr.models import heads
 from zsr.params import Diverged, Natural, block, row
-from zsr.training.finetune import TrainingTask, mean_curve, task_of, train_once, without_start
-from zsr.training.loop import COLUMNS
+from zsr.training.finetune import TrainingTask, task_of, train_once, without_start
+from zsr.training.loop import COLUMNS, mean_curve
 
 Trained = tuple[
     list[TrainingTask], list[Path | None], list[list[dict[str, str]]]
@@ -36,15 +36,17 @@ def main(document: Mapping, code: str, name: str) -> None:
 
 
 def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
-    """One task for each seed. A row that keeps the base model without training has a single task."""
+    """One task for each seed. A row that does not train has one task for each base model."""
     source, start = block(document, "data.source", str), row(document, "methods", name).start
-    images, text = SETS / source / "train.safetensors", TEXT_EMBEDDINGS / f"{source}.safetensors"
     origin, tasks = "start" if start else without_start(document), []
     for seed in block(document, "seeds", tuple[Natural, ...]):
-        weights = STARTS / start / f"{seed}.safetensors" if start else BASE_MODEL
-        paths = {"images": images, "text_embeddings": text, "weights": weights, "origin": origin}
-        tasks.append(task_of(document, "methods", name, seed, **paths))
-    return tasks if tasks[0].method.trains or origin != "base" else tasks[:1]
+        weights = STARTS / start / f"{seed}.safetensors" if start else files.of_seed(BASE_MODEL, seed)
+        text = files.of_seed(TEXT_EMBEDDINGS / source, seed)
+        paths = {"images": SETS / source / "train.safetensors", "text_embeddings": text, "weights": weights}
+        tasks.append(task_of(document, "methods", name, seed, origin=origin, **paths))
+    if tasks[0].method.trains or origin != "base":
+        return tasks
+    return list({task.weights: task for task in reversed(tasks)}.values())[::-1]
 
 
 def _train(name: str, tasks: list[TrainingTask], code: str) -> Trained:
@@ -99,7 +101,7 @@ def _judged(document: Mapping, code: str, grid: Grid, task: TrainingTask, tower:
         weights=task.weights,
         tower=tower,
     )
-    data = {"held_out": prepared.held_out(SETS, TEXT_EMBEDDINGS, source, grid.held_out)}
+    data = {"held_out": prepared.held_out(SETS, TEXT_EMBEDDINGS, source, grid.held_out, task.seed)}
     out = CHECKPOINTS / key["method"] / "rates" / key["lr"] / str(task.seed)
     judge(judging, data, code, lambda set_name: progress(f"{key['method']} {key['lr']} {set_name}", "batch"), out)
     return Record.load(out / "held_out.json")

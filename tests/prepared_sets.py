@@ -15,11 +15,11 @@ def prepared_sets(folder: Path, images: Mapping[str, int], text: torch.Tensor) -
     """Sets of so many test images each. text: embeddings of at least as many classes as a set has."""
     sets, embedded, index = folder / "data/sets", folder / "data/text_embeddings", {}
     for name, n in images.items():
-        test, own = sets / name / "test.safetensors", embedded / f"{name}.safetensors"
+        test, own = sets / name / "test.safetensors", embedded / name
         split = make(name, "test", n, 0, 24)
         split.save(test)
         rows = text[torch.arange(len(split.classnames)) % len(text)]
-        files.save_tensors(own, {"text_embeddings": rows}, {"wording": "prompt 'a {}'"})
+        files.save_tensors(own / "0.safetensors", {"text_embeddings": rows}, {"wording": "prompt 'a {}'"})
         index[name] = entry(test, own)
     files.write_json(embedded / INDEX, index)
     return {name: prepared.load(sets, embedded, name) for name in images}

@@ -180,6 +180,12 @@ def identity(path: Path) -> str:
     return sha256(path)
 
 
+def of_seed(folder: Path, seed: int) -> Path:
+    """The file of a seed, in a folder that has one safetensors file for each seed, or a single one for all seeds."""
+    paths = list(folder.glob("*.safetensors"))
+    return paths[0] if len(paths) == 1 else folder / f"{seed}.safetensors"
+
+
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
     """Hold a lock on `path`. A process left over from a killed run is waited for, so two never write one result."""

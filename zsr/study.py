@@ -155,9 +155,11 @@ def catalogue(study: Study, document: Mapping) -> dict[str, Any]:
     """The parts of the study, by name. Stages that go through the whole study depend on the catalogue."""
     facts = ("section", "module", "start", "base", "wings")
     attacks = {name: component(document, "attacks", name) for name in study.attacks}
+    bases = study.base_model.get("seeds", [0])
     groups = {"all": study.judged, "source": [study.data.source]}
     return {
         "arch": study.model.arch,
+        "bases": len(bases),  # number of base models
         "methods": {
             name: {key: method_row[key] for key in facts if key in method_row}
             for name, method_row in study.methods.items()
@@ -242,6 +244,10 @@ def _check_clip(document: Mapping, study: Study) -> None:
     base = base_of(document)
     if isinstance(base, Pretrained):
         pretrained.check(arch, base)
+    elif len(base.seeds) > 1 and base.seeds != study.seeds:
+        raise ParamError(
+            f"base_model.seeds must be one seed or the same list as seeds, {list(study.seeds)}, got {list(base.seeds)}"
+        )
     if not study.data.groups()["unseen_strict"]:
         raise ParamError(f"data.sets needs one besides the source and the controls, got {', '.join(study.data.sets)}")
 

@@ -130,9 +130,11 @@ def folders(tmp_path):
     sets, text = tmp_path / "sets", tmp_path / "text"
     for split in ("test", "train"):
         make("shapes", split, 24, 0, 24).save(sets / f"shapes/{split}.safetensors")
-    embedded = text / "shapes.safetensors"
+    embedded = text / "shapes/0.safetensors"
     files.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "prompt 'a photo of {}'"})
-    files.write_json(text / prepared.INDEX, {"shapes": prepared.entry(sets / "shapes/test.safetensors", embedded)})
+    files.write_json(
+        text / prepared.INDEX, {"shapes": prepared.entry(sets / "shapes/test.safetensors", embedded.parent)}
+    )
     return sets, text
 
 
@@ -141,18 +143,18 @@ def test_a_prepared_set_has_its_images_its_embeddings_and_its_files(folders):
     loaded = prepared.load(sets, text, "shapes")
     assert len(loaded.split.ids) == 24 and torch.equal(loaded.text_embeddings, torch.eye(12))
     assert loaded.wording == "prompt 'a photo of {}'" and loaded.last == 0
-    assert (loaded.images, loaded.text) == (sets / "shapes/test.safetensors", text / "shapes.safetensors")
+    assert (loaded.images, loaded.text) == (sets / "shapes/test.safetensors", text / "shapes/0.safetensors")
     assert prepared.names(text) == ["shapes"] and prepared.classes(text) == {"shapes": 12}
 
 
 def test_a_prepared_set_belongs_to_its_embeddings(folders):
     sets, text = folders
-    amiss = "shapes.safetensors was made for other images than .*test.safetensors; run dvc repro text_embeddings"
-    files.save_tensors(text / "shapes.safetensors", {"text_embeddings": 2 * torch.eye(12)}, {"wording": "w"})
+    amiss = "0.safetensors was made for other images than .*test.safetensors; run dvc repro text_embeddings"
+    files.save_tensors(text / "shapes/0.safetensors", {"text_embeddings": 2 * torch.eye(12)}, {"wording": "w"})
     with pytest.raises(StudyError, match=amiss):
         prepared.load(sets, text, "shapes")
     make("shapes", "test", 24, 1, 24).save(sets / "shapes/test.safetensors")
-    embedded_anew = prepared.entry(sets / "shapes/test.safetensors", text / "shapes.safetensors")
+    embedded_anew = prepared.entry(sets / "shapes/test.safetensors", text / "shapes")
     files.write_json(text / prepared.INDEX, {"shapes": embedded_anew})
     assert len(prepared.load(sets, text, "shapes").split.ids) == 24
     make("shapes", "test", 24, 2, 24).save(sets / "shapes/test.safetensors")
@@ -163,7 +165,7 @@ def test_a_prepared_set_belongs_to_its_embeddings(folders):
         prepared.load(sets, text, "shapes")
 
 
-@pytest.mark.parametrize("missing", ["text/sets.json", "text/shapes.safetensors", "sets/shapes/test.safetensors"])
+@pytest.mark.parametrize("missing", ["text/sets.json", "text/shapes/0.safetensors", "sets/shapes/test.safetensors"])
 def test_a_file_that_is_not_there_is_named(folders, tmp_path, missing):
     (tmp_path / missing).unlink()
     with pytest.raises(StudyError, match=f"{missing} is not there; run dvc repro text_embeddings, or dvc checkout"):

@@ -60,16 +60,16 @@ def folder(tmp_path, monkeypatch, clip_model):
         for split, n in size.items():
             if n:
                 make(name, split, n, 0, 24).save(tmp_path / f"data/sets/{name}/{split}.safetensors")
-        text = tmp_path / f"data/text_embeddings/{name}.safetensors"
+        text = tmp_path / f"data/text_embeddings/{name}/0.safetensors"
         rows = len(make(name, "test", 1, 0, 24).classnames)
         files.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"})
     data = tmp_path / "data"
     made = {
-        name: entry(data / f"sets/{name}/test.safetensors", data / f"text_embeddings/{name}.safetensors")
+        name: entry(data / f"sets/{name}/test.safetensors", data / f"text_embeddings/{name}")
         for name in SMALL["data.sets"]
     }
     files.write_json(tmp_path / "data/text_embeddings" / INDEX, made)
-    clip.save(tmp_path / "data/base_model.safetensors", clip_model, "zsr-tiny")
+    clip.save(tmp_path / "data/base_model/0.safetensors", clip_model, "zsr-tiny")
     for method in ("tecoa", "tga_zsr"):
         clip.save(tmp_path / f"data/checkpoints/{method}/0.safetensors", clip_model, "zsr-tiny")
     files.write_json(tmp_path / "data/study.json", {"methods": {"tecoa": {}}})
@@ -184,7 +184,7 @@ def test_a_stage_reads_no_number_that_dvc_yaml_does_not_list(stage, folder, docu
 def test_the_contents_of_every_input_change_the_key(stage, folder, document, monkeypatch):
     before = asked(stage, document, monkeypatch)
     make("shapes", "train", 24, 1, 24).save(folder / "data/sets/shapes/train.safetensors")
-    weights = {"train": "base_model", "evaluate": "checkpoints/tecoa/0", "eps_sweep": "checkpoints/tecoa/0"}
+    weights = {"train": "base_model/0", "evaluate": "checkpoints/tecoa/0", "eps_sweep": "checkpoints/tecoa/0"}
     if stage[0] == "train":
         assert asked(stage, document, monkeypatch) != before
         before = asked(stage, document, monkeypatch)

@@ -222,7 +222,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "  save_every: 25\n  accumulate: 2\n",
         "train.accumulate must be 1 for ft_clean, whose",
     ),
-    ("pool: 25000 ", "pretrained: openai ", "unknown key 'base_model.seed'"),
+    ("pool: 25000 ", "pretrained: openai ", "unknown key 'base_model.seeds'"),
     ("  columns: 6", "  columns: 101", "attention.shapes: columns <= images <= 150, got 101 and 100"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
     ("- orderings\n", "- ordering\n", "must be one of accuracy, attacks, audit, orderings, published, ablation,"),

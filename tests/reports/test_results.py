@@ -286,6 +286,9 @@ def test_every_table_of_several_seeds_shows_mean_and_deviation(tmp_path):
     assert "| m | 40.0 ± 10.0 | 60.0 ± 20.0 | 20.0 ± 0.0 |" in text and "30.0 [10.8, 60.3]" in text
     assert "standard deviation over 3 training seeds (0, 1, 2)" in text and "one training seed" not in text
     assert [r["seed"] for r in read_rows(tmp_path / "accuracy.csv")][:3] == ["0", "1", "2"]
+    tables.accuracy(tmp_path, read_rows(tmp_path / "c.csv"), read_rows(tmp_path / "a.csv"), "title", bases=3)
+    text = (tmp_path / "accuracy.md").read_text()
+    assert "over 3 base models, each with a training seed of its own (0, 1, 2)" in text and "one base" not in text
 
 
 def pair(mean, half, attack="pgd", group="all", seeds=1):

@@ -144,7 +144,7 @@ def test_the_whole_study_runs_on_fixtures(checkout, tmp_path):
         record = Record.load(folder / f"data/records/tga_zsr-pgd/0/{name}.json")
         assert len(record.ids) == 2 and record.gradients >= 2 and "acts at 224 px" in record.protocol
         assert "official prompts of the set" in record.protocol
-        prompts = load_facts(folder / f"data/text_embeddings/{name}.safetensors")["prompts"]
+        prompts = load_facts(folder / f"data/text_embeddings/{name}/0.safetensors")["prompts"]
         assert len(prompts) == len(written[name]["test"].keys)
     curve = read_rows(folder / "metrics/curves/tga_zsr/curve.csv")
     assert len(curve) == 1 and float(curve[0]["ce_adv"]) > 0

@@ -185,9 +185,9 @@ def test_held_out_images_are_those_that_training_leaves(tmp_path):
     sets, text = tmp_path / "sets", tmp_path / "text"
     for split, n in (("train", 30), ("test", 12)):
         make("letters", split, n, 0, 24).save(sets / "letters" / f"{split}.safetensors")
-    test, embedded = sets / "letters/test.safetensors", text / "letters.safetensors"
+    test, embedded = sets / "letters/test.safetensors", text / "letters/0.safetensors"
     files.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "w"})
-    files.write_json(text / INDEX, {"letters": entry(test, embedded)})
+    files.write_json(text / INDEX, {"letters": entry(test, embedded.parent)})
     train = Split.load(sets / "letters/train.safetensors")
     held_out, tested = prepared.held_out(sets, text, "letters", 8), prepared.load(sets, text, "letters")
     used = train.part(slice(-8))

@@ -207,8 +207,8 @@ def fine_tuning(tmp_path, clip_model):
     """A folder in which `python -m stages.train` runs: `(launcher, **params) -> the command`."""
     make("shapes", "train", 200, 0, 24).save(tmp_path / "data/sets/shapes/train.safetensors")
     text = torch.nn.functional.normalize(torch.randn(12, 48), dim=1)
-    files.save_tensors(tmp_path / "data/text_embeddings/shapes.safetensors", {"text_embeddings": text}, {})
-    clip.save(tmp_path / "data/base_model.safetensors", clip_model, "zsr-tiny")
+    files.save_tensors(tmp_path / "data/text_embeddings/shapes/0.safetensors", {"text_embeddings": text}, {})
+    clip.save(tmp_path / "data/base_model/0.safetensors", clip_model, "zsr-tiny")
 
     def command(launcher, **changes):
         changed = over(read(ROOT / "params.yaml"), {"launcher": launcher, "threads": 1, "train": changes})

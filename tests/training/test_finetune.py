@@ -21,10 +21,10 @@ from zsr.training.finetune import (
     TrainingAttack,
     anchors_of,
     finetune,
-    mean_curve,
     task_of,
     train_once,
 )
+from zsr.training.loop import mean_curve
 
 CPU = torch.device("cpu")
 TRAINED = [name for name in read(ROOT / "params.yaml")["methods"] if name != "clip"]

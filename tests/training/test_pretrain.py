@@ -66,24 +66,24 @@ def test_shifts_move_whole_pictures_by_at_most_their_bound():
 
 def test_pre_training_learns_and_is_repeatable(pool, tmp_path):
     recipe = Pretraining(
-        seed=0, pool=256, epochs=2.5, batch_size=32, optimizer="muon", lr=0.003, weight_decay=0.1, warmup_steps=5,
+        seeds=(0,), pool=256, epochs=2.5, batch_size=32, optimizer="muon", lr=0.003, weight_decay=0.1, warmup_steps=5,
         grad_clip=1.0, save_every=50,
     )  # fmt: skip
-    first, rows = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "a")
-    second, again = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "b")
+    first, rows = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, 0, tmp_path / "a")
+    second, again = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, 0, tmp_path / "b")
     assert rows == again and all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters()))
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
 
 
 def test_a_pre_training_is_done_once_and_what_is_kept_is_its_model_and_its_curve(pool, tmp_path, monkeypatch):
     recipe = Pretraining(
-        seed=0, pool=256, epochs=0.25, batch_size=32, optimizer="adamw", lr=0.002, weight_decay=0.1, warmup_steps=1,
+        seeds=(0,), pool=256, epochs=0.25, batch_size=32, optimizer="adamw", lr=0.002, weight_decay=0.1, warmup_steps=1,
         grad_clip=1.0, save_every=1,
     )  # fmt: skip
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
-    task = PretrainingTask(recipe=recipe, arch="zsr-tiny", image_size=24, threads=torch.get_num_threads())
+    task = PretrainingTask(recipe=recipe, seed=0, arch="zsr-tiny", image_size=24, threads=torch.get_num_threads())
     weights, curve = pretrain_once(task, "code")
-    model, rows = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, tmp_path / "unfinished")
+    model, rows = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, 0, tmp_path / "unfinished")
     kept = clip.create("zsr-tiny", weights)
     assert all(torch.equal(x, y) for x, y in zip(kept.parameters(), model.parameters(), strict=True))
     assert [{name: float(value) for name, value in row.items()} for row in curve] == rows and len(rows) == 2
@@ -94,11 +94,11 @@ def test_a_pre_training_is_done_once_and_what_is_kept_is_its_model_and_its_curve
 
 def test_a_resnet_learns_by_batch_statistics_and_sees_drawn_pictures_enlarged(pool, tmp_path):
     recipe = Pretraining(
-        seed=0, pool=256, epochs=1, batch_size=32, optimizer="adamw", lr=0.002, weight_decay=0.1, warmup_steps=2,
+        seeds=(0,), pool=256, epochs=1, batch_size=32, optimizer="adamw", lr=0.002, weight_decay=0.1, warmup_steps=2,
         grad_clip=1.0, save_every=50,
     )  # fmt: skip
     untrained = clip.create("zsr-tiny-rn")
-    model, rows = pretrain(lambda: clip.create("zsr-tiny-rn"), pool, recipe, tmp_path / "a")
+    model, rows = pretrain(lambda: clip.create("zsr-tiny-rn"), pool, recipe, 0, tmp_path / "a")
     assert len(rows) == 8 and rows[-1]["loss"] < rows[0]["loss"] and not model.training
     assert model.visual.bn1.num_batches_tracked == 8
     assert not torch.equal(model.visual.bn1.running_mean, untrained.visual.bn1.running_mean)

@@ -118,26 +118,31 @@ def names(text: Path) -> list[str]:
     return list(_index(text))
 
 
-def load(sets: Path, text: Path, name: str) -> Prepared:
+def load(sets: Path, text: Path, name: str, seed: int = 0) -> Prepared:
     """Load the set `name` from the folder of sets and the folder of text embeddings.
 
+    seed: the seed of the study whose base model has made the embeddings; it matters where each seed has a base model.
     Raises StudyError: a file is missing; the embeddings were made for other images.
     """
-    test, embedded = sets / name / "test.safetensors", text / f"{name}.safetensors"
-    index = _index(text)
+    test, embedded = sets / name / "test.safetensors", files.of_seed(text / name, seed)
+    made_for = _index(text).get(name, {})
     for path in (test, embedded):
         if not path.exists():
             raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
-    if name not in index or index[name] != entry(test, embedded):
+    texts = made_for.get("text_embeddings", {})
+    if made_for.get("images") != digest(test) or texts.get(embedded.stem) != files.sha256(embedded):
         raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
     tensors, facts = files.load_tensors(embedded)
     return Prepared(Split.load(test), tensors.get("text_embeddings"), facts["wording"], test, embedded)
 
 
 def entry(test: Path, embedded: Path) -> dict[str, Any]:
-    """The entry of a set in the index: digests of its images and of its text embeddings, and its number of classes."""
-    classes = len(files.load_facts(test)["classnames"])
-    return {"images": digest(test), "text_embeddings": files.sha256(embedded), "classes": classes}
+    """The entry of a set in the index: digests of its images and of its text embeddings, and its number of classes.
+
+    embedded: the folder of the set's text embeddings, a file for each base model.
+    """
+    texts = {path.stem: files.sha256(path) for path in sorted(embedded.glob("*.safetensors"))}
+    return {"images": digest(test), "text_embeddings": texts, "classes": len(files.load_facts(test)["classnames"])}
 
 
 def classes(text: Path) -> dict[str, int]:
@@ -145,9 +150,9 @@ def classes(text: Path) -> dict[str, int]:
     return {name: set_facts["classes"] for name, set_facts in _index(text).items()}
 
 
-def held_out(sets: Path, text: Path, name: str, n: int) -> Prepared:
+def held_out(sets: Path, text: Path, name: str, n: int, seed: int = 0) -> Prepared:
     """The set with the last n images of its training split in place of its test images, and the same prompts."""
-    whole, train = load(sets, text, name), sets / name / "train.safetensors"
+    whole, train = load(sets, text, name, seed), sets / name / "train.safetensors"
     if not train.exists():
         raise StudyError(f"{train} is not there; run dvc repro data, or dvc checkout")
     return replace(whole, split=Split.load(train).part(slice(-n, None)), images=train, last=n)

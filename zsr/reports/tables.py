@@ -178,10 +178,10 @@ def _averages_note(averages: Rows) -> str:
 # The tables of every study
 
 
-def accuracy(folder: Path, cells: Rows, averages: Rows, title: str, marks: Rows = ()) -> None:
+def accuracy(folder: Path, cells: Rows, averages: Rows, title: str, marks: Rows = (), bases: int = 1) -> None:
     """Write the table of accuracies of every method, attack and set, averages first.
 
-    marks: rows of `zsr.reports.audit.mark_rows`.
+    marks: rows of `zsr.reports.audit.mark_rows`. bases: number of base models.
     """
     sets, groups = distinct(cells, "set"), distinct(averages, "group")
     groups.remove("source")  # this group is one set, which has a column among the sets
@@ -191,11 +191,11 @@ def accuracy(folder: Path, cells: Rows, averages: Rows, title: str, marks: Rows 
         single = _lines(merged, [(s, attack) for s in sets], marks, kind="set")
         body = [[method, *means[method], *texts] for method, texts in single.items()]
         parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
-    write(folder, "accuracy", title, parts, _accuracy_notes(cells) + reasons(marks))
+    write(folder, "accuracy", title, parts, _accuracy_notes(cells, bases) + reasons(marks))
     files.write_rows(folder / "accuracy.csv", cells)
 
 
-def _accuracy_notes(cells: Rows) -> list[str]:
+def _accuracy_notes(cells: Rows, bases: int) -> list[str]:
     subsets = ", ".join(f"{s} {n} ({ids})" for s, n, ids in dict.fromkeys((r["set"], r["n"], r["ids"]) for r in cells))
     protocols = [f"{attack}: {text}." for attack, text in dict.fromkeys((r["attack"], r["protocol"]) for r in cells)]
     seeds = distinct(cells, "seed")
@@ -205,6 +205,9 @@ def _accuracy_notes(cells: Rows) -> list[str]:
         if len(seeds) == 1
         else f"±: standard deviation over {len(seeds)} training seeds ({', '.join(seeds)}) on one base model. A row "
         "that does not train has one seed and a 95 % interval [low, high] over the choice of test images."
+        if bases == 1
+        else f"±: standard deviation over {bases} base models, each with a training seed of its own "
+        f"({', '.join(seeds)})."
     )
     return [
         COUNTED[cells[0].get("counted", "both")],

@@ -1,13 +1,12 @@
 """Fine-tuning on the source set by any method: of CLIP's image tower, or of a tower with its linear head."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal, cast
 
 import torch
@@ -379,11 +378,3 @@ def anchors_of(method: Method, frozen: PixelClassifier, texts: Texts, feed: Feed
             return None
         rows.append(anchors[: len(samples)].float().cpu())
     return torch.cat(rows)
-
-
-def mean_curve(curves: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, float | str]]:
-    """The mean curve over seeds, step by step, of curves that were read from CSV."""
-    return [
-        {key: rows[0][key] if key in ("step", "lr") else fmean(float(row[key]) for row in rows) for key in rows[0]}
-        for rows in zip(*curves, strict=True)
-    ]

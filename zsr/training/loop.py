@@ -5,10 +5,11 @@ All random numbers in a step are a function of (seed, step), so a run that was k
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal
 
 import torch
@@ -226,3 +227,11 @@ def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
     return Progress(saved["step"], saved["rows"])
+
+
+def mean_curve(curves: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, float | str]]:
+    """The mean curve over seeds, step by step, of curves that were read from CSV."""
+    return [
+        {key: rows[0][key] if key in ("step", "lr") else fmean(float(row[key]) for row in rows) for key in rows[0]}
+        for rows in zip(*curves, strict=True)
+    ]

@@ -30,12 +30,18 @@ class Pretraining(Recipe):
     """The recipe of the tiny CLIP.
 
     Attributes:
-        seed: seed of the drawn images, of random weights and of all random numbers in a step.
+        seeds: the seeds of the base models, one model for each: of drawn images, of random weights and of all random
+            numbers in a step.
         pool: number of images, which are drawn once.
     """
 
-    seed: Natural
+    seeds: tuple[Natural, ...]
     pool: Count
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be at least one, none twice, got {list(self.seeds)}")
 
 
 def base_of(document: Mapping[str, Any]) -> Pretraining | Pretrained:
@@ -107,13 +113,15 @@ class PretrainingTask:
     """All inputs of the pre-training. They are also the key of the kept work in the scratch folder.
 
     Attributes:
-        recipe: the training recipe, with the number and the seed of the images.
+        recipe: the training recipe, with the number of images.
+        seed: the seed of the model, of `recipe.seeds`.
         arch: the name of the model in open_clip.
         image_size: side of the images, in pixels.
         threads: number of CPU threads; with another number results agree only up to rounding.
     """
 
     recipe: Pretraining
+    seed: int
     arch: str
     image_size: int
     threads: int
@@ -133,9 +141,9 @@ def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) ->
     with scratch.claimed("pretraining", name) as folder:
         weights, curve, unfinished = (folder / file for file in ("model.safetensors", "curve.csv", "unfinished"))
         if not curve.exists():
-            images_and_captions = draw_pool(task.recipe.pool, task.recipe.seed, task.image_size)
+            images_and_captions = draw_pool(task.recipe.pool, task.seed, task.image_size)
             pool = Pool.of(*images_and_captions, open_clip.get_tokenizer(task.arch))
-            model, rows = pretrain(lambda: clip.create(task.arch), pool, task.recipe, unfinished, watch)
+            model, rows = pretrain(lambda: clip.create(task.arch), pool, task.recipe, task.seed, unfinished, watch)
             clip.save(weights, model, task.arch)
             files.write_rows(curve, rows)
             unfinished.unlink(missing_ok=True)
@@ -146,6 +154,7 @@ def pretrain(
     create: Callable[[], nn.Module],
     pool: Pool,
     recipe: Pretraining,
+    seed: int,
     unfinished: Path,
     watch: Watch = unwatched,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
@@ -154,7 +163,7 @@ def pretrain(
     create: makes the untrained model. unfinished, watch, errors: see `zsr.training.loop.fit`. Positional embeddings of
     a ViT start large, with a standard deviation of 0.5, since such a small tower then learns faster.
     """
-    torch.manual_seed(mix(recipe.seed))
+    torch.manual_seed(mix(seed))
     model = create()
     visual = tower_of(model)
     if hasattr(visual, "positional_embedding"):
@@ -164,5 +173,5 @@ def pretrain(
     def losses(_step: int, part: Part) -> dict[str, Tensor]:
         return contrastive_terms(model, pool, part.samples)
 
-    rows = fit(model, losses, len(pool.images), recipe, recipe.seed, unfinished, watch)
+    rows = fit(model, losses, len(pool.images), recipe, seed, unfinished, watch)
     return model.eval(), rows
