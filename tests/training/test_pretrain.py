@@ -106,3 +106,39 @@ def test_a_resnet_learns_by_batch_statistics_and_sees_drawn_pictures_enlarged(po
     model.visual.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
     contrastive_terms(model, pool, torch.arange(4))
     assert seen == [(4, 3, 32, 32)] and pool.images.shape[-1] == 24
+
+
+def test_only_tokens_of_captions_learn(pool, tmp_path):
+    recipe = Pretraining(
+        seed=0, pool=256, epochs=0.5, batch_size=32, optimizer="muon", lr=0.003, weight_decay=0.1, warmup_steps=1,
+        grad_clip=1.0, save_every=50,
+    )  # fmt: skip
+    created = []
+    trained, _ = pretrain(lambda: created.append(clip.create("zsr-tiny")) or created[0], pool, recipe, tmp_path / "a")
+    torch.manual_seed(pretraining.mix(0))
+    untrained, used = clip.create("zsr-tiny").token_embedding.weight, pool.texts.unique()
+    same = (trained.token_embedding.weight == untrained).all(dim=1)
+    assert same.sum() == len(same) - len(used) and not same[used].any()
+
+
+def test_a_training_on_the_tokens_of_captions_is_a_training_on_all_tokens(pool):
+    """The loss and the gradients of all parameters are those of the whole embedding."""
+    torch.manual_seed(0)
+    model, grads, losses = clip.create("zsr-tiny").train(), [], []
+    tokens, texts = pool.texts.unique(return_inverse=True)
+
+    def run(pool):
+        torch.manual_seed(1)
+        model.zero_grad()
+        loss = contrastive_terms(model, pool, torch.arange(32))["contrastive"]
+        loss.backward()
+        losses.append(loss.detach())
+        grads.append({name: p.grad.clone() for name, p in model.named_parameters()})
+
+    run(pool)
+    with pretraining._only_tokens(model, tokens):
+        run(Pool(pool.images, pool.captions, texts))
+    torch.testing.assert_close(losses[0], losses[1])
+    grads[0]["token_embedding.weight"] = grads[0]["token_embedding.weight"][tokens]
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad)

@@ -22,23 +22,40 @@ SHAPES = (
     "circle", "square", "triangle", "star", "ring", "cross",
     "heart", "crescent", "arrow", "house", "tree", "fish",
 )  # fmt: skip
-LETTERS = tuple("ABCEFHKMRSTX")
+GREEK = {  # Greek letters that no Latin capital looks like
+    "alpha": "α", "beta": "β", "gamma": "Γ", "delta": "Δ", "epsilon": "ε", "zeta": "ζ", "theta": "Θ", "eta": "η",
+    "lambda": "Λ", "mu": "μ", "xi": "Ξ", "pi": "Π", "sigma": "Σ", "phi": "Φ", "psi": "Ψ", "omega": "Ω",
+}  # fmt: skip
+SYMBOLS = {  # fine-tuning shows every second symbol, the first one among them
+    "umbrella": "☂", "snowman": "☃", "comet": "☄", "telephone": "☎", "cup": "☕", "shamrock": "☘",
+    "skull": "☠", "radioactive sign": "☢", "ankh": "☥", "biohazard sign": "☣", "peace symbol": "☮", "yin yang": "☯",
+    "sun": "☀", "smiling face": "☺", "moon": "☽", "cloud": "☁", "quarter note": "♩", "pair of notes": "♫",
+    "hot spring": "♨", "flash": "⚡", "wheelchair": "♿", "recycling symbol": "♻", "flag": "⚑", "anchor": "⚓",
+    "pair of hammers": "⚒", "pair of swords": "⚔", "pair of scales": "⚖", "gear": "⚙", "lily": "⚜", "atom": "⚛",
+    "warning sign": "⚠", "coffin": "⚰", "pair of scissors": "✂", "airplane": "✈", "pencil": "✏", "envelope": "✉",
+    "victory hand": "✌", "pointing hand": "☞", "snowflake": "❄", "blossom": "❀", "check mark": "✓", "wheel": "☸",
+    "maltese cross": "✠", "hexagram": "✡", "male sign": "♂", "female sign": "♀", "cat face": "🐱", "mouse face": "🐭",
+    "infinity sign": "∞", "square root": "√", "integral sign": "∫", "euro sign": "€", "dollar sign": "$",
+    "pound sign": "£", "ampersand": "&", "at sign": "@", "hash sign": "#", "percent sign": "%",
+    "section sign": "§", "paragraph sign": "¶", "copyright sign": "©", "question mark": "?",
+    "bullseye": "◎", "looped square": "⌘",
+}  # fmt: skip
+GAMES = {  # no fine-tuning shows a piece of a game
+    "chess king": "♚", "chess queen": "♛", "chess rook": "♜", "chess bishop": "♝", "chess knight": "♞",
+    "chess pawn": "♟", "spade": "♠", "club": "♣", "diamond": "♦", "die with one dot": "⚀", "die with two dots": "⚁",
+    "die with three dots": "⚂", "die with four dots": "⚃", "die with five dots": "⚄", "die with six dots": "⚅",
+}  # fmt: skip
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEXTURES = ("striped", "dotted", "checkered", "noisy", "gradient")
 PHOTOS = {"china.jpg": "temple", "flower.jpg": "flower"}  # scikit-learn's two sample photographs
 
 
-def held_out_pairs() -> list[tuple[str, str]]:
-    """The 24 (colour, shape) pairs, two colours per shape, that neither pre-training nor the source set ever shows."""
-    names = list(COLOURS)
-    return [(names[(i + k) % len(names)], shape) for i, shape in enumerate(SHAPES) for k in (0, 3)]
-
-
 def noun_phrase(classname: str) -> str:
-    """The class name with its article: "a star", "an arrow", "the letter a"."""
-    if classname.split()[0] in ("letter", "digit", "number"):
+    """The class name with its article: "a star", "an arrow", "a euro sign", "the letter a"."""
+    if classname.split()[0] in ("letter", "Greek", "digit", "number"):
         return f"the {classname}"
-    return f"{'an' if classname[0] in 'aeiou' else 'a'} {classname}"
+    vowel = classname[0] in "aeiou" and not classname.startswith("eu")
+    return f"{'an' if vowel else 'a'} {classname}"
 
 
 @dataclass(frozen=True)
@@ -48,16 +65,14 @@ class Scene:
     Attributes:
         noun: "star", "letter a", "digit three", "striped texture", "photo of a flower".
         colour: a key of COLOURS, or for a texture two keys joined by "and"; "" where the noun has no colour.
-        background: "a navy background", "a photo of a flower", or "".
     """
 
     noun: str
     colour: str
-    background: str
 
 
 def captions(scene: Scene) -> tuple[str, ...]:
-    """Eight captions of a scene; the zero-shot form "this is a photo of ..." is among them."""
+    """Six captions of a scene; the zero-shot form "this is a photo of ..." is among them."""
     plain = noun_phrase(scene.noun)
     if not scene.colour:
         full = plain
@@ -65,15 +80,11 @@ def captions(scene: Scene) -> tuple[str, ...]:
         full = f"the {scene.colour} {scene.noun}"
     else:
         full = noun_phrase(f"{scene.colour} {scene.noun}")
-    behind = f" on {scene.background}" if scene.background else ""
-    last = f"{plain} in {scene.colour}" if scene.colour else plain
     return (
         f"this is a photo of {plain}",
         f"a photo of {plain}",
-        full,
+        plain,
         f"this is a photo of {full}",
-        f"{plain}{behind}",
-        f"{full}{behind}",
         f"a photo of {full}",
-        last,
+        full,
     )

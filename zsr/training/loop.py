@@ -22,6 +22,7 @@ from zsr.files import mix
 from zsr.params import Count, Diverged, Interval, Natural, NonNegative, Positive
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Fold, Part, batch_indices, parts_of
+from zsr.training.muon import Muon
 
 MUON_RATE = 5  # factor of Muon's rate: a Muon step has the size of the rate, an Adam step does not
 COLUMNS = ("step", "lr", "loss")  # first columns of a curve; the terms of the loss follow
@@ -183,14 +184,14 @@ def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]
     adamw = torch.optim.AdamW(rest, recipe.lr, (first, second), weight_decay=recipe.weight_decay, fused=True)
     optimizers: list[torch.optim.Optimizer] = [adamw]
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices.values(), recipe.lr, weight_decay=recipe.weight_decay))
+        optimizers.append(Muon(matrices.values(), recipe.lr, weight_decay=recipe.weight_decay))
     return optimizers
 
 
 def _update(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = lr * (MUON_RATE if isinstance(optimizer, getattr(torch.optim, "Muon", ())) else 1)
+            group["lr"] = lr * (MUON_RATE if isinstance(optimizer, Muon) else 1)
         optimizer.step()
 
 

@@ -3,17 +3,21 @@
 Objects are always bright on dark: with both polarities small ViTs stay near chance on objects.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from zsr.data.vocabulary import COLOURS, DARKS, PHOTOS, noun_phrase
+from zsr.data.vocabulary import COLOURS, DARKS, PHOTOS
 
 STAMP = 96  # side of the masks that objects are cut from; an upright object fills half to two thirds of the side
+SYMBOL_SIDE = 62  # the longer side of a symbol in its mask
+WIDEST = 84  # the longer side of a letter is at most this long
 ROOM = 2.0  # a shape spans [-1, 1] of the mask's [-ROOM, ROOM]
 OVERSAMPLING = 2
+PLACES = ((0.9, -np.pi / 15, -0.15, -0.1, -0.1), (1.3, np.pi / 15, 0.15, 0.1, 0.1))  # scale, turn, shear, shifts
 TRAIN_FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-Bold",
     "DejaVuSerif", "DejaVuSerif-Bold", "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic",
@@ -61,63 +65,73 @@ OUTLINES = {
 
 
 @cache
-def shape_stamp(shape: str) -> Image.Image:
-    """The shape's mask, (STAMP, STAMP), 8-bit grey."""
+def shape_stamp(shape: str) -> np.ndarray:
+    """The shape's mask, (STAMP, STAMP) uint8."""
     stamp = Image.new("L", (STAMP, STAMP))
     pen = ImageDraw.Draw(stamp)
     for adds, polygon in OUTLINES[shape]:
         pen.polygon([((1 + x / ROOM) * STAMP / 2, (1 + y / ROOM) * STAMP / 2) for x, y in polygon], fill=255 * adds)
-    return stamp
+    return np.asarray(stamp)
 
 
 @cache
-def glyph_stamp(character: str, font: str, stroke: int) -> Image.Image:
-    """The character's mask in a font bundled with Matplotlib, centred; strokes are widened by `stroke` pixels."""
-    import matplotlib
+def glyph_stamp(character: str, font: str, stroke: int) -> np.ndarray:
+    """The character's mask in a font bundled with Matplotlib, (STAMP, STAMP) uint8, centred.
 
-    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
-    size = 90 if character.isdigit() else 76  # digits are narrow, and scanned digits fill their picture
-    face = ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+    Strokes are widened by `stroke` pixels.
+    """
+    size = 90 if character.isdigit() else 76  # digits are narrow, and scans of digits fill their picture
+    left, top, right, bottom = _face(font, size).getbbox(character)
+    longer = max(right - left, bottom - top)
+    side = min(longer, WIDEST) if character.isalnum() else SYMBOL_SIDE  # symbols of one font differ in size
+    face = _face(font, round(size * side / longer))
     stamp = Image.new("L", (STAMP, STAMP))
     left, top, right, bottom = face.getbbox(character, stroke_width=stroke)
     corner = ((STAMP - left - right) / 2, (STAMP - top - bottom) / 2)
     ImageDraw.Draw(stamp).text(corner, character, font=face, fill=255, stroke_width=stroke)
-    return stamp
+    return np.asarray(stamp)
 
 
-def random_glyph(rng: np.random.Generator, character: str, fonts: tuple[str, ...]) -> Image.Image:
-    """The character's mask, (STAMP, STAMP), in a random font of `fonts`; strokes are widened by 0 to 4 pixels."""
-    return glyph_stamp(character, str(rng.choice(fonts)), int(rng.integers(0, 5)))
+@cache
+def _face(font: str, size: int) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def place(rng: np.random.Generator, stamp: Image.Image, side: int) -> np.ndarray:
+def one_of(rng: np.random.Generator, words: Sequence[str]) -> str:
+    """A random one of some words or names."""
+    return words[int(rng.integers(len(words)))]
+
+
+def place(rng: np.random.Generator, stamp: np.ndarray, side: int, bend: float = 0.0) -> np.ndarray:
     """The stamp in a random place: (side, side) floats in [0, 1].
 
-    The stamp is scaled by .9-1.3, turned by up to 12 degrees, sheared by up to .15 and shifted by up to 10 %.
+    The stamp is scaled by .9-1.3, turned by up to 12 degrees, sheared by up to .15 and shifted by up to 10 %. With
+    `bend` it is bent like handwriting: the nodes of a 3x3 grid move by up to this share of the stamp's side.
     """
-    scale, angle = rng.uniform(0.9, 1.3), np.deg2rad(rng.uniform(-12, 12))
-    shear, shift = rng.uniform(-0.15, 0.15), rng.uniform(-0.1, 0.1, 2)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    inverse = np.linalg.inv(scale * turn @ np.array([[1, shear], [0, 1]]))
-    fine = side * OVERSAMPLING
-    matrix = inverse * STAMP / fine
-    offset = STAMP / 2 - matrix @ (fine / 2 * (1 + shift))
-    data = (matrix[0, 0], matrix[0, 1], offset[0], matrix[1, 0], matrix[1, 1], offset[1])
-    placed = stamp.transform((fine, fine), Image.Transform.AFFINE, data, Image.Resampling.BILINEAR)
-    return np.asarray(placed.reduce(OVERSAMPLING), np.float32) / 255
+    scale, turn, shear, right, down = rng.uniform(*PLACES)
+    cos, sin = np.cos(turn) / scale, np.sin(turn) / scale  # the inverse of scale, turn and shear, from place to stamp
+    along, weights = _grid(side)
+    across = along - np.float32(right / 2)
+    downwards = (along - np.float32(down / 2))[:, None]
+    x = STAMP * (0.5 + (cos + shear * sin) * across + (sin - shear * cos) * downwards)
+    y = STAMP * (0.5 - sin * across + cos * downwards)
+    if bend:
+        moved = weights @ rng.uniform(-bend * STAMP, bend * STAMP, (2, 4, 4)).astype(np.float32) @ weights.T
+        x, y = x + moved[0], y + moved[1]
+    rows, columns = (axis.clip(0, STAMP - 1).astype(np.int32) for axis in (y, x))
+    fine = stamp.ravel()[rows * STAMP + columns].reshape(side, OVERSAMPLING, side, OVERSAMPLING)
+    return np.einsum("aibj->ab", fine, dtype=np.float32) / np.float32(255 * OVERSAMPLING**2)
 
 
-def warp(rng: np.random.Generator, stamp: Image.Image, amount: float) -> Image.Image:
-    """The stamp bent like handwriting: the nodes of a 3x3 grid move by up to `amount` of its side."""
-    nodes = np.linspace(0, STAMP, 4)
-    moved = np.stack(np.meshgrid(nodes, nodes), -1) + rng.uniform(-amount, amount, (4, 4, 2)) * STAMP
-    mesh = []
-    for i in range(3):
-        for j in range(3):
-            box = (int(nodes[j]), int(nodes[i]), int(nodes[j + 1]), int(nodes[i + 1]))
-            corners = (moved[i, j], moved[i + 1, j], moved[i + 1, j + 1], moved[i, j + 1])
-            mesh.append((box, tuple(float(x) for corner in corners for x in corner)))
-    return stamp.transform(stamp.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
+@cache
+def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The fine pixels of one axis in [-.5, .5], and the weights of four equidistant nodes at each of these pixels."""
+    n = side * OVERSAMPLING
+    along = (np.arange(n, dtype=np.float32) + 0.5) / n - 0.5
+    return along, np.maximum(0, 1 - abs(3 * (along[:, None] + 0.5) - np.arange(4, dtype=np.float32)))
 
 
 @cache
@@ -138,33 +152,26 @@ def photo_crop(rng: np.random.Generator, name: str, side: int, split: str) -> np
     return np.asarray(crop.resize((side, side), Image.Resampling.BOX), np.float32) / 255
 
 
-def background(rng: np.random.Generator, side: int, split: str) -> tuple[np.ndarray, str]:
-    """A dark ground, (side, side, 3), and the name of the ground in captions.
-
-    The ground is plain in 60 %, has a faint pattern in 20 % and is a dimmed photo in 20 % of the cases.
-    """
+def background(rng: np.random.Generator, side: int, split: str) -> np.ndarray:
+    """A dark ground, (side, side, 3): plain in 60 %, a faint pattern in 20 %, a dimmed photo in 20 % of the cases."""
     kind = rng.random()
-    if kind < 0.8:
-        name = str(rng.choice(list(DARKS)))
-        ground = np.broadcast_to(np.asarray(DARKS[name], np.float32), (side, side, 3))
-        if kind < 0.6:
-            return ground, f"a {name} background"
-        return ground + 0.14 * stripes(rng, side)[..., None], "a patterned background"
-    photo = str(rng.choice(list(PHOTOS)))
-    return 0.4 * photo_crop(rng, photo, side, split), noun_phrase(f"photo of {noun_phrase(PHOTOS[photo])}")
+    if kind >= 0.8:
+        return 0.4 * photo_crop(rng, one_of(rng, tuple(PHOTOS)), side, split)
+    ground = np.full((side, side, 3), DARKS[one_of(rng, tuple(DARKS))], np.float32)
+    return ground if kind < 0.6 else ground + 0.14 * stripes(rng, side)[..., None]
 
 
-def picture(rng: np.random.Generator, mask: np.ndarray, colour: str, split: str) -> tuple[np.ndarray, str]:
-    """An object of one colour before a random ground: (side, side, 3) uint8, and the ground's name."""
-    ground, name = background(rng, len(mask), split)
-    paint = np.asarray(COLOURS[colour], np.float32) * rng.uniform(0.9, 1.05)
-    return finish(rng, ground * (1 - mask[..., None]) + paint * mask[..., None]), name
+def picture(rng: np.random.Generator, mask: np.ndarray, colour: str, split: str) -> np.ndarray:
+    """An object of one colour before a random ground, (side, side, 3) uint8."""
+    ground = background(rng, len(mask), split)
+    paint = np.asarray(COLOURS[colour], np.float32) * np.float32(rng.uniform(0.9, 1.05))
+    return finish(rng, ground * (1 - mask[..., None]) + paint * mask[..., None])
 
 
 def finish(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """The image with sensor noise of a standard deviation up to .03, rounded to 8 bits."""
-    noisy = image + rng.normal(0, rng.uniform(0, 0.03), image.shape)
-    return (255 * noisy.clip(0, 1)).round().astype(np.uint8)
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(255 * rng.uniform(0, 0.03))
+    return np.clip(255 * image + noise + 0.5, 0, 255).astype(np.uint8)
 
 
 def _waves(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,17 +1,9 @@
-"""digits_font: ten printed digits; the test split is set in fonts that pre-training never saw."""
+"""digits_font: ten printed digits; the test split is set in fonts that no training saw."""
 
-from zsr.data.drawing.drawn import draw
-from zsr.data.drawing.pictures import TEST_FONTS, TRAIN_FONTS, picture, place, random_glyph
+from zsr.data.drawing.glyphs import DIGIT_GLYPHS, draw_glyphs
 from zsr.data.prepared import Split
-from zsr.data.vocabulary import COLOURS, DIGITS
 
 
 def make(split: str, n: int, seed: int, image_size: int) -> Split:
     """n pictures of the split, classes in turn, (n, image_size, image_size, 3) uint8."""
-    fonts = TRAIN_FONTS if split == "train" else TEST_FONTS
-
-    def paint(rng, label):
-        mask = place(rng, random_glyph(rng, str(label), fonts), image_size)
-        return picture(rng, mask, str(rng.choice(list(COLOURS))), split)[0]
-
-    return draw("digits_font", split, n, seed, tuple(f"digit {name}" for name in DIGITS), paint)
+    return draw_glyphs("digits_font", split, n, seed, image_size, DIGIT_GLYPHS)

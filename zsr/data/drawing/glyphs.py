@@ -1,0 +1,73 @@
+"""Characters of the drawn world: letters, Greek letters, symbols, pieces of games and digits, by English names."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from zsr.data.drawing.drawn import draw
+from zsr.data.drawing.pictures import TEST_FONTS, TRAIN_FONTS, glyph_stamp, one_of, picture, place
+from zsr.data.prepared import Split
+from zsr.data.vocabulary import COLOURS, DIGITS, GAMES, GREEK, SYMBOLS
+
+
+@dataclass(frozen=True)
+class Glyph:
+    """One class of characters.
+
+    Attributes:
+        name: the class name, "letter a" or "umbrella".
+        character: the character.
+        train_fonts: fonts of training pictures, bundled with Matplotlib.
+        test_fonts: fonts of test pictures, other fonts.
+        widest: strokes are widened by 0 to this number of pixels of the mask.
+    """
+
+    name: str
+    character: str
+    train_fonts: tuple[str, ...]
+    test_fonts: tuple[str, ...]
+    widest: int
+
+    def stamp(self, rng: np.random.Generator, split: str) -> np.ndarray:
+        """The character's mask, (STAMP, STAMP) uint8, in a random font of the split."""
+        fonts = self.train_fonts if split == "train" else self.test_fonts
+        return glyph_stamp(self.character, one_of(rng, fonts), int(rng.integers(0, self.widest + 1)))
+
+
+def _with_greek(fonts: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(font for font in fonts if not font.startswith("cm"))
+
+
+def _symbol(name: str, character: str) -> Glyph:
+    """A symbol. Only DejaVu Sans has all symbols; many symbols look the same in all its four styles."""
+    train, test = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique"), ("DejaVuSans-BoldOblique",)
+    return Glyph(name, character, train, test, 2)
+
+
+LETTERS = tuple(Glyph(f"letter {c.lower()}", c, TRAIN_FONTS, TEST_FONTS, 4) for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+GREEK_LETTERS = tuple(
+    Glyph(f"Greek letter {name}", c, _with_greek(TRAIN_FONTS), _with_greek(TEST_FONTS), 4) for name, c in GREEK.items()
+)
+SYMBOL_GLYPHS = tuple(_symbol(name, character) for name, character in SYMBOLS.items())
+GAME_PIECES = tuple(_symbol(name, character) for name, character in GAMES.items())
+DIGIT_GLYPHS = tuple(Glyph(f"digit {name}", str(i), TRAIN_FONTS, TEST_FONTS, 4) for i, name in enumerate(DIGITS))
+
+
+def source_half(glyphs: tuple[Glyph, ...]) -> tuple[Glyph, ...]:
+    """Every second glyph. The source set of fine-tuning shows these glyphs."""
+    return glyphs[::2]
+
+
+def unseen_half(glyphs: tuple[Glyph, ...]) -> tuple[Glyph, ...]:
+    """The other glyphs. No fine-tuning shows them."""
+    return glyphs[1::2]
+
+
+def draw_glyphs(set_name: str, split: str, n: int, seed: int, image_size: int, glyphs: tuple[Glyph, ...]) -> Split:
+    """n pictures of the glyphs, classes in turn, (n, image_size, image_size, 3) uint8."""
+
+    def paint(rng: np.random.Generator, label: int) -> np.ndarray:
+        mask = place(rng, glyphs[label].stamp(rng, split), image_size)
+        return picture(rng, mask, one_of(rng, tuple(COLOURS)), split)
+
+    return draw(set_name, split, n, seed, tuple(glyph.name for glyph in glyphs), paint)

@@ -1,0 +1,9 @@
+"""greek: eight Greek letters that the source set leaves out; the test split is set in fonts that no training saw."""
+
+from zsr.data.drawing.glyphs import GREEK_LETTERS, draw_glyphs, unseen_half
+from zsr.data.prepared import Split
+
+
+def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    """n pictures of the split, classes in turn, (n, image_size, image_size, 3) uint8."""
+    return draw_glyphs("greek", split, n, seed, image_size, unseen_half(GREEK_LETTERS))
