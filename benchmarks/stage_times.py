@@ -1,4 +1,8 @@
-"""Where the time of a DVC command goes, by group of stages: python -m benchmarks.stage_times dvc repro"""
+"""Where the time of a study goes, by group of stages: python -m benchmarks.stage_times python -m stages.repro
+
+Any command that runs `dvc repro` will do. Seconds of lanes that run side by side are added up, so their sum is more
+than the time on the clock, which is the last line.
+"""
 
 import re
 import subprocess
@@ -8,23 +12,57 @@ from collections import Counter
 
 from tabulate import tabulate
 
+LINE = re.compile(r"(?:(\d+)\| )?(?:Running stage '([^@']+)|Updating lock file)")
+
+
+class Times:
+    """Seconds and numbers of stages, by group.
+
+    Attributes:
+        seconds: seconds of each group of stages, and of DVC itself.
+        stages: number of stages that ran, of each group.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+        self.stages: Counter[str] = Counter()
+        self._open: dict[str, tuple[str, float]] = {"": ("dvc, before", 0.0)}  # lane -> its group, and since when
+
+    def line(self, text: str, now: float) -> None:
+        """Take in a line of output that came `now` seconds after the start."""
+        found = LINE.match(text)
+        if not found:
+            return
+        lane, stage = found.group(1) or "", found.group(2)
+        for other in [name for name in self._open if (name == "") != (lane == "")]:
+            self._close(other, now)  # lanes begin, or have ended
+        self._close(lane, now)
+        self._open[lane] = (stage or "dvc, between stages", now)
+        self.stages[self._open[lane][0]] += 1
+
+    def end(self, now: float) -> None:
+        """The command has ended."""
+        for lane in list(self._open):
+            self._close(lane, now)
+
+    def _close(self, lane: str, now: float) -> None:
+        if lane in self._open:
+            group, since = self._open.pop(lane)
+            self.seconds[group] += now - since
+
 
 def main() -> int:
-    seconds, stages = Counter(), Counter()
-    group, start = "dvc, before", time.monotonic()
+    times, start = Times(), time.monotonic()
     process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
-    for line in process.stdout:
+    for line in process.stdout or ():
         print(line, end="", flush=True)
-        # A stage's time ends where DVC begins to write its lock; what follows is DVC's own.
-        begun, ended = re.match(r"Running stage '([^@']+)", line), line.startswith("Updating lock file")
-        if begun or ended:
-            seconds[group] += time.monotonic() - start
-            group, start = begun.group(1) if begun else "dvc, between stages", time.monotonic()
-            stages[group] += 1
-    seconds[group] += time.monotonic() - start
-    rows = [[name, stages[name] or "", f"{spent:.1f}"] for name, spent in seconds.most_common()]
-    print(tabulate([*rows, ["total", "", f"{seconds.total():.1f}"]], ["", "stages", "seconds"], "github"))
-    return process.wait()
+        times.line(line, time.monotonic() - start)
+    status = process.wait()
+    clock = time.monotonic() - start
+    times.end(clock)
+    rows = [[name, times.stages[name] or "", f"{spent:.1f}"] for name, spent in times.seconds.most_common()]
+    print(tabulate([*rows, ["on the clock", "", f"{clock:.1f}"]], ["", "stages", "seconds"], "github"))
+    return status
 
 
 if __name__ == "__main__":

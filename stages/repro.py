@@ -36,7 +36,7 @@ def main(lanes: int | None) -> None:
             shares = [share for lane in range(lanes) if (share := list(document["methods"])[lane::lanes])]
             with ThreadPoolExecutor(lanes) as pool:
                 commands = [[*DVC, *_targets(document, share)] for share in shares]
-                ends = list(pool.map(lambda command: _told(command, environment), commands))
+                ends = list(pool.map(lambda lane: _told(commands[lane], environment, lane + 1), range(len(shares))))
             if any(ends):
                 raise StudyError("a stage failed; its message is above. What is finished is kept")
         _run(DVC, environment)
@@ -63,13 +63,13 @@ def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
 _terminal = Lock()
 
 
-def _told(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit status of a command whose output is passed on line by line, so that lanes do not mix within a line."""
+def _told(command: Sequence[str], environment: Mapping[str, str], lane: int) -> int:
+    """The exit status of a command. Its output is passed on line by line, behind the number of the lane."""
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
     with subprocess.Popen(command, env=environment, **output) as process:
         for line in process.stdout or ():
             with _terminal:
-                print(line, end="", flush=True)
+                print(f"{lane}| {line}", end="", flush=True)
     return process.returncode
 
 

@@ -191,7 +191,7 @@ def test_noise_belongs_to_the_image_not_to_its_place():
 
 
 @pytest.mark.parametrize(
-    "key", [(1, "shapes", 4, "pgd"), (0, "combos", 4, "pgd"), (0, "shapes", 5, "pgd"), (0, "shapes", 4, "x")]
+    "key", [(1, "shapes", 4, "pgd"), (0, "greek", 4, "pgd"), (0, "shapes", 5, "pgd"), (0, "shapes", 4, "x")]
 )
 def test_noise_differs_by_seed_set_image_and_stream(key):
     seed, scope, image_id, stream = key

@@ -193,7 +193,7 @@ def test_an_attack_that_ends_at_a_success_gives_the_same_bits_in_any_batch_and_c
 
 def test_shards_that_do_not_belong_together_are_refused(trained, split, tmp_path):
     one, two = (run(trained, part(split, [2 * i, 2 * i + 1]), tmp_path / str(i), attack=Clean()) for i in (0, 1))
-    for other in ({"fingerprint": "g"}, {"method": "tecoa"}, {"seed": 1}, {"set_name": "combos"}):
+    for other in ({"fingerprint": "g"}, {"method": "tecoa"}, {"seed": 1}, {"set_name": "greek"}):
         with pytest.raises(StudyError, match="are not parts of one"):
             merged([one, dataclasses.replace(two, **other)], range(4))
     for shards in ([one], [one, one], [one, two, two], [one, one, two]):

@@ -15,7 +15,7 @@ from zsr.models.heads import Model
 from zsr.params import ParamError, component
 from zsr.scratch import unwatched
 
-SETS = {"shapes": 24, "letters": 24, "combos": 24}
+SETS = {"shapes": 24, "letters": 24, "greek": 24}
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "data.sets.letters.test": (100, {"data@letters"}),
     "data.seed": (1, DATA),
     "data.image_size": (32, DATA | {"base_model"}),
-    "data.controls": (["colours", "textures"], set()),  # it changes data/study.json, which collect depends on
+    "data.controls": (["textures"], set()),  # it changes data/study.json, which collect depends on
     "model.arch": ("ViT-B-32", TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
     "threads": (1, TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
     "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")}),

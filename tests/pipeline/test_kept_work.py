@@ -80,7 +80,7 @@ def folder(tmp_path, monkeypatch, clip_model):
 def document() -> dict:
     """A small study of two sets, four methods and one attack."""
     changed = read(ROOT / "params.yaml")
-    changed["data"] |= {"sets": SMALL["data.sets"], "controls": []}
+    changed["data"] |= {"sets": SMALL["data.sets"], "source": "shapes", "start_source": "shapes", "controls": []}
     changed["methods"] = {name: changed["methods"][name] for name in ("clip", "tecoa", "tga_zsr", "fare")}
     changed["attacks"] = {"pgd": changed["attacks"]["pgd"] | {"success": "last"}}  # which goes with every other number
     changed["protocols"] = {"trusted": {}, "other": {}}

@@ -123,18 +123,18 @@ def test_a_method_is_trained_as_all_are_but_for_what_its_own_block_says(document
 
 MISTAKES = [  # a text in params.yaml, what is written instead, what is said of it
     ("lambda_ar: 0.08   #", "lambda_arr: 0.08   #", "unknown key 'method.lambda_arr'; did you mean 'lambda_ar'?"),
-    ("  source: shapes ", "  source: shape ", "data: source must name one of sets (shapes, combos,"),
+    ("  source: glyphs ", "  source: glyph ", "data: source must name one of sets (glyphs, letters,"),
     (
-        "    combos:\n",
-        "    kombos:\n",
-        "data.sets.kombos names no module of zsr.data.sets: 'kombos'; did you mean 'combos'?",
+        "    greek:  ",
+        "    greec:  ",
+        "data.sets.greec names no module of zsr.data.sets: 'greec'; did you mean 'greek'?",
     ),
     (
         "    attack: pgd\n    columns",
         "    attack: pdg\n    columns",
         "attention.shapes.attack is none of attacks (pgd, cw, autoattack): 'pdg'; did you mean 'pgd'?",
     ),
-    ("  shapes:\n    attack", "  shape:\n    attack", "attention is none of data.sets (shapes, combos,"),
+    ("  shapes:\n    attack", "  shape:\n    attack", "attention is none of data.sets (glyphs, letters,"),
     ("  pgd:\n    eps:\n", "  pdg:\n    eps:\n", "eps_sweep is none of attacks (pgd, cw, autoattack): 'pdg'"),
     (
         "  tecoa:\n    section: methods.tecoa",
@@ -148,9 +148,9 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     ),
     ("optimizer: adamw", "optimizer: adma", "train.optimizer must be one of sgd, adamw, muon, got 'adma'"),
     (
-        "  - colours\n",
-        "".join(f"  - {name}\n" for name in ("combos", "colours", "letters", "digits_font", "digits_real", "textures")),
-        "data.sets needs one besides the source and the controls, got shapes, combos,",
+        "  controls: []  ",
+        "  controls: [letters, greek, symbols, games, shapes, digits_font, digits_real, textures] #",
+        "data.sets needs one besides the source and the controls, got glyphs, letters,",
     ),
     ("threads: 2", "threads: two", "threads must be a whole number, got 'two'"),
     ("    n_iter: 20", "    n_iter: 0", "attacks.autoattack.n_iter must be at least 1, got 0"),

@@ -21,13 +21,9 @@ from zsr.params import read
 METHODS = list(read(Path(__file__).parents[2] / "params.yaml")["methods"])
 SMALL = {
     "threads": 1,
-    "data.sets.shapes": {"train": 160, "test": 30},
-    "data.sets.digits_real": {"train": 0, "test": 30},
-    "data.sets.combos": None,
-    "data.sets.colours": None,
-    "data.sets.letters": None,
-    "data.sets.digits_font": None,
-    "data.sets.textures": None,
+    "data.source": "shapes",
+    "data.start_source": "shapes",
+    "data.sets": {"shapes": {"train": 160, "test": 30}, "digits_real": {"train": 0, "test": 30}},
     "data.controls": [],
     "base_model.pool": 640,
     "base_model.epochs": 3,
@@ -46,8 +42,7 @@ SMALL = {
     "evaluate.workers": 1,
     "eps_sweep.pgd.eps": ["8/255"],
     "eps_sweep.pgd.images": 5,
-    "attention.shapes.images": 10,
-    "attention.shapes.columns": 2,
+    "attention": {"shapes": {"attack": "pgd", "images": 10, "columns": 2}},
 }
 STEPS = 60
 MEASURES = {"eps_sweep@pgd", "attention@shapes"}

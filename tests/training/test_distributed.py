@@ -119,7 +119,7 @@ def test_a_tower_with_batchnorm_is_refused_before_a_step(document, method, tmp_p
 def sets(tmp_path):
     """Three small sets; one has fewer images than there are processes."""
     text = torch.nn.functional.normalize(torch.randn(24, 48), dim=1)
-    return prepared_sets(tmp_path, {"shapes": 25, "letters": 8, "combos": 1}, text)
+    return prepared_sets(tmp_path, {"shapes": 25, "letters": 8, "greek": 1}, text)
 
 
 @pytest.mark.parametrize("attack", ["pgd", "autoattack"])
