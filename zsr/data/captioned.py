@@ -17,8 +17,6 @@ MIX = {
     "symbol": 0.29, "letter": 0.19, "digit": 0.20, "greek": 0.09, "game": 0.08, "shape": 0.09, "texture": 0.05,
     "photo": 0.01,
 }  # fmt: skip
-BEND = 0.08  # how far letters and digits are bent, as a share of their side: handwriting differs from fonts
-BENT = ("letter", "greek", "digit")
 
 
 def draw_pool(n: int, seed: int, image_size: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
@@ -42,10 +40,9 @@ def _draw(rng: np.random.Generator, kind: str, side: int) -> tuple[np.ndarray, S
     colour = one_of(rng, tuple(COLOURS))
     if kind == "shape":
         noun = one_of(rng, SHAPES)
-        stamp = shape_stamp(noun)
+        mask = place(rng, shape_stamp(noun), side)
     else:
         glyph = GLYPHS[kind][rng.integers(len(GLYPHS[kind]))]
-        stamp = glyph.stamp(rng, "train")
         noun = glyph.name.replace("digit", one_of(rng, ("digit", "number")))
-    mask = place(rng, stamp, side, BEND if kind in BENT else 0)
+        mask = glyph.mask(rng, side, "train")
     return picture(rng, mask, colour, "train"), Scene(noun, colour)

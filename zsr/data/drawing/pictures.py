@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zsr.data.vocabulary import COLOURS, DARKS, PHOTOS
 
+NOISE = 0.005  # the greatest standard deviation of pixel noise; more noise alone would make undefended CLIP robust
 STAMP = 96  # side of the masks that objects are cut from; an upright object fills half to two thirds of the side
 SYMBOL_SIDE = 62  # the longer side of a symbol in its mask
 WIDEST = 84  # the longer side of a letter is at most this long
@@ -126,6 +127,13 @@ def place(rng: np.random.Generator, stamp: np.ndarray, side: int, bend: float = 
     return np.einsum("aibj->ab", fine, dtype=np.float32) / np.float32(255 * OVERSAMPLING**2)
 
 
+def coarse(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """The mask as a scan of 9 to 14 pixels a side shows it, at the size of the mask."""
+    cells, side = int(rng.integers(9, 15)), len(mask)
+    scan = Image.fromarray(mask).resize((cells, cells), Image.Resampling.BOX)
+    return np.asarray(scan.resize((side, side), Image.Resampling.BICUBIC)).clip(0, 1)
+
+
 @cache
 def _grid(side: int) -> tuple[np.ndarray, np.ndarray]:
     """The fine pixels of one axis in [-.5, .5], and the weights of four equidistant nodes at each of these pixels."""
@@ -169,8 +177,8 @@ def picture(rng: np.random.Generator, mask: np.ndarray, colour: str, split: str)
 
 
 def finish(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """The image with sensor noise of a standard deviation up to .03, rounded to 8 bits."""
-    noise = rng.standard_normal(image.shape, np.float32) * np.float32(255 * rng.uniform(0, 0.03))
+    """The image with sensor noise of a standard deviation up to NOISE, rounded to 8 bits."""
+    noise = rng.standard_normal(image.shape, np.float32) * np.float32(255 * rng.uniform(0, NOISE))
     return np.clip(255 * image + noise + 0.5, 0, 255).astype(np.uint8)
 
 
