@@ -1,4 +1,4 @@
-"""Characters of the drawn world: letters, Greek letters, symbols, pieces of games and digits, by their English names."""
+"""Characters of the drawn world: letters, Greek letters, symbols, pieces of games and digits, by English names."""
 
 from dataclasses import dataclass
 
