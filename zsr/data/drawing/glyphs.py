@@ -1,4 +1,4 @@
-"""Characters of the drawn world: letters, Greek letters, symbols, pieces of games and digits, by their English names."""
+"""Characters of the drawn world, each with an English name: letters, Greek letters, symbols, games, digits."""
 
 from dataclasses import dataclass
 
