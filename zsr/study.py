@@ -248,7 +248,7 @@ def _check_clip(document: Mapping, study: Study) -> None:
         raise ParamError(
             f"base_model.seeds must be one seed or the same list as seeds, {list(study.seeds)}, got {list(base.seeds)}"
         )
-    if not study.data.groups()["unseen_strict"]:
+    if not set(study.data.sets) - {study.data.source, *study.data.controls}:
         raise ParamError(f"data.sets needs one besides the source and the controls, got {', '.join(study.data.sets)}")
 
 

@@ -11,7 +11,8 @@ from zsr.data.drawing.glyphs import (
     GAME_PIECES,
     GREEK_LETTERS,
     LETTERS,
-    SYMBOL_GLYPHS,
+    SIGN_GLYPHS,
+    THING_GLYPHS,
     source_half,
     unseen_half,
 )
@@ -22,12 +23,13 @@ from zsr.data.vocabulary import SHAPES, noun_phrase
 KINDS = {
     "letters": LETTERS,
     "greek": GREEK_LETTERS,
-    "symbols": SYMBOL_GLYPHS,
+    "things": THING_GLYPHS,
+    "signs": SIGN_GLYPHS,
     "games": GAME_PIECES,
     "digits": DIGIT_GLYPHS,
 }
 GLYPHS = tuple(glyph for kind in KINDS.values() for glyph in kind)
-UNSEEN = ("letters", "greek", "symbols", "games", "shapes", "digits_font", "digits_real", "textures")
+UNSEEN = ("letters", "greek", "things", "signs", "games", "shapes", "digits_font", "digits_real", "textures")
 NO_CHARACTER = "\uffff"  # fonts draw their box for missing characters
 
 
@@ -72,7 +74,7 @@ def test_the_source_set_and_the_unseen_sets_share_no_class():
 
 
 def test_the_two_halves_are_the_whole():
-    for kind in (LETTERS, GREEK_LETTERS, SYMBOL_GLYPHS):
+    for kind in (LETTERS, GREEK_LETTERS, THING_GLYPHS, SIGN_GLYPHS):
         assert set(source_half(kind)) | set(unseen_half(kind)) == set(kind)
         assert len(source_half(kind)) == len(unseen_half(kind)) == len(kind) // 2
 

@@ -16,7 +16,7 @@ METHODS, ATTACKS, SETS = list(PARAMS["methods"]), list(PARAMS["attacks"]), list(
 TRAIN = {f"train@{m}" for m in METHODS}
 EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
 DATA = {f"data@{s}" for s in SETS}
-MEASURES = {"eps_sweep@pgd", "attention@symbols"}
+MEASURES = {"eps_sweep@pgd", "attention@things"}
 STUDIES = sorted(path.name for path in (ROOT / "studies").iterdir())
 RUN = [path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("**/dvc.lock") if ".git" not in path.parts]
 
@@ -130,9 +130,9 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "model.arch": ("ViT-B-32", TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
     "threads": (1, TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
     "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")}),
-    "attention.symbols.columns": (4, {"attention@symbols"}),
+    "attention.things.columns": (4, {"attention@things"}),
     "eps_sweep.pgd.images": (20, {"eps_sweep@pgd"}),
-    "name": ("other", {"tables", "figures", "attention@symbols"}),
+    "name": ("other", {"tables", "figures", "attention@things"}),
     "tables": (["accuracy"], {"tables"}),
 }
 EVERY_DAY = ("method.lambda_ar", "attacks.pgd.n_iter")  # each costs some seconds; others are slow

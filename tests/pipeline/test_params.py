@@ -132,9 +132,9 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "    attack: pgd\n    columns",
         "    attack: pdg\n    columns",
-        "attention.symbols.attack is none of attacks (pgd, cw, autoattack): 'pdg'; did you mean 'pgd'?",
+        "attention.things.attack is none of attacks (pgd, cw, autoattack): 'pdg'; did you mean 'pgd'?",
     ),
-    ("  symbols:\n    attack", "  symbol:\n    attack", "attention is none of data.sets (glyphs, letters,"),
+    ("  things:\n    attack", "  thing:\n    attack", "attention is none of data.sets (glyphs, letters,"),
     ("  pgd:\n    eps:\n", "  pdg:\n    eps:\n", "eps_sweep is none of attacks (pgd, cw, autoattack): 'pdg'"),
     (
         "  tecoa:\n    section: methods.tecoa",
@@ -149,7 +149,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     ("optimizer: adamw", "optimizer: adma", "train.optimizer must be one of sgd, adamw, muon, got 'adma'"),
     (
         "  controls: []  ",
-        "  controls: [letters, greek, symbols, games, shapes, digits_font, digits_real, textures] #",
+        "  controls: [letters, greek, things, signs, games, shapes, digits_font, digits_real, textures] #",
         "data.sets needs one besides the source and the controls, got glyphs, letters,",
     ),
     ("threads: 2", "threads: two", "threads must be a whole number, got 'two'"),
@@ -223,7 +223,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "train.accumulate must be 1 for ft_clean, whose",
     ),
     ("pool: 25000 ", "pretrained: openai ", "unknown key 'base_model.seeds'"),
-    ("  columns: 6", "  columns: 101", "attention.symbols: columns <= images <= 150, got 101 and 100"),
+    ("  columns: 6", "  columns: 101", "attention.things: columns <= images <= 150, got 101 and 100"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
     ("- orderings\n", "- ordering\n", "must be one of accuracy, attacks, audit, orderings, published, ablation,"),
     ("- trade_off\n", "- tradeoff\n", "figures[0] must be one of trade_off, trade_off_source, per_set, training,"),

@@ -2,14 +2,14 @@
 
 import numpy as np
 
-from zsr.data.drawing.glyphs import DIGIT_GLYPHS, GAME_PIECES, GREEK_LETTERS, LETTERS, SYMBOL_GLYPHS
+from zsr.data.drawing.glyphs import DIGIT_GLYPHS, GAME_PIECES, GREEK_LETTERS, LETTERS, SIGN_GLYPHS, THING_GLYPHS
 from zsr.data.drawing.pictures import finish, one_of, photo_crop, picture, place, shape_stamp, texture
 from zsr.data.vocabulary import COLOURS, PHOTOS, SHAPES, TEXTURES, Scene, captions
 
 GLYPHS = {
     "letter": LETTERS,
     "greek": GREEK_LETTERS,
-    "symbol": SYMBOL_GLYPHS,
+    "symbol": THING_GLYPHS + SIGN_GLYPHS,
     "game": GAME_PIECES,
     "digit": DIGIT_GLYPHS,
 }

@@ -65,9 +65,7 @@ class Data:
     def groups(self) -> dict[str, list[str]]:
         """The groups of sets that tables average over: name of the group -> names of the sets."""
         unseen = [name for name in self.sets if name != self.source]
-        return {
-            "all": list(self.sets),
-            "source": [self.source],
-            "unseen": unseen,
-            "unseen_strict": [name for name in unseen if name not in self.controls],
-        }
+        groups = {"all": list(self.sets), "source": [self.source], "unseen": unseen}
+        if self.controls:
+            groups["unseen_strict"] = [name for name in unseen if name not in self.controls]
+        return groups

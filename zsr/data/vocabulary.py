@@ -26,19 +26,21 @@ GREEK = {  # Greek letters that no Latin capital looks like
     "alpha": "α", "beta": "β", "gamma": "Γ", "delta": "Δ", "epsilon": "ε", "zeta": "ζ", "theta": "Θ", "eta": "η",
     "lambda": "Λ", "mu": "μ", "xi": "Ξ", "pi": "Π", "sigma": "Σ", "phi": "Φ", "psi": "Ψ", "omega": "Ω",
 }  # fmt: skip
-SYMBOLS = {  # fine-tuning shows every second symbol, the first one among them
-    "umbrella": "☂", "snowman": "☃", "comet": "☄", "telephone": "☎", "cup": "☕", "shamrock": "☘",
-    "skull": "☠", "radioactive sign": "☢", "ankh": "☥", "biohazard sign": "☣", "peace symbol": "☮", "yin yang": "☯",
-    "sun": "☀", "smiling face": "☺", "moon": "☽", "cloud": "☁", "quarter note": "♩", "pair of notes": "♫",
-    "hot spring": "♨", "flash": "⚡", "wheelchair": "♿", "recycling symbol": "♻", "flag": "⚑", "anchor": "⚓",
-    "pair of hammers": "⚒", "pair of swords": "⚔", "pair of scales": "⚖", "gear": "⚙", "lily": "⚜", "atom": "⚛",
-    "warning sign": "⚠", "coffin": "⚰", "pair of scissors": "✂", "airplane": "✈", "pencil": "✏", "envelope": "✉",
-    "victory hand": "✌", "pointing hand": "☞", "snowflake": "❄", "blossom": "❀", "check mark": "✓", "wheel": "☸",
-    "maltese cross": "✠", "hexagram": "✡", "male sign": "♂", "female sign": "♀", "cat face": "🐱", "mouse face": "🐭",
-    "infinity sign": "∞", "square root": "√", "integral sign": "∫", "euro sign": "€", "dollar sign": "$",
-    "pound sign": "£", "ampersand": "&", "at sign": "@", "hash sign": "#", "percent sign": "%",
-    "section sign": "§", "paragraph sign": "¶", "copyright sign": "©", "question mark": "?",
-    "bullseye": "◎", "looped square": "⌘",
+THINGS = {  # symbols that picture a thing; fine-tuning shows every second one, the first among them
+    "umbrella": "☂", "snowman": "☃", "comet": "☄", "telephone": "☎", "cup": "☕", "shamrock": "☘", "skull": "☠",
+    "sun": "☀", "smiling face": "☺", "moon": "☽", "cloud": "☁", "hot spring": "♨", "flash": "⚡", "flag": "⚑",
+    "anchor": "⚓", "pair of hammers": "⚒", "pair of swords": "⚔", "pair of scales": "⚖", "gear": "⚙", "lily": "⚜",
+    "coffin": "⚰", "pair of scissors": "✂", "airplane": "✈", "pencil": "✏", "envelope": "✉", "victory hand": "✌",
+    "pointing hand": "☞", "snowflake": "❄", "blossom": "❀", "wheel": "☸", "cat face": "🐱", "mouse face": "🐭",
+}  # fmt: skip
+SIGNS = {  # symbols that stand for an idea; fine-tuning shows every second one, the first among them
+    "radioactive sign": "☢", "ankh": "☥", "biohazard sign": "☣", "peace symbol": "☮", "yin yang": "☯",
+    "quarter note": "♩", "pair of notes": "♫", "wheelchair": "♿", "recycling symbol": "♻", "atom": "⚛",
+    "warning sign": "⚠", "check mark": "✓", "maltese cross": "✠", "hexagram": "✡", "male sign": "♂",
+    "female sign": "♀", "infinity sign": "∞", "square root": "√", "integral sign": "∫", "euro sign": "€",
+    "dollar sign": "$", "pound sign": "£", "ampersand": "&", "at sign": "@", "hash sign": "#", "percent sign": "%",
+    "section sign": "§", "paragraph sign": "¶", "copyright sign": "©", "question mark": "?", "looped square": "⌘",
+    "bullseye": "◎",
 }  # fmt: skip
 GAMES = {  # no fine-tuning shows a piece of a game
     "chess king": "♚", "chess queen": "♛", "chess rook": "♜", "chess bishop": "♝", "chess knight": "♞",

@@ -1,4 +1,4 @@
-"""Characters of the drawn world: letters, Greek letters, symbols, pieces of games and digits, by English names."""
+"""Characters of the drawn world, each with an English name: letters, Greek letters, symbols, games, digits."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from zsr.data.drawing.drawn import draw
 from zsr.data.drawing.pictures import TEST_FONTS, TRAIN_FONTS, coarse, glyph_stamp, one_of, picture, place
 from zsr.data.prepared import Split
-from zsr.data.vocabulary import COLOURS, DIGITS, GAMES, GREEK, SYMBOLS
+from zsr.data.vocabulary import COLOURS, DIGITS, GAMES, GREEK, SIGNS, THINGS
 
 BEND = 0.08  # how far characters are bent, as a share of their side: handwriting differs from fonts
 COARSE = 0.4  # share of coarse pictures
@@ -57,7 +57,8 @@ GREEK_LETTERS = tuple(
     Glyph(f"Greek letter {name}", c, _with_greek(TRAIN_FONTS), _with_greek(TEST_FONTS), 4, True)
     for name, c in GREEK.items()
 )
-SYMBOL_GLYPHS = tuple(_symbol(name, character) for name, character in SYMBOLS.items())
+THING_GLYPHS = tuple(_symbol(name, character) for name, character in THINGS.items())
+SIGN_GLYPHS = tuple(_symbol(name, character) for name, character in SIGNS.items())
 GAME_PIECES = tuple(_symbol(name, character) for name, character in GAMES.items())
 DIGIT_GLYPHS = tuple(Glyph(f"digit {name}", str(i), TRAIN_FONTS, TEST_FONTS, 4, True) for i, name in enumerate(DIGITS))
 

@@ -1,0 +1,9 @@
+"""signs: signs that the source set leaves out, such as a peace symbol and a percent sign."""
+
+from zsr.data.drawing.glyphs import SIGN_GLYPHS, draw_glyphs, unseen_half
+from zsr.data.prepared import Split
+
+
+def make(split: str, n: int, seed: int, image_size: int) -> Split:
+    """n pictures of the split, classes in turn, (n, image_size, image_size, 3) uint8."""
+    return draw_glyphs("signs", split, n, seed, image_size, unseen_half(SIGN_GLYPHS))
