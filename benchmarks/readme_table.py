@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[1]
 README, AVERAGES = ROOT / "README.md", ROOT / "metrics/results/averages.csv"
 BLOCK = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end table -->)", re.DOTALL)
 COLUMNS = {  # group of sets, attack -> heading
-    ("all", "clean"): "clean",
-    ("all", "pgd"): "PGD",
-    ("all", "cw"): "CW",
-    ("all", "autoattack"): "AutoAttack",
-    ("unseen_strict", "clean"): "clean, unseen",
-    ("unseen_strict", "autoattack"): "AutoAttack, unseen",
+    ("unseen", "clean"): "clean",
+    ("unseen", "pgd"): "PGD",
+    ("unseen", "cw"): "CW",
+    ("unseen", "autoattack"): "AutoAttack",
+    ("source", "clean"): "clean, source",
+    ("source", "autoattack"): "AutoAttack, source",
 }
 Row = Mapping[str, str]
 

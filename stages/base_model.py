@@ -32,9 +32,10 @@ def _bases_of_clip(document: Mapping, code: str, model: Model) -> list[list[dict
     if isinstance(recipe, Pretrained):
         clip.save(BASE_MODEL / "0.safetensors", pretrained.load(model.arch, recipe), model.arch)
         return []
-    numbers = {"image_size": block(document, "data.image_size", Count), "threads": block(document, "threads", Count)}
+    image_size = block(document, "data.image_size", Count)
     for seed in recipe.seeds:
-        task = PretrainingTask(recipe=replace(recipe, seeds=(seed,)), seed=seed, arch=model.arch, **numbers)
+        alone = replace(recipe, seeds=(seed,))
+        task = PretrainingTask(recipe=alone, seed=seed, arch=model.arch, image_size=image_size)
         weights, curve = pretrain_once(task, code, progress(f"pre-training, seed {seed}", "step"))
         clip.save(BASE_MODEL / f"{seed}.safetensors", clip.create(model.arch, weights), model.arch)
         curves.append(curve)

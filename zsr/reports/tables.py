@@ -310,9 +310,14 @@ def audit(folder: Path, marks: Rows, checks: Rows, title: str) -> None:
 # The tables of the ablation
 
 
+def _headline(averages: Rows) -> tuple[str, str]:
+    """The groups of sets that a short table shows: all, and the strictest group of unseen sets."""
+    return "all", "unseen_strict" if any(row["group"] == "unseen_strict" for row in averages) else "unseen"
+
+
 def ablation(folder: Path, averages: Rows, title: str, marks: Rows = ()) -> None:
     """Write the table of every row under every attack: averages over all sets, and over sets neither seen nor easy."""
-    columns = [(group, attack) for group in ("all", "unseen_strict") for attack in distinct(averages, "attack")]
+    columns = [(group, attack) for group in _headline(averages) for attack in distinct(averages, "attack")]
     body = [[method, *texts] for method, texts in _lines(averages, columns, marks).items()]
     notes = ["Accuracy in %, mean over sets.", _averages_note(averages), *reasons(marks)]
     header = ["row", *(f"{attack} {group}" for group, attack in columns)]

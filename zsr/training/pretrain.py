@@ -34,10 +34,12 @@ class Pretraining(Recipe):
         seeds: the seeds of the base models, one model for each: of drawn images, of random weights and of all random
             numbers in a step.
         pool: number of images, which are drawn once.
+        threads: number of CPU threads; with another number results agree only up to rounding.
     """
 
     seeds: tuple[Natural, ...]
     pool: Count
+    threads: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -118,14 +120,12 @@ class PretrainingTask:
         seed: the seed of the model, of `recipe.seeds`.
         arch: the name of the model in open_clip.
         image_size: side of the images, in pixels.
-        threads: number of CPU threads; with another number results agree only up to rounding.
     """
 
     recipe: Pretraining
     seed: int
     arch: str
     image_size: int
-    threads: int
 
 
 def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) -> tuple[Path, list[dict[str, str]]]:
@@ -137,7 +137,7 @@ def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) ->
 
     from zsr.models import clip
 
-    torch.set_num_threads(task.threads)
+    torch.set_num_threads(task.recipe.threads)
     name = scratch.key(task, code)
     with scratch.claimed("pretraining", name) as folder:
         weights, curve, unfinished = (folder / file for file in ("model.safetensors", "curve.csv", "unfinished"))
