@@ -8,7 +8,7 @@ The numbers are those of a plain `dvc repro`, which goes on from whatever is her
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -32,13 +32,11 @@ def main(lanes: int | None) -> None:
     with serving() as variables:
         environment = os.environ | variables
         if lanes > 1:
+            _run([*DVC, "check"], environment)
+            _side_by_side([["base_model"], ["data"]], environment)
             _run([*DVC, "text_embeddings", "start"], environment)
-            shares = [share for lane in range(lanes) if (share := list(document["methods"])[lane::lanes])]
-            with ThreadPoolExecutor(lanes) as pool:
-                commands = [[*DVC, *_targets(document, share)] for share in shares]
-                ends = list(pool.map(lambda lane: _told(commands[lane], environment, lane + 1), range(len(shares))))
-            if any(ends):
-                raise StudyError("a stage failed; its message is above. What is finished is kept")
+            methods = list(document["methods"])
+            _side_by_side([_targets(document, methods[lane::lanes]) for lane in range(lanes)], environment)
         _run(DVC, environment)
 
 
@@ -48,11 +46,18 @@ def _lanes(document: Mapping) -> int:
     return max(1, len(os.sched_getaffinity(0)) // document["threads"])
 
 
-def _targets(document: Mapping, methods: Sequence[str]) -> Iterator[str]:
+def _targets(document: Mapping, methods: Sequence[str]) -> list[str]:
     """The stages that train and judge the given rows, a row's stages one after another."""
-    for method in methods:
-        yield f"train@{method}"
-        yield from (f"evaluate@{method}-{attack}" for attack in document["attacks"])
+    return [stage for m in methods for stage in (f"train@{m}", *(f"evaluate@{m}-{a}" for a in document["attacks"]))]
+
+
+def _side_by_side(lanes: Sequence[list[str]], environment: Mapping[str, str]) -> None:
+    """Run `dvc repro` on each list of stages, all lists at the same time."""
+    numbered = [(lane, targets) for lane, targets in enumerate(lanes, 1) if targets]
+    with ThreadPoolExecutor(len(numbered)) as pool:
+        ends = list(pool.map(lambda item: _told([*DVC, *item[1]], environment, item[0]), numbered))
+    if any(ends):
+        raise StudyError("a stage failed; its message is above. What is finished is kept")
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
