@@ -52,10 +52,14 @@ def _targets(document: Mapping, methods: Sequence[str]) -> list[str]:
 
 
 def _side_by_side(lanes: Sequence[list[str]], environment: Mapping[str, str]) -> None:
-    """Run `dvc repro` on each list of stages, all lists at the same time."""
+    """Run the stages of each list, in order, and all lists at the same time.
+
+    What the stages depend on must have run: a lane must not look at stages that another lane looks at, since DVC locks
+    their files.
+    """
     numbered = [(lane, targets) for lane, targets in enumerate(lanes, 1) if targets]
     with ThreadPoolExecutor(len(numbered)) as pool:
-        ends = list(pool.map(lambda item: _told([*DVC, *item[1]], environment, item[0]), numbered))
+        ends = list(pool.map(lambda item: _told([*DVC, "--single-item", *item[1]], environment, item[0]), numbered))
     if any(ends):
         raise StudyError("a stage failed; its message is above. What is finished is kept")
 
