@@ -35,8 +35,8 @@ def main(lanes: int | None) -> None:
             _run([*DVC, "check"], environment)
             _side_by_side([["base_model"], ["data"]], environment)
             _run([*DVC, "text_embeddings", "start"], environment)
-            methods = list(document["methods"])
-            _side_by_side([_targets(document, methods[lane::lanes]) for lane in range(lanes)], environment)
+            for stages in (_trainings(document), _measurements(document)):
+                _side_by_side([stages[lane::lanes] for lane in range(lanes)], environment)
         _run(DVC, environment)
 
 
@@ -46,9 +46,14 @@ def _lanes(document: Mapping) -> int:
     return max(1, len(os.sched_getaffinity(0)) // document["threads"])
 
 
-def _targets(document: Mapping, methods: Sequence[str]) -> list[str]:
-    """The stages that train and judge the given rows, a row's stages one after another."""
-    return [stage for m in methods for stage in (f"train@{m}", *(f"evaluate@{m}-{a}" for a in document["attacks"]))]
+def _trainings(document: Mapping) -> list[str]:
+    return [f"train@{method}" for method in document["methods"]]
+
+
+def _measurements(document: Mapping) -> list[str]:
+    """The stages that need models alone, the longest ones first."""
+    sweeps = [f"{kind}@{name}" for kind in ("likeness", "eps_sweep", "attention") for name in document[kind]]
+    return sweeps + [f"evaluate@{m}-{a}" for a in reversed(document["attacks"]) for m in document["methods"]]
 
 
 def _side_by_side(lanes: Sequence[list[str]], environment: Mapping[str, str]) -> None:

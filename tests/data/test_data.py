@@ -18,7 +18,7 @@ CLASSES = {
     "greek": 8,
     "things": 16,
     "signs": 16,
-    "games": 15,
+    "games": 9,
     "shapes": 12,
     "digits_font": 10,
     "digits_real": 10,

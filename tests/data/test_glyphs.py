@@ -104,7 +104,6 @@ def test_a_test_split_shows_test_fonts_and_a_training_split_shows_training_fonts
         ("letter e", "the letter e"),
         ("Greek letter eta", "the Greek letter eta"),
         ("pair of scissors", "a pair of scissors"),
-        ("die with six dots", "a die with six dots"),
         ("digit eight", "the digit eight"),
     ],
 )

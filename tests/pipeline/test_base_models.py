@@ -105,6 +105,15 @@ def test_base_models_are_one_or_one_for_each_seed(small, tmp_path, seeds):
         check(path)
 
 
+def test_the_study_on_three_base_models_is_that_of_the_root():
+    root, three = (read(ROOT / study / "params.yaml") for study in (".", "studies/embedded-3"))
+    assert three["seeds"] == three["base_model"]["seeds"] == [0, 1, 2] and three["up"] == "../../"
+    for key in ("name", "up", "seeds"):
+        three[key] = root[key]
+    three["base_model"]["seeds"] = root["base_model"]["seeds"]
+    assert three == root
+
+
 def test_the_file_of_a_seed(tmp_path):
     for seed in (0, 2):
         save_arrays(tmp_path / f"{seed}.safetensors", {})

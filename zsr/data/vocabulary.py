@@ -44,8 +44,7 @@ SIGNS = {  # symbols that stand for an idea; fine-tuning shows every second one,
 }  # fmt: skip
 GAMES = {  # no fine-tuning shows a piece of a game
     "chess king": "♚", "chess queen": "♛", "chess rook": "♜", "chess bishop": "♝", "chess knight": "♞",
-    "chess pawn": "♟", "spade": "♠", "club": "♣", "diamond": "♦", "die with one dot": "⚀", "die with two dots": "⚁",
-    "die with three dots": "⚂", "die with four dots": "⚃", "die with five dots": "⚄", "die with six dots": "⚅",
+    "chess pawn": "♟", "spade": "♠", "club": "♣", "diamond": "♦",
 }  # fmt: skip
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 TEXTURES = ("striped", "dotted", "checkered", "noisy", "gradient")

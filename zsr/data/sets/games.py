@@ -1,4 +1,4 @@
-"""games: chess pieces, card suits and dice. The source set shows nothing of the kind."""
+"""games: chess pieces and card suits. The source set shows nothing of the kind."""
 
 from zsr.data.drawing.glyphs import GAME_PIECES, draw_glyphs
 from zsr.data.prepared import Split
