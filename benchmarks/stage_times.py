@@ -12,7 +12,7 @@ from collections import Counter
 
 from tabulate import tabulate
 
-LINE = re.compile(r"(?:(\d+)\| )?(?:Running stage '([^@']+)|Updating lock file)")
+LINE = re.compile(r"(?:(\d+)\| )?(?:Running stage '([^@']+)|Updating lock file|(Use `dvc push`))")
 
 
 class Times:
@@ -37,6 +37,8 @@ class Times:
         for other in [name for name in self._open if (name == "") != (lane == "")]:
             self._close(other, now)  # lanes begin, or have ended
         self._close(lane, now)
+        if lane and found.group(3):
+            return  # the last line of a lane
         self._open[lane] = (stage or "dvc, between stages", now)
         self.stages[self._open[lane][0]] += 1
 

@@ -32,8 +32,6 @@ def main(lanes: int | None) -> None:
     with serving() as variables:
         environment = os.environ | variables
         if lanes > 1:
-            _run([*DVC, "check"], environment)
-            _side_by_side([["base_model"], ["data"]], environment)
             _run([*DVC, "text_embeddings", "start"], environment)
             for stages in (_trainings(document), _measurements(document)):
                 _side_by_side([stages[lane::lanes] for lane in range(lanes)], environment)
@@ -62,7 +60,7 @@ def _side_by_side(lanes: Sequence[list[str]], environment: Mapping[str, str]) ->
     What the stages depend on must have run: a lane must not look at stages that another lane looks at, since DVC locks
     their files.
     """
-    numbered = [(lane, targets) for lane, targets in enumerate(lanes, 1) if targets]
+    numbered = [(lane, stages) for lane, stages in enumerate(lanes, 1) if stages]
     with ThreadPoolExecutor(len(numbered)) as pool:
         ends = list(pool.map(lambda item: _told([*DVC, "--single-item", *item[1]], environment, item[0]), numbered))
     if any(ends):

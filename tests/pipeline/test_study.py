@@ -174,7 +174,7 @@ def test_nothing_runs_when_nothing_changed(study):
 
 def test_metrics_fit_the_terminal_and_read_like_a_table(study):
     lines = study.dvc("metrics", "show").splitlines()
-    assert lines[0].split() == ["Path", "clean", "marked", "pgd"] and len(lines) == 1 + 4 * 2
+    assert lines[0].split() == ["Path", "clean", "marked", "pgd"] and len(lines) == 1 + 3 * 2
     assert max(map(len, lines)) <= 100
 
 
