@@ -1,4 +1,4 @@
-"""The table of results in README.md, from the metrics of the study at the root: python -m benchmarks.readme_table"""
+"""The table of results in README.md, from the study on three base models: python -m benchmarks.readme_table"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from zsr.files import distinct
 from zsr.reports.tables import DAGGER, markdown, shown
 
 ROOT = Path(__file__).parents[1]
-README, AVERAGES = ROOT / "README.md", ROOT / "metrics/results/averages.csv"
+README, AVERAGES = ROOT / "README.md", ROOT / "studies/embedded-3/metrics/results/averages.csv"
 BLOCK = re.compile(r"(?<=<!-- table -->\n).*?(?=<!-- end table -->)", re.DOTALL)
 COLUMNS = {  # group of sets, attack -> heading
     ("unseen", "clean"): "clean",

@@ -5,6 +5,7 @@ on parts of the graph that do not overlap. A lane is one of them: it trains and 
 The numbers are those of a plain `dvc repro`, which goes on from whatever is here.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def main(lanes: int | None) -> None:
     lanes = lanes or _lanes(document)
     with serving() as variables:
         environment = os.environ | variables
-        if lanes > 1:
+        if lanes > 1 and _worth_lanes(environment):
             _run([*DVC, "text_embeddings", "start"], environment)
             for stages in (_trainings(document), _measurements(document)):
                 _side_by_side([stages[lane::lanes] for lane in range(lanes)], environment)
@@ -42,6 +43,14 @@ def _lanes(document: Mapping) -> int:
     if document["compute"]["device"] != "cpu" or document["launcher"] == "torchrun":
         return 1
     return max(1, len(os.sched_getaffinity(0)) // document["threads"])
+
+
+def _worth_lanes(environment: Mapping[str, str]) -> bool:
+    """Must something run that rows have in common, or more than a row's training and evaluations?"""
+    told = subprocess.run([*DVC[:-1], "status", "--json"], env=environment, capture_output=True, text=True).stdout
+    changed = [name.partition("@")[0] for name in json.loads(told or "{}")]
+    common = {"data", "base_model", "text_embeddings", "start"}
+    return bool(common & set(changed)) or changed.count("train") + changed.count("evaluate") > 4
 
 
 def _trainings(document: Mapping) -> list[str]:
