@@ -5,7 +5,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import open_clip
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +31,7 @@ class Tower:
     @classmethod
     def make(cls, arch: str, compute: Compute) -> "Tower":
         """Raises ParamError: open_clip has no such name; no such device."""
-        known = open_clip.list_models()
+        known = clip.library().list_models()
         if arch not in known:
             raise ParamError(f"--arch must be a model name of open_clip, got '{arch}'{nearest(arch, known)}")
         compute.place()

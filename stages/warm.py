@@ -28,7 +28,7 @@ from typing import NoReturn, cast
 VARIABLE = "ZSR_WARM"  # the path of the socket
 LIBRARIES = ("torch", "open_clip", "safetensors.torch", "click", "tqdm", "ruamel.yaml")
 # What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
-READ_AT_LOADING = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")
+READ_AT_LOADING = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")
 LENGTH = 8  # bytes before a request that say how long it is
 ENDS_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 

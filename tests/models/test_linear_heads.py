@@ -116,7 +116,9 @@ def test_wings_are_refused_on_a_vit_before_anything_runs(tmp_path):
     text = (ROOT / "params.yaml").read_text()
     row = "  twins_at: {section: methods.twins_at, module: twins, base: {module: tecoa}, lambda_frozen: 1}\n"
     (tmp_path / "params.yaml").write_text(text.replace("\nmethods:\n", f"\nmethods:\n{row}", 1))
-    with pytest.raises(ParamError, match="methods.twins_at needs a tower with BatchNorm.*zsr-tiny is a ViT") as error:
+    with pytest.raises(
+        ParamError, match="methods.twins_at needs a tower with BatchNorm.*zsr-tiny-32 is a ViT"
+    ) as error:
         check(tmp_path / "params.yaml")
     assert "\n" not in str(error.value) and "twins_at" in read(tmp_path / "params.yaml")["methods"]
 

@@ -24,7 +24,7 @@ VALUES = [  # what a text may become; the first that the check accepts is taken
 ]  # fmt: skip
 POINTERS = ("section", "module", "start")  # texts that say where numbers are
 STAGES = {  # stage, its arguments -> the blocks of params.yaml that dvc.yaml lists for it
-    ("base_model",): ["base_model", "data.image_size", "model", "threads"],
+    ("base_model",): ["base_model", "data.image_size", "model"],
     ("train", "tecoa"): ["compute", "grid", "methods.tecoa", "model", "seeds", "threads", "train"],
     ("train", "tga_zsr"): ["method"],
     ("train", "fare"): ["methods.fare"],  # with numbers of training of its own

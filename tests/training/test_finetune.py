@@ -237,7 +237,8 @@ def task(document, clip_model, texts, source, tmp_path, monkeypatch):
     files.save_tensors(paths["text_embeddings"], {"text_embeddings": texts.text_embeddings})
     clip.save(paths["weights"], clip_model, "zsr-tiny")
     made = task_of(document, "methods", "tecoa", 0, origin="base", **paths)
-    return replace(made, recipe=short(made.recipe), threads=torch.get_num_threads())
+    model = heads.Model(arch="zsr-tiny")
+    return replace(made, model=model, recipe=short(made.recipe), threads=torch.get_num_threads())
 
 
 def test_a_training_is_done_once_and_what_is_kept_is_its_tower_and_its_curve(task, tmp_path, monkeypatch):

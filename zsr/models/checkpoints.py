@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
 from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
@@ -105,10 +104,10 @@ def read_visual(path: Path) -> dict[str, Tensor]:
 
 def build(arch: str) -> nn.Module:
     """A CLIP with random weights of an open_clip name. Raises StudyError: no such name; towers not of OpenAI's kind."""
-    names = open_clip.list_models()
+    names = clip.library().list_models()
     if arch not in names:
         raise StudyError(f"arch must be a model name of open_clip, got '{arch}'{nearest(arch, names)}")
-    if not _is_openais_kind(open_clip.get_model_config(arch)):
+    if not _is_openais_kind(clip.library().get_model_config(arch)):
         raise StudyError(f"arch must have OpenAI's towers, a ViT and a text transformer; '{arch}' has others")
     with _without_notice():
         return clip.create(arch)
@@ -280,7 +279,9 @@ def _check_openai(why: str, tower: nn.Module, arch: str) -> None:
         differences.append(f"{' and '.join(gelus)}, not QuickGELU")
         quick_arch = f"{arch}-quickgelu"
         advice = (
-            f": use '{quick_arch}'" if quick_arch in open_clip.list_models() else f" (open_clip has no '{quick_arch}')"
+            f": use '{quick_arch}'"
+            if quick_arch in clip.library().list_models()
+            else f" (open_clip has no '{quick_arch}')"
         )
     if differences:
         raise StudyError(f"{why}; '{arch}' has {'; '.join(differences)}{advice if len(differences) == 1 else ''}")
@@ -319,8 +320,8 @@ def _likely(checkpoint: Checkpoint, arch: str) -> str:
         return "; the file's tower is no ViT"
     layers = sum(name.endswith(".ln_1.weight") for name in tower)
     (width, _, patch, _), (tokens, _), (_, embedding) = shapes
-    for name in open_clip.list_models():
-        config = open_clip.get_model_config(name)
+    for name in clip.library().list_models():
+        config = clip.library().get_model_config(name)
         if name == arch or not _is_openais_kind(config):
             continue
         vision = config["vision_cfg"]

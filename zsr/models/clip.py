@@ -4,10 +4,11 @@ The tiny CLIP is one more config file of open_clip. The text embeddings of a cla
 image tower runs.
 """
 
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,7 +20,14 @@ from zsr.params import ParamError
 
 PACKAGE_DATA = ["configs"]
 
-open_clip.add_model_config(Path(__file__).parent / "configs")
+
+@cache
+def library() -> ModuleType:
+    """open_clip, with our models among its models. It is imported late, since the import takes seconds."""
+    import open_clip
+
+    open_clip.add_model_config(Path(__file__).parent / "configs")
+    return open_clip
 
 
 class Classifier(nn.Module):
@@ -160,7 +168,7 @@ def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
     A checkpoint also says the pixel statistics that the model was trained with. open_clip raises RuntimeError where it
     has no such name; `zsr.study.check` looks for the name first.
     """
-    model = open_clip.create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
+    model: nn.Module = library().create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
     if checkpoint:
         set_norm_stats(model, files.load_facts(checkpoint).get("norm_stats", "clip"))
     return model
@@ -186,7 +194,7 @@ def load_tower(path: Path, model: nn.Module) -> None:
 @torch.no_grad()
 def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> Tensor:
     """Text embeddings of C prompts, (C, D) fp32, unit norm."""
-    tokens = open_clip.get_tokenizer(arch)(prompts)
+    tokens = library().get_tokenizer(arch)(prompts)
     clip: Any = model
     return clip.encode_text(tokens, normalize=True).float()
 

@@ -133,8 +133,6 @@ def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) ->
 
     code: digest of the code, see `zsr.scratch.key`.
     """
-    import open_clip
-
     from zsr.models import clip
 
     torch.set_num_threads(task.recipe.threads)
@@ -143,7 +141,7 @@ def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) ->
         weights, curve, unfinished = (folder / file for file in ("model.safetensors", "curve.csv", "unfinished"))
         if not curve.exists():
             images_and_captions = draw_pool(task.recipe.pool, task.seed, task.image_size)
-            pool = Pool.of(*images_and_captions, open_clip.get_tokenizer(task.arch))
+            pool = Pool.of(*images_and_captions, clip.library().get_tokenizer(task.arch))
             model, rows = pretrain(lambda: clip.create(task.arch), pool, task.recipe, task.seed, unfinished, watch)
             clip.save(weights, model, task.arch)
             files.write_rows(curve, rows)
