@@ -12,7 +12,10 @@ from stages.warm import VARIABLE, asked
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
-    status = asked([name, *arguments]) if VARIABLE in os.environ else None
+    try:
+        status = asked([name, *arguments]) if VARIABLE in os.environ else None
+    except KeyboardInterrupt:  # the fork ends with this process
+        sys.exit(130)
     if status is None:
         del sys.modules["stages.warm"]  # no stage's digest knows this module
         sys.argv = [f"stages.{name}", *arguments]

@@ -26,7 +26,16 @@ from pathlib import Path
 from typing import NoReturn, cast
 
 VARIABLE = "ZSR_WARM"  # the path of the socket
-LIBRARIES = ("torch", "open_clip", "safetensors.torch", "click", "tqdm", "ruamel.yaml")
+LIBRARIES = (
+    "torch",
+    "open_clip",
+    "safetensors.torch",
+    "sklearn.datasets",
+    "matplotlib.pyplot",
+    "tabulate",
+    "tqdm",
+    "click",
+)
 # What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
 READ_AT_LOADING = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")
 LENGTH = 8  # bytes before a request that say how long it is

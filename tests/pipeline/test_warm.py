@@ -66,15 +66,17 @@ def test_a_stage_ends_as_it_would_by_itself(ask, arguments, status, variables):
     assert ("RuntimeError: of the stage" in err) == (arguments == ("raise",))
 
 
-def test_a_stage_is_killed_with_who_asked_for_it(ask, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stage_ends_with_who_asked_for_it(ask, tmp_path, how):
     process, told = ask("wait"), tmp_path / "process"
     while not (told.exists() and told.read_text()):
         assert process.poll() is None
         time.sleep(0.01)
     fork = int(told.read_text())
     assert fork != process.pid
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.send_signal(how)
+    _, err = process.communicate()
+    assert "Traceback" not in err
     deadline = time.monotonic() + 10
     while Path(f"/proc/{fork}").exists():
         assert time.monotonic() < deadline, "the fork is still there"
