@@ -42,7 +42,8 @@ def main(lanes: int | None) -> None:
 def _lanes(document: Mapping) -> int:
     if document["compute"]["device"] != "cpu" or document["launcher"] == "torchrun":
         return 1
-    return max(1, len(os.sched_getaffinity(0)) // document["threads"])
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // document["threads"])
 
 
 def _worth_lanes(environment: Mapping[str, str]) -> bool:

@@ -44,7 +44,13 @@ ENDS_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
 @contextmanager
 def serving() -> Iterator[dict[str, str]]:
-    """Run the process while the context lasts. Yields the environment variables for the stages that shall use it."""
+    """Run the process while the context lasts. Yields the environment variables for the stages that shall use it.
+
+    There is no process, and there are no variables, where a fork of loaded libraries may fail: outside of Linux.
+    """
+    if sys.platform != "linux":
+        yield {}
+        return
     with tempfile.TemporaryDirectory(prefix="zsr-") as folder, socket.socket(socket.AF_UNIX) as listener:
         path = str(Path(folder, "socket"))
         listener.bind(path)
@@ -178,8 +184,7 @@ def _run(request: dict, descriptors: list[int], sockets: list[socket.socket]) ->
     status = 1
     try:
         os.setpgid(0, 0)
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(ENDS_WITH_PARENT, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(ENDS_WITH_PARENT, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
