@@ -3,6 +3,9 @@
 DVC runs one stage after another. It frees its lock while the command of a stage runs, so several `dvc repro` may work
 on parts of the graph that do not overlap. A lane is one of them: it trains and judges its share of the rows.
 The numbers are those of a plain `dvc repro`, which goes on from whatever is here.
+
+With a COMMAND, such as `dvc exp run -S method.lambda_ar=0.1`, the command runs in place of all this. Its stages, too,
+are spared the imports.
 """
 
 import json
@@ -23,15 +26,18 @@ from zsr.params import StudyError, read
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
 
 
-@click.command(cls=StageCommand, help=__doc__)
+@click.command(cls=StageCommand, help=__doc__, context_settings={"allow_interspersed_args": False})
 @click.option(
     "--lanes", type=click.IntRange(1), help="Rows at a time [default: one for `threads` cores; one on a GPU]."
 )
-def main(lanes: int | None) -> None:
-    document = read(Path("params.yaml"))
-    lanes = lanes or _lanes(document)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def main(lanes: int | None, command: tuple[str, ...]) -> None:
     with serving() as variables:
         environment = os.environ | variables
+        if command:
+            sys.exit(subprocess.run(command, env=environment).returncode)
+        document = read(Path("params.yaml"))
+        lanes = lanes or _lanes(document)
         if lanes > 1 and _worth_lanes(environment):
             _run([*DVC, "text_embeddings", "start"], environment)
             for stages in (_trainings(document), _measurements(document)):
