@@ -117,25 +117,36 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "methods.tecoa.train": ({"lr": 0.002}, {"train@tecoa"}),
     "seeds": ([0, 1], TRAIN | {"start"}),
     "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | MEASURES),
-    "train.lr": (0.002, TRAIN | {"start"}),
+    "train.lr": (0.001, TRAIN | {"start"}),
     "train.attack.eps": ("4/255", TRAIN | {"start"}),
     "evaluate.seed": (1, EVALUATE | MEASURES),
     "evaluate.protocol": ("published", EVALUATE | MEASURES),
     "protocols.published.attacks.pgd.reduction": ("sum", set()),  # of the protocol that is not in force
     "base_model.epochs": (5, {"base_model"}),
     "data.template": ("a picture of {}", {"text_embeddings"}),
-    "data.sets.letters.test": (100, {"data@letters"}),
+    "data.sets.letters.test": (90, {"data@letters"}),
     "data.seed": (1, DATA),
-    "data.image_size": (32, DATA | {"base_model"}),
+    "data.image_size": (24, DATA | {"base_model"}),
     "data.controls": (["textures"], set()),  # it changes data/study.json, which collect depends on
     "model.arch": ("ViT-B-32", TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
-    "threads": (1, TRAIN | EVALUATE | MEASURES | {"base_model", "start", "text_embeddings"}),
+    "threads": (2, TRAIN | EVALUATE | MEASURES | {"start", "text_embeddings"}),
+    "base_model.threads": (1, {"base_model"}),
     "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")}),
     "attention.things.columns": (4, {"attention@things"}),
     "eps_sweep.pgd.images": (20, {"eps_sweep@pgd"}),
     "name": ("other", {"tables", "figures", "attention@things"}),
     "tables": (["accuracy"], {"tables"}),
 }
+
+
+def test_every_change_is_one():
+    for key, (value, _) in CHANGES.items():
+        block = PARAMS
+        for part in key.split("."):
+            block = block.get(part, {})
+        assert block != value, key
+
+
 EVERY_DAY = ("method.lambda_ar", "attacks.pgd.n_iter")  # each costs some seconds; others are slow
 
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from zsr.data.vocabulary import COLOURS, DARKS, PHOTOS
 
-NOISE = 0.005  # the greatest standard deviation of pixel noise; more noise alone would make undefended CLIP robust
+NOISE = 0.005  # the greatest standard deviation of pixel noise
 STAMP = 96  # side of the masks that objects are cut from; an upright object fills half to two thirds of the side
 SYMBOL_SIDE = 62  # the longer side of a symbol in its mask
 WIDEST = 84  # the longer side of a letter is at most this long
