@@ -8,7 +8,7 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch.nn import functional as F
 
 from zsr.models import clip
-from zsr.models.clip import Classifier
+from zsr.models.clip import Classifier, PatchEmbedding
 from zsr.models.heads import set_norm_stats
 from zsr.params import ParamError
 
@@ -78,6 +78,18 @@ def test_images_of_another_size_are_enlarged_inside_and_attacked_at_their_own(mo
     assert gradient.shape == images.shape and gradient.abs().sum() > 0
     larger = F.interpolate(images, (24, 24), mode="bicubic", align_corners=False)
     torch.testing.assert_close(model(images), model(larger))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_embedding_of_patches_is_the_convolution_with_its_gradients(layout):
+    convolution = torch.nn.Conv2d(3, 8, (4, 6), (4, 6), dtype=torch.float64)
+    images = torch.rand(2, 3, 12, 24, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    results = []
+    for layer in (convolution, PatchEmbedding(convolution)):
+        out = layer(images)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [images, *layer.parameters()])])
+    for expected, found in zip(*results):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_tower_without_plain_pooling_is_refused(clip_model, text_embeddings):

@@ -22,7 +22,7 @@ VALUES = [  # what a text may become; the first that the check accepts is taken
     "sgd", "bf16", "tf32", "mean", "last", "adv", "features", "auto", "zsr-tiny-rn", "other", "letters", "any",
     "resize_minmax", "rms", "unit",
 ]  # fmt: skip
-POINTERS = ("section", "module", "start")  # texts that say where numbers are
+POINTERS = ("section", "module", "start", "attack")  # texts that say where numbers are
 STAGES = {  # stage, its arguments -> the blocks of params.yaml that dvc.yaml lists for it
     ("base_model",): ["base_model", "data.image_size", "model"],
     ("train", "tecoa"): ["compute", "grid", "methods.tecoa", "model", "seeds", "threads", "train"],
@@ -30,6 +30,7 @@ STAGES = {  # stage, its arguments -> the blocks of params.yaml that dvc.yaml li
     ("train", "fare"): ["methods.fare"],  # with numbers of training of its own
     ("evaluate", "tecoa", "pgd"): ["attacks.pgd", "compute", "evaluate", "model", "protocols.trusted", "threads"],
     ("eps_sweep", "pgd"): ["attacks.pgd", "compute", "eps_sweep.pgd", "evaluate", "model", "threads"],
+    ("attention", "shapes"): ["attacks.pgd", "attention.shapes", "compute", "evaluate", "model", "threads"],
 }
 
 
@@ -84,7 +85,8 @@ def document() -> dict:
     changed["methods"] = {name: changed["methods"][name] for name in ("clip", "tecoa", "tga_zsr", "fare")}
     changed["attacks"] = {"pgd": changed["attacks"]["pgd"] | {"success": "last"}}  # which goes with every other number
     changed["protocols"] = {"trusted": {}, "other": {}}
-    changed["attention"], changed["evaluate"]["workers"] = {}, 1
+    changed["attention"] = {"shapes": {"attack": "pgd", "columns": 2, "images": 6}}
+    changed["evaluate"]["workers"] = 1
     return changed
 
 
@@ -158,6 +160,8 @@ def test_every_number_that_a_stage_depends_on_changes_its_key(stage, folder, doc
     for key in (key for key in keys if key.rpartition(".")[2] not in POINTERS):
         if key == "model.arch" or key.startswith("model.") and stage[0] != "base_model":
             continue  # weights are of one arch; test_another_model_is_another_key
+        if key == "attacks.pgd.success" and stage[0] == "attention":
+            continue  # maps show images after all steps
         assert asked(stage, changed(document, key, folder), monkeypatch) != before, key
 
 
@@ -169,7 +173,7 @@ def test_a_stage_reads_no_number_that_dvc_yaml_does_not_list(stage, folder, docu
     asked(stage, document, monkeypatch, seen)
     found = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"][stage[0]]
     listed = [key for key in found.get("do", found)["params"] if isinstance(key, str)]
-    own = dict.fromkeys(("${key}", "${item.attack}"), stage[-1])
+    own = {"${key}": stage[-1], "${item.attack}": "pgd"}
     own |= {"${item.section}": "method", "${evaluate.protocol}": "trusted"}
     for slot, name in own.items():
         listed = [key.replace(slot, name) for key in listed]
@@ -185,6 +189,7 @@ def test_the_contents_of_every_input_change_the_key(stage, folder, document, mon
     before = asked(stage, document, monkeypatch)
     make("shapes", "train", 24, 1, 24).save(folder / "data/sets/shapes/train.safetensors")
     weights = {"train": "base_model/0", "evaluate": "checkpoints/tecoa/0", "eps_sweep": "checkpoints/tecoa/0"}
+    weights["attention"] = "checkpoints/tecoa/0"
     if stage[0] == "train":
         assert asked(stage, document, monkeypatch) != before
         before = asked(stage, document, monkeypatch)

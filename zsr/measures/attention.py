@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from zsr import files, scratch
 from zsr.attacks.batch import Noise
-from zsr.compute import matmul_precision
-from zsr.evaluation.evaluate import Attack
+from zsr.compute import Compute, matmul_precision
+from zsr.data.prepared import Prepared
+from zsr.evaluation.evaluate import Attack, Evaluation
+from zsr.models import heads
 from zsr.models.attention import map_distance, text_guided_attention
-from zsr.models.heads import PixelClassifier
+from zsr.models.heads import Model, PixelClassifier
 from zsr.params import Count
 
 BRIGHT = 0.5  # a patch belongs to the object where the mean of the brightest channel is above this value
@@ -31,6 +35,35 @@ class AttentionStudy:
     columns: Count
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionTask:
+    """All inputs of the maps of one model, which make the key of its kept work.
+
+    Attributes:
+        attack: the attack with its hyper-parameters.
+        study: the number of images.
+        evaluation: seed and batches.
+        model: the architecture.
+        compute: where the model runs.
+        threads: number of CPU threads.
+        set_name: the name of the set, on which the noise depends.
+        weights: the file of the model.
+        images: the file of the test images.
+        text_embeddings: the file of the text embeddings.
+    """
+
+    attack: Attack
+    study: AttentionStudy
+    evaluation: Evaluation
+    model: Model
+    compute: Compute
+    threads: int
+    set_name: str
+    weights: Path
+    images: Path
+    text_embeddings: Path
+
+
 @dataclass(frozen=True)
 class Maps:
     """Maps of N images.
@@ -44,6 +77,21 @@ class Maps:
     clean: Tensor
     attacked: Tensor
     adv: Tensor
+
+
+def measure_once(task: AttentionTask, data: Prepared, code: str) -> tuple[Maps, dict[str, float]]:
+    """What `measure` returns for a model. It comes from kept work if there is any. code: as in `zsr.scratch.key`."""
+    torch.set_num_threads(task.threads)
+    with scratch.claimed("attention", scratch.key(task, code)) as path:
+        if not path.exists():
+            images, labels, ids = data.split.tensors(range(task.study.images), task.compute.place())
+            whole = heads.load(task.model, task.weights)
+            model = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
+            noise = Noise(task.evaluation.seed, task.set_name, ids)
+            maps, facts = measure(model, task.attack, images, labels, noise, task.evaluation.batch_size)
+            files.save_tensors(path, vars(maps), facts)
+        tensors, facts = files.load_tensors(path)
+        return Maps(**tensors), facts
 
 
 def measure(
