@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from stages.command import CODE, StageCommand, cells, key_of, modules_of
+from stages.command import CODE, StageCommand, cells, key_of, modules_of, weights_of
 from zsr import files, scratch
 from zsr.params import StudyError, read
 
@@ -22,7 +22,8 @@ def main() -> None:
     for name, cell in cells(document):
         try:
             modules = modules_of(document, name, cell)
-            digests[key_of(name, cell)] = scratch.code_digest(modules)
+            weights = [path for path in weights_of(document, name, cell) if path.is_file()]
+            digests[key_of(name, cell)] = scratch.code_digest(modules, weights=weights)
             run |= scratch.closure(modules)
         except (StudyError, KeyError, TypeError, AttributeError):
             continue  # an invalid row; the stage check, which runs next, reports the error

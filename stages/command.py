@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from zsr import scratch
-from zsr.params import ParamError, StudyError, block, read
+from zsr.params import EXTENSIONS, ParamError, StudyError, block, read
 from zsr.scratch import ROOT
 
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
@@ -65,7 +65,7 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
             if parallel and document["launcher"] == "torchrun" and CHILD not in os.environ:
                 return _start_processes(f"stages.{name}", list(arguments.values()))
             modules = modules_of(document, name, list(arguments.values()))
-            code = scratch.code_digest(modules)
+            code = scratch.code_digest(modules, weights=weights_of(document, name, list(arguments.values())))
             _compare(code, name, list(arguments.values()))
             with _joined(parallel):
                 function(document, code, **arguments)
@@ -170,7 +170,14 @@ def _of_row(document: Mapping, kind: str, name: str) -> list[str]:
     row = document[kind][name]
     numbers = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any])
     inside = [numbers["base"]["module"]] if "base" in numbers else []
-    return [f"{PACKAGES[kind]}.{module}" for module in (row.get("module", name), *inside)]
+    modules = [row.get("module", name), *inside]
+    return [module if "." in module else f"{PACKAGES[kind]}.{module}" for module in modules]
+
+
+def weights_of(document: Mapping, name: str, cell: list[str]) -> list[Path]:
+    """The files in the folder `extensions` that a cell of a stage reads: those of a row of the module checkpoint."""
+    row = document["methods"][cell[0]] if name == "train" else {}
+    return [EXTENSIONS / row["weights"]] if row.get("module") == "checkpoint" and ":" not in row["weights"] else []
 
 
 def _compare(code: str, name: str, cell: list[str]) -> None:

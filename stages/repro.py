@@ -39,6 +39,8 @@ def main(lanes: int | None, command: tuple[str, ...]) -> None:
         document = read(Path("params.yaml"))
         lanes = lanes or _lanes(document)
         if lanes > 1 and _worth_lanes(environment):
+            _run([*DVC, "check"], os.environ)  # takes as long as the libraries of the other stages
+            _side_by_side([["base_model"], [*_sets(document), "plots_page"]], environment)
             _run([*DVC, "text_embeddings", "start"], environment)
             for stages in (_trainings(document), _measurements(document)):
                 _side_by_side([stages[lane::lanes] for lane in range(lanes)], environment)
@@ -58,6 +60,10 @@ def _worth_lanes(environment: Mapping[str, str]) -> bool:
     changed = [name.partition("@")[0] for name in json.loads(told or "{}")]
     common = {"data", "base_model", "text_embeddings", "start"}
     return bool(common & set(changed)) or changed.count("train") + changed.count("evaluate") > 4
+
+
+def _sets(document: Mapping) -> list[str]:
+    return [f"data@{name}" for name in document["data"]["sets"]]
 
 
 def _trainings(document: Mapping) -> list[str]:

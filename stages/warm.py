@@ -22,6 +22,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -101,6 +102,8 @@ def _serve(listener: socket.socket) -> None:
     for name in LIBRARIES:
         with suppress(ImportError):
             __import__(name)
+    packages = metadata.packages_distributions()  # the digest of code asks for them; each time takes 0.2 s
+    metadata.packages_distributions = lambda: packages  # type: ignore[assignment]
     running: dict[int, socket.socket] = {}  # the process of a fork -> who asked for it
     waker, wakened = socket.socketpair()
     wakened.setblocking(False)

@@ -7,6 +7,7 @@ The errors of the whole project are here, too. A stage shows one as one line and
 """
 
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+EXTENSIONS = Path(__file__).resolve().parents[1] / "extensions"  # packages and weights from outside the project
 
 
 class StudyError(Exception):
@@ -50,10 +53,23 @@ class Interval:
         after = self.low < value if self.above else self.low <= value
         return after and (value < self.high if self.below else value <= self.high)
 
+    def advice(self, value: Any) -> str:
+        """The end of a message about a value outside the interval."""
+        return ""
+
     def __str__(self) -> str:
         start = f"{'above' if self.above else 'at least'} {self.low:g}"
         end = f"{'below' if self.below else 'at most'} {self.high:g}"
         return start if self.high == math.inf else f"{start} and {end}"
+
+
+@dataclass(frozen=True)
+class PixelInterval(Interval):
+    """The distances of pixels in [0, 1]. The commonest mistake is a distance in grey levels."""
+
+    def advice(self, value: Any) -> str:
+        """The fraction that a number of grey levels is."""
+        return f"; {value:g} grey levels are {value:g}/255" if 1 < value <= 255 else ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,10 @@ class OneSlot:
     def __contains__(self, text: str) -> bool:
         return text.count("{}") == 1 and not set(text.replace("{}", "")) & set("{}")
 
+    def advice(self, value: Any) -> str:
+        """Nothing."""
+        return ""
+
     def __str__(self) -> str:
         return "text that holds {} once, for the class name, and no other brace"
 
@@ -70,7 +90,7 @@ class OneSlot:
 Positive = Annotated[float, Interval(0, above=True)]
 NonNegative = Annotated[float, Interval(0)]
 Share = Annotated[float, Interval(0, 1)]
-PixelRange = Annotated[float, Interval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
+PixelRange = Annotated[float, PixelInterval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
 Count = Annotated[int, Interval(1)]
 Natural = Annotated[int, Interval(0)]
 Template = Annotated[str, OneSlot()]
@@ -116,7 +136,7 @@ def build(schema: Any, value: Any, key: str) -> Any:
     if origin is Annotated:
         checked = build(args[0], value, key)
         if checked not in args[1]:
-            raise ParamError(f"{key} must be {args[1]}, got {value!r}")
+            raise ParamError(f"{key} must be {args[1]}, got {value!r}{args[1].advice(checked)}")
         return checked
     if origin is Literal:
         if value not in args:
@@ -152,6 +172,21 @@ def _build_dataclass(schema: Any, value: Any, key: str) -> Any:
         return schema(**built)
     except ValueError as error:
         raise ParamError(f"{key}: {error}") from None
+
+
+class Checked:
+    """The base of a dataclass whose values are checked as those of params.yaml, also where Python code makes it.
+
+    A default is not checked. Raises ParamError with the class, the field, the value and the allowed values.
+    """
+
+    def __post_init__(self) -> None:
+        schema: Any = type(self)
+        hints = get_type_hints(schema, include_extras=True)
+        for field in fields(schema):
+            value = getattr(self, field.name)
+            if value is not field.default:
+                object.__setattr__(self, field.name, build(hints[field.name], value, f"{schema.__name__}.{field.name}"))
 
 
 def _build_scalar(schema: type, value: Any, key: str) -> Any:
@@ -190,7 +225,8 @@ class Row:
     """A row of methods, starts or attacks: the module of its code, and its hyper-parameters.
 
     Attributes:
-        module: the module below zsr.methods or zsr.attacks; by default the module with the name of the row.
+        module: the module below zsr.methods or zsr.attacks, or one in the folder `extensions`; by default the module
+            with the name of the row.
         numbers: hyper-parameters, without the keys of ROW_KEYS and without `train`.
         train: the values that the row changes in the block `train`.
         key: the key of the block that holds the hyper-parameters.
@@ -296,9 +332,30 @@ def over(common: Mapping, changes: Mapping) -> dict:
 
 
 def module_of(package: str, name: str, key: str) -> ModuleType:
-    """The module of a name in params.yaml, such as `zsr.methods.tga_zsr` for "tga_zsr"."""
+    """The module of a name in params.yaml, such as `zsr.methods.tga_zsr` for "tga_zsr".
+
+    A name with a dot, such as "my_package.my_method", is a module in the folder `extensions`.
+    """
+    if "." in name:
+        return _extension(name, key, f"{package.removeprefix('zsr.').removesuffix('s').upper()}")
     choices = [m.name for m in iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
     if name not in choices:
         known = ", ".join(sorted(choices))
         raise ParamError(f"{key} names no module of {package}: '{name}'{nearest(name, choices)} (known: {known})")
     return import_module(f"{package}.{name}")
+
+
+def _extension(name: str, key: str, defines: str) -> ModuleType:
+    """A module in the folder `extensions` that defines METHOD or ATTACK."""
+    path = EXTENSIONS / f"{name.replace('.', '/')}.py"
+    if not path.is_file():
+        raise ParamError(f"{key} names no module in the folder extensions: '{name}' would be {path}")
+    if str(EXTENSIONS) not in sys.path:
+        sys.path.append(str(EXTENSIONS))
+    try:
+        module = import_module(name)
+    except Exception as error:  # the code is not ours, so any exception may come
+        raise ParamError(f"{key}: {path} cannot be imported ({type(error).__name__}: {error})") from None
+    if not hasattr(module, defines):
+        raise ParamError(f"{key}: {path} defines no {defines}, the class that the row makes")
+    return module

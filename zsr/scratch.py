@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from zsr import files
-from zsr.params import StudyError
+from zsr.params import EXTENSIONS, StudyError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
 # Libraries that do not compute results: they read options and params files, and draw progress bars.
 INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
@@ -80,12 +80,13 @@ def unwatched(steps: range, done: int) -> Iterable[int]:
 # The digest of the code
 
 
-def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:
+def code_digest(modules: Iterable[str], root: Path = ROOT, weights: Iterable[Path] = ()) -> str:
     """The digest of everything that the given modules run: code, data files and versions of libraries.
 
     Args:
         modules: dotted names, such as "stages.train" and "zsr.methods.tecoa".
-        root: the folder of the packages.
+        root: the folder of the packages; modules from outside the project are in its folder `extensions`.
+        weights: files in the folder `extensions` that the modules read.
 
     Raises:
         StudyError: there is no such module.
@@ -93,6 +94,7 @@ def code_digest(modules: Iterable[str], root: Path = ROOT) -> str:
     paths = closure(modules, root)
     parts = [f"{path.relative_to(root).as_posix()} {_file_digest(path)}" for path in sorted(paths)]
     parts += [f"{name} {release}" for name, release in libraries(paths).items()]
+    parts += [f"{path.name} {files.sha256(path)}" for path in weights]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -111,9 +113,9 @@ def closure(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
     return project_files
 
 
-def libraries(files: Iterable[Path]) -> dict[str, str]:
+def libraries(paths: Iterable[Path]) -> dict[str, str]:
     """The libraries that the given Python files import: name of the package -> version."""
-    imported = {name for path in files if path.suffix == ".py" for name in _read(path)[2]}
+    imported = {name for path in paths if path.suffix == ".py" for name in _read(path)[2]}
     packages = {package for name in imported for package in _packages().get(name, ())}
     return {package: version(package) for package in sorted(packages, key=str.lower) if package not in INTERFACE}
 
@@ -121,15 +123,15 @@ def libraries(files: Iterable[Path]) -> dict[str, str]:
 def loaded_files(root: Path = ROOT) -> set[Path]:
     """The files of the project's modules that this process has loaded."""
     named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    files = {Path(name) for name in named if name}
-    return {path for path in files if any(path.is_relative_to(root / package) for package in PACKAGES)}
+    homes = tuple(f"{root / folder}{os.sep}" for folder in (*PACKAGES, EXTENSIONS.name))
+    return {Path(name) for name in named if name and name.startswith(homes)}
 
 
 _packages = cache(packages_distributions)
 
 
 def _required(root: Path, name: str) -> Path:
-    path = root / (name.replace(".", "/") + ".py")
+    path = (_home(root, name) or root) / (name.replace(".", "/") + ".py")
     if not path.is_file():
         raise StudyError(f"{name} is no module of the project: {path} is not there")
     return path
@@ -138,10 +140,20 @@ def _required(root: Path, name: str) -> Path:
 @cache
 def _module_files(root: Path, name: str) -> list[Path]:
     """The files of a module and of the packages around it; fewer where the name is a member of a module."""
-    parts = name.split(".")
-    packages = [root.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
-    files = [*packages, root.joinpath(*parts[:-1], f"{parts[-1]}.py")]
-    return [path for path in files if path.is_file()]
+    parts, home = name.split("."), _home(root, name)
+    if home is None:
+        return []
+    packages = [home.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    candidates = [*packages, home.joinpath(*parts[:-1], f"{parts[-1]}.py")]
+    return [path for path in candidates if path.is_file()]
+
+
+def _home(root: Path, name: str) -> Path | None:
+    """The folder of a project module's outermost package; None: the module is not the project's."""
+    outermost, extensions = name.split(".")[0], root / EXTENSIONS.name
+    if outermost in PACKAGES:
+        return root
+    return extensions if (extensions / outermost).is_dir() or (extensions / f"{outermost}.py").is_file() else None
 
 
 def _data_files(path: Path) -> list[Path]:
@@ -152,7 +164,7 @@ def _data_files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """For a Python file: project modules that it may import, names of its data files, other packages."""
+    """For a Python file: modules that it may import, names of its data files, packages that are no project's own."""
     return _parsed(path, path.stat().st_mtime_ns).imports if path.suffix == ".py" else ((), (), ())
 
 
@@ -189,9 +201,8 @@ def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, 
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGE_DATA":
             data_files += ast.literal_eval(node.value)
-    project_modules = tuple(name for name in names if name.split(".")[0] in PACKAGES)
     top = {name.split(".")[0] for name in names} - set(PACKAGES) - set(sys.stdlib_module_names)
-    return project_modules, tuple(data_files), tuple(sorted(top))
+    return tuple(names), tuple(data_files), tuple(sorted(top))
 
 
 def _structure(node: Any) -> Iterator[str]:

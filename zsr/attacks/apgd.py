@@ -18,7 +18,7 @@ from zsr.models.passes import (
     likeliest_wrong,
     with_gradients_in,
 )
-from zsr.params import Count, Positive
+from zsr.params import Checked, Count, PixelInterval, Positive
 
 RHO = 0.75  # the step is halved where the loss rose in fewer than this share of the iterations since the last check
 MOMENTUM = 0.75  # share of the new step in a move; the rest is the previous move
@@ -299,7 +299,7 @@ def ascents(loss: str, n_classes: int, n_restarts: int, n_targets: int, **settin
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD:
+class APGD(Checked):
     """APGD. An image is a success where any iterate fools the model; misclassified clean images are not attacked.
 
     Attributes:
@@ -314,25 +314,28 @@ class APGD:
         precision: precision of gradients.
     """
 
-    norm: Literal["linf", "l2"]
+    norm: Literal["linf", "l2"] = "linf"
     eps: Positive
-    loss: Literal["ce", "dlr", "dlr_targeted"]
-    n_iter: Count
-    n_restarts: Count
+    loss: Literal["ce", "dlr", "dlr_targeted"] = "ce"
+    n_iter: Count = 100
+    n_restarts: Count = 1
     n_targets: Count = 9
     early_drop: bool = True
     precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.norm == "linf" and self.eps > 1:
-            raise ValueError(f"eps must be at most 1 in l-inf, the range of pixels, got {self.eps:g}")
+            advice = PixelInterval(0, 1).advice(self.eps)
+            raise ValueError(f"eps must be at most 1 in l-inf, the range of pixels, got {self.eps:g}{advice}")
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise | None = None, batch_size: int | None = None
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: images in one pass of the model; None: all images.
+        noise: draws for these images; None: draws by the place of an image in the batch, with seed 0. batch_size:
+        images in one pass of the model; None: all images.
         """
         with matmul_precision(images.device, self.precision):
             return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)

@@ -11,14 +11,14 @@ from zsr.attacks.fab import boundaries
 from zsr.attacks.square import Squares
 from zsr.compute import Precision, matmul_precision
 from zsr.models.passes import Model, with_gradients_in
-from zsr.params import Count, PixelRange
+from zsr.params import Checked, Count, PixelRange
 
 LISTS = {"paper": ("ce", "dlr"), "standard": ("ce", "dlr_targeted", "fab", "square")}
 P_INIT = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoAttack:
+class AutoAttack(Checked):
     """AutoAttack. Any attack of the list may succeed at any point; misclassified clean images are not attacked.
 
     Attributes:
@@ -32,20 +32,21 @@ class AutoAttack:
         precision: precision of gradients. Passes of FAB and Square without a gradient run in fp32.
     """
 
-    version: Literal["paper", "standard"]
+    version: Literal["paper", "standard"] = "standard"
     eps: PixelRange
-    n_iter: Count
+    n_iter: Count = 100
     n_queries: Count = 5000
     n_targets: Count = 9
     early_drop: bool = True
     precision: Precision = "fp32"
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise | None = None, batch_size: int | None = None
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: images in one pass of the model; None: all images.
+        noise: draws for these images; None: draws by the place of an image in the batch, with seed 0. batch_size:
+        images in one pass of the model; None: all images.
         """
         with matmul_precision(images.device, self.precision):
             return cascade(with_gradients_in(self.precision, model), images, labels, noise, batch_size, self._rounds)

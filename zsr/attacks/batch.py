@@ -62,6 +62,11 @@ class Drawn:
         return self.rows
 
 
+def by_place(images: Tensor) -> Noise:
+    """Draws by the place of an image in the batch, with seed 0, for callers without names of sets and images."""
+    return Noise(0, "", range(len(images)))
+
+
 class Round(Protocol):
     """An attack, or one restart or one target of an attack."""
 
@@ -91,7 +96,7 @@ def cascade(
     model: Model,
     images: Tensor,
     labels: Tensor,
-    noise: Noise,
+    noise: Noise | None,
     batch_size: int | None,
     rounds: Callable[[int], Iterable[Round]],
 ) -> Tensor:
@@ -104,14 +109,14 @@ def cascade(
         model: pixels to logits.
         images: (N, 3, H, W) in [0, 1].
         labels: (N,).
-        noise: the noise of the N images.
+        noise: the noise of the N images; None: `by_place`.
         batch_size: images in one pass of the model; None: all images.
         rounds: number of classes -> the rounds.
 
     Returns:
         Adversarial images, (N, 3, H, W) in [0, 1]. Images without a success and misclassified images are unchanged.
     """
-    logits = predict(model, images, batch_size)
+    noise, logits = noise or by_place(images), predict(model, images, batch_size)
     adv, robust = images.clone(), logits.argmax(dim=1) == labels
     for attack in rounds(logits.shape[1]):
         rows = robust.nonzero().squeeze(1)

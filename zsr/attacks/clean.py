@@ -20,7 +20,7 @@ class Clean:
     eps: ClassVar[float] = 0.0
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise | None = None, batch_size: int | None = None
     ) -> Tensor:
         """Return the images."""
         return images

@@ -20,7 +20,7 @@ class CW(SignAttack):
         stream: name of the attack's random numbers.
     """
 
-    kappa: NonNegative
+    kappa: NonNegative = 50.0
     title: ClassVar[str] = "CW as PGD"
     stream: ClassVar[str] = "cw"
 

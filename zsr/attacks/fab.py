@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zsr.attacks.batch import Noise, Places, cascade, names_of, target_ranks, wide
 from zsr.models.passes import Model, differentiate, fooled, likeliest_wrong, predict
-from zsr.params import Count, PixelRange
+from zsr.params import Checked, Count, PixelRange
 
 BIAS = 0.1  # largest share of the step towards the clean image
 OVERSHOOT = 1.05
@@ -118,7 +118,7 @@ def boundaries(n_classes: int, n_targets: int, **settings: Any) -> list[Boundary
 
 
 @dataclass(frozen=True, kw_only=True)
-class FAB:
+class FAB(Checked):
     """FAB. An image is a success where FAB meets a point within eps; misclassified clean images are not attacked.
 
     Attributes:
@@ -130,16 +130,17 @@ class FAB:
     """
 
     eps: PixelRange
-    n_iter: Count
+    n_iter: Count = 100
     n_targets: Count = 9
     early_drop: bool = True
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise | None = None, batch_size: int | None = None
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: images in one pass of the model; None: all images.
+        noise: draws for these images; None: draws by the place of an image in the batch, with seed 0. batch_size:
+        images in one pass of the model; None: all images.
         """
         return cascade(model, images, labels, noise, batch_size, self._rounds)
 

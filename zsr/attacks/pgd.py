@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from zsr.attacks.batch import Drawn, Noise, Places, wide
+from zsr.attacks.batch import Drawn, Noise, Places, by_place, wide
 from zsr.compute import HALF, Precision, matmul_precision
 from zsr.models.passes import Model, cross_entropy, differentiate, filled, fooled, with_gradients_in
-from zsr.params import Count, NonNegative, PixelRange
+from zsr.params import Checked, Count, NonNegative, PixelRange, build
 
 
 @dataclass(frozen=True, kw_only=True)
-class Steps:
+class Steps(Checked):
     """Steps of fixed size along the sign of the gradient, from one start.
 
     Attributes:
@@ -41,6 +41,7 @@ class Steps:
     stream: ClassVar[str] = "pgd"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.init_sigma and not self.random_start:
             raise ValueError(f"init_sigma: {self.init_sigma:g} needs random_start: true")
 
@@ -109,15 +110,28 @@ class SignAttack(Steps):
     """An attack of sign-gradient steps on the objective `scores`.
 
     Attributes:
+        step_size: size of every step, in units of the pixel range [0, 1]; by default a quarter of eps.
+        n_iter: number of steps.
+        random_start: True: start at a random point of the ball. False: start at the image.
+        precision: precision of the gradient.
+        reduction: how the loss is reduced over the batch.
         success: last: only the last point of an image counts. any: any point that fools the model counts; the image
             stays at this point and costs no further pass.
         title: name of the attack in the protocol.
     """
 
-    success: Literal["last", "any"] = "last"
+    step_size: PixelRange = None  # type: ignore[assignment]
+    n_iter: Count = 100
+    random_start: bool = True
+    precision: Precision = "fp32"
+    reduction: Literal["sum", "mean"] = "sum"
+    success: Literal["last", "any"] = "any"
     title: ClassVar[str]
 
     def __post_init__(self) -> None:
+        if self.step_size is None:
+            eps = build(PixelRange, self.eps, f"{type(self).__name__}.eps")
+            object.__setattr__(self, "step_size", eps / 4)
         super().__post_init__()
         if self.success == "any" and (not self.clip_start or self.precision == "fp16" or self.reduction != "sum"):
             raise ValueError("success: any needs clip_start: true, reduction: sum and another precision than fp16")
@@ -132,12 +146,14 @@ class SignAttack(Steps):
         raise NotImplementedError
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise | None = None, batch_size: int | None = None
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: images in one pass of the model; None: all images.
+        noise: draws for these images; None: draws by the place of an image in the batch, with seed 0. batch_size:
+        images in one pass of the model; None: all images.
         """
+        noise = noise or by_place(images)
         if self.success == "any":
             return self._until_fooled(model, images, labels, noise, batch_size)
         parts = [

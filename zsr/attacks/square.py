@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zsr.attacks.batch import Noise, Places, cascade, wide
 from zsr.models.passes import Model, margin, predict
-from zsr.params import Count, PixelRange, Share
+from zsr.params import Checked, Count, PixelRange, Share
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which a square's area is halved
 
@@ -104,7 +104,7 @@ class Squares:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square:
+class Square(Checked):
     """Square. An image is a success where any query fools the model; misclassified clean images are not attacked.
 
     Attributes:
@@ -114,15 +114,16 @@ class Square:
     """
 
     eps: PixelRange
-    n_queries: Count
+    n_queries: Count = 5000
     p_init: Share = 0.8
 
     def __call__(
-        self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
+        self, model: Model, images: Tensor, labels: Tensor, noise: Noise | None = None, batch_size: int | None = None
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball.
 
-        batch_size: images in one pass of the model; None: all images.
+        noise: draws for these images; None: draws by the place of an image in the batch, with seed 0. batch_size:
+        images in one pass of the model; None: all images.
         """
         run = Squares(eps=self.eps, n_queries=self.n_queries, p_init=self.p_init)
         return cascade(model, images, labels, noise, batch_size, lambda n_classes: [run])

@@ -81,7 +81,7 @@ class Attack(typing.Protocol):
         model: Callable[[Tensor], Tensor],
         images: Tensor,
         labels: Tensor,
-        noise: Noise,
+        noise: Noise | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
         """Adversarial images for a classifier of pixels: (N, 3, H, W) in [0, 1] -> the same shape, in the ball."""

@@ -67,6 +67,9 @@ class Method:
     non_class_template: ClassVar[str | None] = None
     norm_stats: NormStats = "clip"
 
+    def load(self, whole: nn.Module, arch: str) -> None:
+        """Load the weights of a method that brings its own into an open_clip model of the name arch, in place."""
+
     def prepare(self, visual: nn.Module) -> None:
         """Prepare the tower for training, in place. The frozen model is a copy from before this call."""
 

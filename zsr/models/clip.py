@@ -214,10 +214,27 @@ def load_tower(path: Path, model: nn.Module) -> None:
 
 @torch.no_grad()
 def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> Tensor:
-    """Text embeddings of C prompts, (C, D) fp32, unit norm."""
-    tokens = library().get_tokenizer(arch)(prompts)
+    """Text embeddings of C prompts, (C, D) fp32, unit norm.
+
+    Raises ParamError: a prompt is longer than the text tower reads; two prompts differ, and their tokens do not.
+    """
+    tokenizer = library().get_tokenizer(arch)
+    tokens = tokenizer(prompts)
+    _refuse_loss(prompts, tokens, tokenizer, arch)
     clip: Any = model
     return clip.encode_text(tokens, normalize=True).float()
+
+
+def _refuse_loss(prompts: list[str], tokens: Tensor, tokenizer: Any, arch: str) -> None:
+    """Raise ParamError where the tokens lose what tells one prompt from another."""
+    for prompt in prompts if hasattr(tokenizer, "encode") else []:
+        length, most = len(tokenizer.encode(prompt)) + 2, tokens.shape[1]  # with the tokens of start and end
+        if length > most:
+            raise ParamError(f"prompt '{prompt}' has {length} tokens and {arch} reads {most}: shorten the template")
+    seen: dict[tuple[int, ...], str] = {}
+    for prompt, row in zip(prompts, map(tuple, tokens.tolist())):
+        if seen.setdefault(row, prompt) != prompt:
+            raise ParamError(f"prompts '{seen[row]}' and '{prompt}' are the same tokens: no model can tell them apart")
 
 
 # The functions that `zsr.models.heads` calls in each module of models

@@ -172,6 +172,7 @@ def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tup
     whole = heads.first_weights(
         task.model, task.weights, task.origin, classes, task.seed, task.sha256, bool(task.recipe.epochs)
     )
+    task.method.load(whole, task.model.arch)
     if trained:
         _refuse_parts(whole, task)
     settings: dict[str, Any] = {
