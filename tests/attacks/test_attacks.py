@@ -1,13 +1,16 @@
 import dataclasses
+import re
 
 import pytest
 import torch
 
+from zsr.attacks import APGD, CW, FAB, PGD, AutoAttack, Clean, Square
 from zsr.attacks.batch import Noise
-from zsr.attacks.clean import Clean
-from zsr.attacks.pgd import PGD
+from zsr.params import ParamError
 
-PGD10 = PGD(eps=8 / 255, step_size=4 / 255, n_iter=10, random_start=True, precision="fp32", reduction="sum")
+PGD10 = PGD(
+    eps=8 / 255, step_size=4 / 255, n_iter=10, random_start=True, precision="fp32", reduction="sum", success="last"
+)
 
 
 def noise(n: int, scope="test", seed=0) -> Noise:
@@ -217,3 +220,44 @@ def test_the_protocol_names_every_number_of_the_attack():
         "gradient fp32",
     ):
         assert fact in text
+
+
+@pytest.mark.parametrize("attack", [PGD, CW, APGD, FAB, Square, AutoAttack])
+def test_eps_alone_makes_an_attack_and_images_need_no_noise_of_the_caller(attack, model, batch):
+    made = attack(eps="1/255")
+    assert made.eps == 1 / 255
+    shorter = {name: 3 for name in ("n_iter", "n_queries") if hasattr(made, name)}
+    few = dataclasses.replace(made, **shorter, **({"n_targets": 2} if hasattr(made, "n_targets") else {}))
+    labels = model(batch.images).argmax(dim=1)
+    expected = few(model, batch.images, labels, Noise(0, "", range(6)))
+    assert torch.equal(few(model, batch.images, labels), expected)
+
+
+def test_the_defaults_are_those_of_the_field():
+    assert (PGD(eps=4 / 255).step_size, PGD(eps=4 / 255).n_iter, PGD(eps=4 / 255).success) == (1 / 255, 100, "any")
+    assert (AutoAttack(eps=0.1).version, AutoAttack(eps=0.1).n_iter) == ("standard", 100)
+    assert (APGD(eps=0.1).norm, APGD(eps=0.1).loss, APGD(eps=0.1).n_restarts) == ("linf", "ce", 1)
+    assert (Square(eps=0.1).n_queries, FAB(eps=0.1).n_iter, CW(eps=0.1).kappa) == (5000, 100, 50)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: PGD(eps=8), "PGD.eps must be above 0 and at most 1, got 8; 8 grey levels are 8/255"),
+        (lambda: AutoAttack(eps=4.0), "AutoAttack.eps must be above 0 and at most 1, got 4.0; 4 grey levels are 4/255"),
+        (lambda: PGD(eps=0.1, n_iter=0), "PGD.n_iter must be at least 1, got 0"),
+        (lambda: PGD(eps=0.1, n_iter=2.5), "PGD.n_iter must be a whole number, got 2.5"),
+        (lambda: CW(eps=0.1, kappa=-1), "CW.kappa must be at least 0, got -1"),
+        (lambda: APGD(eps=0.1, loss="cw"), "APGD.loss must be one of ce, dlr, dlr_targeted, got 'cw'"),
+        (lambda: Square(eps="8 of 255"), "Square.eps must be a number such as 0.1, 1e-3 or 8/255, got '8 of 255'"),
+    ],
+)
+def test_values_are_checked_in_python_as_in_params_yaml(make, message):
+    with pytest.raises(ParamError, match=f"^{re.escape(message)}"):
+        make()
+
+
+def test_apgd_takes_large_eps_in_l2_alone():
+    assert APGD(eps=2, norm="l2").eps == 2
+    with pytest.raises(ValueError, match="got 2; 2 grey levels are 2/255"):
+        APGD(eps=2)

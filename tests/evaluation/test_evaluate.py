@@ -16,7 +16,9 @@ from zsr.evaluation.records import BITS, Record, merged
 from zsr.params import StudyError
 from zsr.reports import audit
 
-PGD4 = PGD(eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum")
+PGD4 = PGD(
+    eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum", success="last"
+)
 BLANK = Record(method="clip", seed=0, attack="pgd", set_name="shapes", fingerprint="f", protocol="p")
 
 

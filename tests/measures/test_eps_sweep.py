@@ -13,7 +13,9 @@ from zsr.measures.eps_sweep import EpsSweep, SweepTask, measure, note, sweep
 from zsr.models import heads
 from zsr.params import ParamError, build
 
-ATTACK = PGD(eps=4 / 255, step_size=1 / 255, n_iter=8, random_start=True, precision="fp32", reduction="sum")
+ATTACK = PGD(
+    eps=4 / 255, step_size=1 / 255, n_iter=8, random_start=True, precision="fp32", reduction="sum", success="last"
+)
 
 
 class Thresholds(torch.nn.Module):

@@ -120,6 +120,23 @@ def test_text_embeddings_are_unit_rows_one_per_prompt(clip_model):
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 
 
+@pytest.mark.parametrize(
+    "prompts, message",
+    [
+        (["a star", "in this picture you can clearly see a small and brightly coloured drawing of a star"], "reads 16"),
+        (["a star", "a  star"], "'a star' and 'a  star' are the same tokens"),
+    ],
+)
+def test_prompts_that_the_text_tower_cannot_tell_apart_are_refused(clip_model, prompts, message):
+    with pytest.raises(ParamError, match=message):
+        clip.embed_texts(clip_model, "zsr-tiny", prompts)
+
+
+def test_equal_prompts_have_equal_embeddings(clip_model):
+    first, second = clip.embed_texts(clip_model, "zsr-tiny", ["a crane", "a crane"])
+    assert torch.equal(first, second)
+
+
 def test_embedding_and_width_differ_so_that_a_forgotten_projection_shows():
     from pathlib import Path
 

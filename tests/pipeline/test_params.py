@@ -69,7 +69,7 @@ def test_a_good_block_becomes_a_dataclass_with_floats():
         ({"n_iter": True}, r"train.n_iter must be a whole number, got True"),
         ({"eps": "8 of 255"}, r"train.eps must be a number such as 0.1, 1e-3 or 8/255, got '8 of 255'"),
         ({"eps": "1/0"}, r"train.eps must be a number .* got '1/0'"),
-        ({"eps": 8}, r"train.eps must be above 0 and at most 1, got 8"),
+        ({"eps": 8}, r"train.eps must be above 0 and at most 1, got 8; 8 grey levels are 8/255"),
         ({"eps": float("nan")}, r"train.eps must be a number .* got nan"),
         ({"kind": "adam"}, r"train.kind must be one of sgd, adamw, got 'adam'; did you mean 'adamw'\?"),
         ({"flag": "yes"}, r"train.flag must be true or false, got 'yes'"),
@@ -139,7 +139,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "  tecoa:\n    section: methods.tecoa",
         "  tekoa:\n    section: methods.tekoa",
-        "methods.tekoa names no module of zsr.methods: 'tekoa'; did you mean 'tecoa'? (known: clip, ",
+        "methods.tekoa names no module of zsr.methods: 'tekoa'; did you mean 'tecoa'? (known: checkpoint, clip, ",
     ),
     (
         "section: methods.ft_adv",

@@ -15,7 +15,7 @@ from PIL import Image
 from zsr.data.registry import entry
 from zsr.params import ParamError, StudyError
 
-COMMAND = "python -m stages.fetch"
+COMMAND = "python -m zsr fetch"
 
 
 @dataclass(frozen=True)

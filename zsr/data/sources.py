@@ -26,7 +26,7 @@ class Files:
     """How the files of public sets are read.
 
     Attributes:
-        root: the folder that `python -m stages.fetch` fills.
+        root: the folder that `zsr fetch` fills.
         native: do small images keep the size they have on disk?
         prompt_set: one of `zsr.data.prompts.PROMPT_SETS`.
         complete: must every image of the set be there?

@@ -17,7 +17,7 @@ from zsr.data.registry import Entry, File, Source, entry
 from zsr.files import claimed, read_json, write_json
 from zsr.params import ParamError, StudyError
 
-COMMAND = "python -m stages.fetch"
+COMMAND = "python -m zsr fetch"
 
 
 @dataclass(frozen=True, kw_only=True)

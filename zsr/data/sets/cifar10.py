@@ -1,6 +1,6 @@
 """cifar10: CIFAR-10, 10,000 test images of 32x32.
 
-The files are pickles, which run code when they are read. `stages.fetch` has checked the archive of the files; a copy of
+The files are pickles, which run code when they are read. `zsr fetch` has checked the archive of the files; a copy of
 the user is trusted. Files are not hashed again at every start.
 """
 
