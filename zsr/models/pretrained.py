@@ -55,8 +55,8 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
     """
     import open_clip
 
-    config = check(arch, weights)
-    path = Path(weights.file) if weights.file else _downloaded(arch, weights.pretrained, config)
+    check(arch, weights)
+    path = Path(weights.file) if weights.file else downloaded(arch, weights.pretrained)
     if not path.exists():
         raise StudyError(f"base_model.file: {path} is not there; put it there, or run dvc pull if DVC tracks it")
     if weights.sha256:
@@ -70,9 +70,14 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
         raise StudyError(f"{path}: open_clip cannot load it as weights of {arch}: {message}") from None
 
 
-def _downloaded(arch: str, tag: str, config: dict[str, Any]) -> Path:
+def downloaded(arch: str, tag: str) -> Path:
+    """The file of the weights of a tag, from the hub's cache or over the network.
+
+    Raises ParamError as `check` does; StudyError where the cache has no such file and there is no network.
+    """
     from open_clip.pretrained import download_pretrained
 
+    config = check(arch, Pretrained(pretrained=tag))
     try:
         return Path(download_pretrained(config))
     except Exception as error:  # the hub's client, the network or the disk may fail
