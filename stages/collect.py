@@ -6,8 +6,8 @@ from pathlib import Path
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, stage
 from zsr import files
 from zsr.data.prepared import classes
+from zsr.evaluation import audit, results
 from zsr.evaluation.records import Record
-from zsr.reports import audit, results
 
 
 @stage("collect")

@@ -8,9 +8,11 @@ from pathlib import Path
 from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
-from zsr.reports import comparison, tables
+from zsr.reports import comparison, leaderboard, tables
+from zsr.scratch import ROOT
 
 OUT = Path("tables")
+ENTRIES = ROOT / "leaderboard"
 PAPERS = ("tga_zsr_tables.csv", "comp_tga_readme.csv")  # a number of an earlier file wins
 
 
@@ -75,6 +77,12 @@ def _differences(measured: Measured) -> None:
     tables.differences(OUT, tables.difference_rows(rows, facts), facts)
 
 
+def _leaderboard(measured: Measured) -> None:
+    rows = leaderboard.measured(measured.study, measured.averages, measured.accuracy, measured.title)
+    text = leaderboard.table(leaderboard.read(ENTRIES) + rows)
+    files.write_atomic(OUT / "leaderboard.md", text.encode())
+
+
 TABLES: dict[str, Callable[[Measured], None]] = {
     "accuracy": lambda measured: tables.accuracy(
         OUT,
@@ -103,6 +111,7 @@ TABLES: dict[str, Callable[[Measured], None]] = {
     "quirks": lambda measured: tables.quirks(
         OUT, measured.pairs, measured.document["quirks"], f"Effects of quirks, {measured.title}", measured.marks
     ),
+    "leaderboard": _leaderboard,
     "rates": _rates,
     "effective_rate": _effective_rate,
     "elsewhere": lambda measured: tables.elsewhere(

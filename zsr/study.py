@@ -12,6 +12,7 @@ from zsr.data.config import Data
 from zsr.data.sources import check_sizes
 from zsr.evaluation.evaluate import Evaluation, Protocol
 from zsr.evaluation.grid import Grid, grid_of
+from zsr.evaluation.results import WORST
 from zsr.files import read_json
 from zsr.measures.attention import AttentionStudy
 from zsr.measures.eps_sweep import EpsSweep
@@ -34,7 +35,6 @@ from zsr.params import (
     training_of,
     under_protocol,
 )
-from zsr.reports.results import WORST
 from zsr.reports.transfer import start_and_method
 from zsr.training.finetune import FineTuning
 from zsr.training.pretrain import base_of
@@ -44,6 +44,7 @@ Launcher = Literal["python", "torchrun"]
 Table = Literal[
     "accuracy", "attacks", "audit", "orderings", "published",  # tables of a study of CLIP
     "ablation", "quirks",
+    "leaderboard",  # the rows of the study beside the folder `leaderboard`
     "rates", "effective_rate", "elsewhere",  # tables of the study of TWINS
     "transfer", "differences", "likeness",
 ]  # fmt: skip

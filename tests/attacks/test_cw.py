@@ -8,7 +8,7 @@ from zsr.attacks.cw import CW
 from zsr.models.passes import margin
 
 CW20 = CW(
-    eps=0.015, step_size=0.004, n_iter=20, random_start=True, kappa=50.0, precision="fp32", reduction="sum", success="last"
+    eps=0.015, step_size=0.004, n_iter=20, kappa=50.0, precision="fp32", reduction="sum", success="last"
 )
 NOISE = Noise(0, "test", range(16))
 
@@ -41,7 +41,7 @@ def test_an_image_that_leads_by_kappa_moves_no_further():
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     images, labels = torch.tensor([0.5, 0.5]).view(1, 1, 1, 2), torch.tensor([0])
     attack = CW(
-        eps=0.4, step_size=0.05, n_iter=20, random_start=False, kappa=0.25, precision="fp32", reduction="sum", success="last"
+        eps=0.4, step_size=0.05, n_iter=20, random_start=False, kappa=0.25, success="last"
     )
     x = attack(lambda x: x.flatten(1) @ weights.T, images, labels, NOISE.take(torch.tensor([0])))
     torch.testing.assert_close(x.flatten(), torch.tensor([0.35, 0.65]))  # the first of its steps that leads by 0.25

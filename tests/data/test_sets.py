@@ -107,14 +107,14 @@ def test_pixels_of_a_set_have_the_shape_of_its_group(root, written, name, split)
 
 @pytest.mark.parametrize("name", SETS)
 def test_a_set_that_is_not_here_is_missed_by_the_command_that_gets_it(tmp_path, name):
-    with pytest.raises(StudyError, match=f"there is no {tmp_path}.*`python -m stages.fetch {name}` at the repository"):
+    with pytest.raises(StudyError, match=f"there is no {tmp_path}.*`python -m zsr fetch {name}` at the repository"):
         read(name, tmp_path)
     with pytest.raises(ParamError, match=f"{name} has no split 'validation'"):
         read(name, tmp_path, "validation")
 
 
 def test_the_command_for_a_training_split_says_so(tmp_path):
-    with pytest.raises(StudyError, match="stages.fetch cifar100 --split train`"):
+    with pytest.raises(StudyError, match="zsr fetch cifar100 --split train`"):
         read("cifar100", tmp_path, "train")
     assert "\n" not in str(missing("dtd", [tmp_path]))
 

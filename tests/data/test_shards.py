@@ -130,7 +130,7 @@ def test_a_missing_or_damaged_shard_makes_one_line(folder):
     (folder / "test" / "0.tar").rename(folder / "0.tar")
     with pytest.raises(StudyError, match=r"0.tar cannot be read \(No such file"):
         samples.load(0)
-    with pytest.raises(StudyError, match="lacks 1 of 2 shards, test/0.tar: run `python -m stages.fetch` again"):
+    with pytest.raises(StudyError, match="lacks 1 of 2 shards, test/0.tar: run `python -m zsr fetch` again"):
         read_sun(folder.parent, "test")
     (folder / "test" / "0.tar").write_bytes((folder / "0.tar").read_bytes()[:700])
     with pytest.raises(StudyError, match="s0000000 in .*0.tar cannot be read"):

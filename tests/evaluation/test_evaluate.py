@@ -11,10 +11,10 @@ from zsr.attacks.autoattack import AutoAttack
 from zsr.attacks.clean import Clean
 from zsr.attacks.cw import CW
 from zsr.attacks.pgd import PGD
+from zsr.evaluation import audit
 from zsr.evaluation.evaluate import Evaluation, evaluate, protocol
 from zsr.evaluation.records import BITS, Record, merged
 from zsr.params import StudyError
-from zsr.reports import audit
 
 PGD4 = PGD(
     eps=0.4 / 255, step_size=0.1 / 255, n_iter=4, random_start=True, precision="fp32", reduction="sum", success="last"

@@ -75,6 +75,31 @@ def test_what_may_compute_changes_the_digest(root, name):
     assert digest(root) != before
 
 
+def test_a_package_in_extensions_counts_with_all_that_it_imports_of_itself(root):
+    package = root / "extensions/mine"
+    package.mkdir(parents=True)
+    (package / "method.py").write_text("import numpy\nfrom mine import base\nfrom zsr import deep\n\nW = 1\n")
+    (package / "base.py").write_text("V = 1\n")
+    modules = ["stages.a", "mine.method"]
+    found = closure(modules, root)
+    assert {package / "method.py", package / "base.py", root / "zsr/deep.py"} <= found
+    before = scratch.code_digest(modules, root)
+    assert before != digest(root)
+    edit(root, "extensions/mine/base.py", "V = 2\n")
+    assert scratch.code_digest(modules, root) != before
+
+
+def test_the_contents_of_weights_count_and_their_time_does_not(root):
+    weights = root / "extensions/tower.pt"
+    weights.parent.mkdir()
+    weights.write_bytes(b"weights")
+    before = scratch.code_digest(["stages.a"], root, [weights])
+    edit(root, "extensions/tower.pt", "weights")
+    assert scratch.code_digest(["stages.a"], root, [weights]) == before != digest(root)
+    edit(root, "extensions/tower.pt", "weighty")
+    assert scratch.code_digest(["stages.a"], root, [weights]) != before
+
+
 def test_another_version_of_a_library_changes_the_digest(root, monkeypatch):
     before = digest(root)
     monkeypatch.setattr(scratch, "version", lambda name: "0.0")

@@ -14,8 +14,8 @@ from tests.conftest import ROOT
 from zsr import files, scratch, study
 from zsr.data.prepared import INDEX, entry
 from zsr.data.sources import make
+from zsr.evaluation.results import CLEAN
 from zsr.params import ParamError, StudyError, read
-from zsr.reports.results import CLEAN
 
 SMALL = {"threads": 2, "data.sets": {"shapes": {"train": 24, "test": 12}, "letters": {"train": 0, "test": 12}}}
 VALUES = [  # what a text may become; the first that the check accepts is taken

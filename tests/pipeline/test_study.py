@@ -25,10 +25,10 @@ SMALL = {
     "data.start_source": "shapes",
     "data.sets": {"shapes": {"train": 160, "test": 30}, "digits_real": {"train": 0, "test": 30}},
     "data.controls": [],
-    "base_model.pool": 640,
-    "base_model.epochs": 3,
+    "base_model.pool": 320,
+    "base_model.epochs": 2,
     "base_model.warmup_steps": 5,
-    "train.epochs": 6,
+    "train.epochs": 3,
     "train.batch_size": 16,
     "train.save_every": 5,
     **{f"methods.{m}": None for m in METHODS if m not in ("clip", "tga_zsr")},
@@ -44,14 +44,15 @@ SMALL = {
     "eps_sweep.pgd.images": 5,
     "attention": {"shapes": {"attack": "pgd", "images": 10, "columns": 2}},
 }
-STEPS = 60
+STEPS = 30
 MEASURES = {"eps_sweep@pgd", "attention@shapes"}
 METHOD = '''"""A method that exists only in this test."""
 
 from dataclasses import dataclass
 
-from zsr.models.passes import cross_entropy
 from zsr.methods._base import Method
+from zsr.models.passes import cross_entropy
+from zsr.params import NonNegative
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,7 @@ def study(tmp_path_factory, warm):
     return checkout
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_checkpoint(study):
     unfinished = kill_when(study, "train@tga_zsr", "training/*/unfinished")
     step = torch.load(unfinished, weights_only=True)["step"]
@@ -114,7 +116,7 @@ def test_a_killed_evaluation_goes_on_from_its_record(study):
 
 def test_the_study_runs_to_tables_figures_and_metrics(study):
     output = study.python("-m", "stages.repro", "--lanes", "2")
-    assert "train@clip" in ran(output) and "train@tga_zsr" not in ran(output)
+    assert {"train@clip", "evaluate@tga_zsr-pgd", "tables", "plots_page"} <= ran(output)
     assert output.count("Running stage") == len(ran(output))  # no lane ran what another one had run
     written = [f"tables/{name}" for name in ("accuracy.md", "accuracy.tex", "accuracy.csv", "orderings.md", "audit.md")]
     written += [f"figures/{name}.png" for name in ("eps_sweep_pgd", "per_set", "trade_off", "training")]
@@ -256,6 +258,41 @@ def test_a_method_is_one_file_and_one_block(study):
     table = (study.folder / "tables/accuracy.md").read_text()
     assert len(re.findall(r"^\| throwaway +\|", table, re.MULTILINE)) == 2
     assert set(read_json(study.folder / "metrics/summary/all/throwaway.json")) == {"clean", "pgd", "marked"}
+
+
+@pytest.mark.slow
+def test_a_checkpoint_and_a_method_from_elsewhere_stand_beside_ours_and_rerun_when_they_change(study):
+    extensions = study.folder / "extensions"
+    (extensions / "lab").mkdir()
+    (extensions / "lab/throwaway.py").write_text(METHOD)
+    ours = study.folder / "data/checkpoints/tga_zsr"
+    shutil.copy(ours / "0.safetensors", extensions / "tower.safetensors")
+    mine = {"section": "methods.mine", "module": "checkpoint", "weights": "tower.safetensors", "norm_stats": "clip"}
+    theirs = {"section": "methods.theirs", "module": "lab.throwaway", "weight": 0.5}
+    study.edit({"methods.mine": mine, "methods.theirs": theirs})
+    rows = {"train@mine", "evaluate@mine-pgd"}, {"train@theirs", "evaluate@theirs-pgd"}
+    output = study.dvc("repro")
+    assert rows[0] | rows[1] <= ran(output) and not ran(output) & {"train@clip", "train@tga_zsr", "base_model"}
+    summary = study.folder / "metrics/summary/all"
+    assert {path.stem for path in summary.glob("*.json")} >= {"clip", "tga_zsr", "mine", "theirs"}
+    records = [Record.load(study.folder / f"data/records/{m}-pgd/0/shapes.json") for m in ("mine", "tga_zsr")]
+    assert (records[0].adv_bits == records[1].adv_bits).all()
+    shutil.copy(ours / "1.safetensors", extensions / "tower.safetensors")
+    assert ran(study.dvc("repro")) & (rows[0] | rows[1]) == rows[0]
+    (extensions / "lab/throwaway.py").write_text(METHOD.replace(".mean()", ".sum()"))
+    assert ran(study.dvc("repro")) & (rows[0] | rows[1]) == rows[1]
+    study.edit({"methods.mine": None, "methods.theirs": None})
+
+
+@pytest.mark.slow
+def test_the_command_judges_a_row_as_the_pipeline_does(study):
+    study.python("-m", "zsr", "evaluate", "tga_zsr", "--sets", "shapes", "--attack", "pgd", "--out", "judged")
+    ours, theirs = study.folder / "judged/pgd/shapes.json", study.folder / "data/records/tga_zsr-pgd/0/shapes.json"
+    assert ours.read_bytes() == theirs.read_bytes()
+    shutil.rmtree(study.folder / "judged")
+    said = study.python("-m", "zsr", "evaluate", "tga_zsr", "--sets", "shapes", "-n", "6", "--attack", "pgd",
+                        "--n-iter", "2", "--out", "judged")  # fmt: skip
+    assert "Quick look" in said and Record.load(next((study.folder / "judged").rglob("*.json"))).n == 6
 
 
 def test_a_mistake_stops_the_study_with_one_line(study):

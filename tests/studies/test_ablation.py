@@ -7,10 +7,11 @@ import pytest
 from tests.checkout import Checkout
 from tests.conftest import ROOT
 from zsr import files
+from zsr.evaluation import results
 from zsr.evaluation.records import Record
 from zsr.files import read_rows
 from zsr.params import ParamError, component, over, read, training_of
-from zsr.reports import results, tables
+from zsr.reports import tables
 from zsr.study import check
 from zsr.training.finetune import FineTuning
 

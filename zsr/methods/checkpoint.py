@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import nn
 
@@ -23,6 +23,8 @@ class Checkpoint(Method):
         weights: a file in the folder `extensions`, in any layout of `zsr.models.checkpoints`; or
             "hf-hub:organisation/name@revision", a repository of the Hugging Face hub.
         norm_stats: the mean and std of pixels in the tower's training, which weights do not show.
+        activation: the activation in the tower's training, which weights do not show. It must be stated where nothing
+            else tells it; see `zsr.models.checkpoints.load_visual`. "": not stated.
     """
 
     trains: ClassVar[bool] = False
@@ -30,6 +32,7 @@ class Checkpoint(Method):
     needs_text: ClassVar[bool] = True
     weights: str
     norm_stats: NormStats
+    activation: Literal["", "gelu", "quickgelu"] = ""
 
     def __post_init__(self) -> None:
         if self.weights.startswith(hub.PREFIX):
@@ -43,9 +46,12 @@ class Checkpoint(Method):
         return EXTENSIONS / self.weights
 
     def load(self, whole: nn.Module, arch: str) -> None:
-        """Replace the image tower of an open_clip model, in place. Raises StudyError where it does not fit."""
+        """Replace the image tower and pixel statistics of an open_clip model, in place.
+
+        Raises StudyError where the tower does not fit.
+        """
         path = hub.fetched(self.weights) if self.weights.startswith(hub.PREFIX) else self.path
-        checkpoints.load_visual(whole, arch, path)
+        checkpoints.load_visual(whole, arch, path, self.activation, self.norm_stats)
 
 
 METHOD = Checkpoint

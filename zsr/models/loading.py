@@ -81,6 +81,11 @@ def zero_shot(
     if not arch:
         raise ParamError("model must come from zsr.load, or have its open_clip name as the attribute `arch`")
     embeddings = text_embeddings(model, arch, names, [templates] if isinstance(templates, str) else templates)
+    return classifier(model, embeddings, device)
+
+
+def classifier(model: nn.Module, embeddings: torch.Tensor, device: Literal["auto", "cpu", "cuda"]) -> Classifier:
+    """A classifier of the given text embeddings, (C, D), in eval mode, frozen."""
     return Classifier(model, embeddings, Compute(device=device)).eval().requires_grad_(False)
 
 

@@ -109,7 +109,7 @@ def write(
 
     The CSV has the rows of `rows`.
 
-    cells, averages: as for `rows`. marks: rows of `zsr.reports.audit.mark_rows`.
+    cells, averages: as for `rows`. marks: rows of `zsr.evaluation.audit.mark_rows`.
     """
     compared = rows(cells, averages, published)
     by_cell = {(r["attack"], r["set"], r["method"]): r for r in compared}
@@ -142,9 +142,9 @@ def rows(cells: Sequence[Row], averages: Sequence[Row], published: Sequence[Row]
     The sets are our sets that the paper has, in the paper's order, and then the average. Without such a set there are
     no rows. Missing numbers are blank. Our average is blank unless our sets are exactly the paper's sets.
 
-    cells, averages: rows of `zsr.reports.results` with marks. published: rows of published/*.csv; where several tables
-    hold a number, the first counts. low, high: 95 % as in `zsr.reports.results`; for a cell with several seeds the mean
-    of the limits of the seeds.
+    cells, averages: rows of `zsr.evaluation.results` with marks. published: rows of published/*.csv; where several
+    tables hold a number, the first counts. low, high: 95 % as in `zsr.evaluation.results`; for a cell with several
+    seeds the mean of the limits of the seeds.
     """
     paper, sets = _papers(published), _shared(cells, published)
     if not sets:

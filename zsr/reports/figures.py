@@ -11,8 +11,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
+from zsr.evaluation.results import over_seeds
 from zsr.files import distinct
-from zsr.reports.results import over_seeds
 
 CLEAN = "clean"  # the name of the evaluation without an attack
 ATTENTION_NOTE = (

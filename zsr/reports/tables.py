@@ -16,8 +16,8 @@ from statistics import fmean, stdev
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from zsr import files
+from zsr.evaluation.results import CLEAN, STRONGEST, WORST, over_seeds
 from zsr.files import distinct, read_rows
-from zsr.reports.results import CLEAN, STRONGEST, WORST, over_seeds
 from zsr.reports.transfer import STANDARD, Run, collapsed, difference, start_and_method
 from zsr.reports.transfer import row as row_of_run
 
@@ -181,7 +181,7 @@ def _averages_note(averages: Rows) -> str:
 def accuracy(folder: Path, cells: Rows, averages: Rows, title: str, marks: Rows = (), bases: int = 1) -> None:
     """Write the table of accuracies of every method, attack and set, averages first.
 
-    marks: rows of `zsr.reports.audit.mark_rows`. bases: number of base models.
+    marks: rows of `zsr.evaluation.audit.mark_rows`. bases: number of base models.
     """
     sets, groups = distinct(cells, "set"), distinct(averages, "group")
     groups.remove("source")  # this group is one set, which has a column among the sets
@@ -220,7 +220,7 @@ def _accuracy_notes(cells: Rows, bases: int) -> list[str]:
 def attacks(folder: Path, averages: Rows, differences: Rows, group: str, title: str, marks: Rows = ()) -> None:
     """Write the table of all attacks side by side, and of the accuracy under each attack minus that under AutoAttack.
 
-    differences: rows of `zsr.reports.results.attack_rows`.
+    differences: rows of `zsr.evaluation.results.attack_rows`.
     """
     group_rows = [row for row in differences if row["group"] == group]
     names, compared = distinct(averages, "attack"), distinct(group_rows, "attack")
@@ -292,7 +292,7 @@ def _ordering(pair: Row, paper: float, marks: Rows) -> dict[str, str]:
 
 
 def audit(folder: Path, marks: Rows, checks: Rows, title: str) -> None:
-    """Write the table of the audit, from rows of `zsr.reports.audit`: marks with their reasons, and the checks."""
+    """Write the table of the audit, from rows of `zsr.evaluation.audit`: marks with their reasons, and the checks."""
     header = ["method", "attack", "set", "mark", "reason"]
     parts = {
         "marks": (["", *header], [[daggers_of(r["mark"], marks).strip(), *(r[key] for key in header)] for r in marks]),

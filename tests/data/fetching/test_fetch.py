@@ -9,9 +9,9 @@ import socket
 import pytest
 from click.testing import CliRunner
 
-from stages.fetch import main
 from tests.archives import contents, tar, zipped
 from tests.mirror import mirror
+from zsr.cli.fetch import fetch as main
 from zsr.data import registry
 from zsr.data.fetching.download import Patience
 from zsr.data.fetching.fetch import Wish, candidates, fetch, fetch_all
@@ -232,7 +232,7 @@ def test_a_failure_does_not_stop_the_other_sets(web, tmp_path, monkeypatch):
 @pytest.fixture
 def command(monkeypatch):
     def run(known, *words, **more):
-        for place in ("stages.fetch", "zsr.data.registry", "zsr.data.fetching.hub"):
+        for place in ("zsr.cli.fetch", "zsr.data.registry", "zsr.data.fetching.hub"):
             monkeypatch.setattr(f"{place}.entries", lambda: known)
         return CliRunner().invoke(main, [str(word) for word in words], **more)
 

@@ -3,10 +3,11 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from stages.command import EXISTING, WRITTEN, StageCommand
+from zsr.cli.command import EXISTING, WRITTEN, OneLine
 from zsr.data import plan
 from zsr.data.fetching import hub
 from zsr.data.fetching.fetch import Wish, fetch_all
@@ -14,7 +15,7 @@ from zsr.data.registry import entries, entry
 from zsr.params import StudyError
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.argument("sets", nargs=-1)
 @click.option("--root", type=WRITTEN, envvar="DATA_ROOT", default="downloads", show_default=True, help="Or DATA_ROOT.")
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
@@ -24,10 +25,15 @@ from zsr.params import StudyError
 @click.option("--check", "only", flag_value="check", help="Ask all sources whether they answer.")
 @click.option("--lock", "only", flag_value="lock", help="Ask the Hub for commits and hashes; write the lock file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the check as JSON.")
-def main(
-    sets: tuple[str, ...], root: Path, split: str, given: Path | None, accepted: bool, only: str | None, as_json: bool
+def fetch(
+    sets: tuple[str, ...], root: Path, split: Any, given: Path | None, accepted: bool, only: str | None, as_json: bool
 ) -> None:
-    """Fetch SETS, or `all`."""
+    """Download public SETS, or `all`, below the data root, and check them.
+
+    \b
+    zsr fetch cifar10 stl10
+    zsr fetch all --plan
+    """
     names = (
         [name for name, set_entry in entries().items() if split in set_entry.splits] if "all" in sets else list(sets)
     )
@@ -84,7 +90,3 @@ def _bars():
             bars.pop(name).close()
 
     return watch
-
-
-if __name__ == "__main__":
-    main()

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from zsr.evaluation import results
 from zsr.evaluation.records import BITS, Record
+from zsr.evaluation.results import Sample
 from zsr.files import read_json, read_rows, write_rows
-from zsr.reports import results, tables
-from zsr.reports.results import Sample
+from zsr.reports import tables
 
 GROUPS = {"all": ["a", "b"], "unseen": ["b"]}
 Z = stats.norm.ppf(0.975)

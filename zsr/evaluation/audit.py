@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from zsr.evaluation.records import Mark
-from zsr.reports.results import CLEAN, WORST, Cell, Records
+from zsr.evaluation.results import CLEAN, WORST, Cell, Records
 
 UNDEFENDED = "clip"  # the row without a defence
 WHITE_BOX = ("pgd", "cw", "apgd", "fab", "autoattack")  # attacks that follow a gradient
@@ -82,7 +82,7 @@ def check_rows(records: Records, marks_by_cell: Marks) -> list[dict]:
 
 
 def annotated(rows: Iterable[Mapping], marks_by_cell: Marks, groups: Mapping[str, Sequence[str]]) -> list[dict]:
-    """Rows of `zsr.reports.results`, each with the names of the marks of all cells that the number depends on."""
+    """Rows of `zsr.evaluation.results`, each with the names of the marks of all cells that the number depends on."""
     result = []
     for row in rows:
         sets = [row["set"]] if "set" in row else groups[row["group"]]

@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
+from zsr.evaluation import audit, results
 from zsr.evaluation.records import Mark, Record
 from zsr.files import read_json, read_rows, write_rows
-from zsr.reports import audit, results, tables
+from zsr.reports import tables
 
 N = 100
 

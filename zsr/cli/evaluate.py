@@ -1,0 +1,319 @@
+"""Measure one model: weights -> accuracy without and under attacks, with intervals, marks and record files."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace as Options
+from typing import Any
+
+import click
+
+from zsr.cli.command import EXISTING, WRITTEN, Names, OneLine
+
+PRESETS: dict[str, dict[str, Any]] = {  # camps of the literature: what they measure with, in the words of the options
+    "tecoa16": {"attack": ("pgd", "cw", "autoattack-paper"), "eps": ("1/255",), "sets": ("16",)},
+    "robustvlm": {"attack": ("apgd", "apgd-t"), "eps": ("2/255", "4/255"), "n": 1000},
+    "coop11": {"attack": ("pgd",), "eps": ("1/255",), "sets": ("10",)},
+}
+SETS_OF = {
+    "16": (
+        "tiny_imagenet cifar10 cifar100 stl10 imagenet caltech101 caltech256 oxford_pets stanford_cars food101 "
+        "flowers102 fgvc_aircraft sun397 dtd eurosat pcam"
+    ).split(),
+    "10": (  # CoOp's eleven without UCF101, which is no set of pictures
+        "imagenet caltech101 oxford_pets stanford_cars flowers102 food101 fgvc_aircraft sun397 dtd eurosat"
+    ).split(),
+}
+PROTOCOLS = {  # values of attacks, values of the evaluation
+    "trusted": ({}, {}),
+    "published": (
+        {"success": "last", "reduction": "mean", "precision": "fp16"},
+        {"precision": "fp16", "counted": "adv", "batch_size": 256},
+    ),
+}
+DRAWN = 100  # images of a drawn set, which has no end
+
+
+@click.command(cls=OneLine)
+@click.argument("weights")
+@click.option("--arch", default="", help="The model's name in open_clip, such as ViT-B-32-quickgelu (OpenAI's).")
+@click.option("--base", default="", help="For an image tower alone: the whole model with its text tower [openai].")
+@click.option("--activation", type=click.Choice(["", "gelu", "quickgelu"]), default="", help="If the file is silent.")
+@click.option("--norm-stats", type=click.Choice(["", "clip", "imagenet"]), default="", help="If the file is silent.")
+@click.option("--sets", type=Names(), default=(), help="Names of `zsr sets`.")
+@click.option("--data", type=EXISTING, help="A folder of your pictures, with a folder for each class.")
+@click.option("--classnames", type=EXISTING, help="Lines FOLDER<tab>NAME for --data; else the folders' names.")
+@click.option("--templates", type=EXISTING, help="One prompt on each line, with {} for the class; several: their mean.")
+@click.option("--prompts", type=click.Choice(["official", "clean", "openclip"]), default="official", show_default=True)
+@click.option("--resize", type=click.Choice(["natural", "small"]), default="natural", help="Crop, or stretch, --data.")
+@click.option("--attack", type=Names(), default=(), help="Names of `zsr attacks` [autoattack].")
+@click.option("--eps", type=Names(), default=(), help="One or several radii, such as 1/255,4/255 [1/255].")
+@click.option("-n", type=click.IntRange(0), default=0, help="Images of each set; 0: all.")
+@click.option("--n-iter", type=click.IntRange(0), default=0, help="Fewer iterations: a quick look, and named so.")
+@click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="trusted", show_default=True)
+@click.option("--preset", type=click.Choice(list(PRESETS)), help="What a camp of the literature measures.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Of noise, of drawn and of chosen images.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: as torch chooses.")
+@click.option("--root", type=WRITTEN, envvar="DATA_ROOT", default="downloads", help="Of public sets; or DATA_ROOT.")
+@click.option("--out", type=WRITTEN, help="Folder of the records [zsr-results/NAME].")
+@click.option("--entry", type=WRITTEN, help="Write an entry of the leaderboard to this file, too.")
+def evaluate(weights: str, **options: Any) -> None:
+    """Measure WEIGHTS: a file in any known layout, a tag of open_clip, hf-hub:organisation/name, or a row of the study
+    in this folder.
+
+    \b
+    zsr evaluate tower.pt --arch ViT-B-32-quickgelu --sets cifar10,stl10 -n 1000
+    zsr evaluate openai --arch ViT-B-32-quickgelu --data my_pictures --attack pgd,autoattack
+    zsr evaluate hf-hub:chs20/fare2-clip --preset robustvlm
+    zsr evaluate tecoa --sets letters            (a row of the study in this folder, as the pipeline judges it)
+
+    An interrupted run goes on where it was: run the same command again.
+    """
+    given = Options(**options, data_name=options["data"].resolve().name if options["data"] else "")
+    from zsr.cli import study_row
+
+    if study_row.is_row(weights):
+        changed = [name for name in ("eps", "n", "n_iter", "data", "preset") if getattr(given, name)]
+        if not changed:
+            return study_row.evaluate(weights, given.sets, given.attack, given.out)
+        weights = str(study_row.checkpoint(weights))
+    _measure(weights, _with_preset(given))
+
+
+def _with_preset(given: Options) -> Options:
+    preset = dict(PRESETS.get(given.preset or "", {}))
+    if "sets" in preset:
+        preset["sets"] = tuple(SETS_OF[preset["sets"][0]])
+    chosen = {name: getattr(given, name) or value for name, value in preset.items()}
+    given = Options(**vars(given) | chosen)
+    return Options(**vars(given) | {"attack": given.attack or ("autoattack",), "eps": given.eps or ("1/255",)})
+
+
+def _measure(weights: str, given: Options) -> None:
+    """Check everything that costs nothing, load, prepare, attack, report."""
+    from zsr.evaluation import measure
+
+    attacks = {eps: _attacks(given, eps) for eps in given.eps}
+    _check(given)
+    _quieten()
+    import torch
+
+    from zsr.models.loading import load
+
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    model = load(weights, given.arch, given.base, given.activation, given.norm_stats)
+    name = Path(weights).stem if Path(weights).exists() else weights.removeprefix("hf-hub:").replace("/", "--")
+    sets, classifiers, wordings = _prepared(model, given)
+    out = given.out or Path("zsr-results") / name
+    fingerprint = _fingerprint(classifiers, sets)
+    device = next(iter(classifiers.values())).text_embeddings.device
+    evaluation = _evaluation(given, max(len(split.ids) for split in sets.values()))
+    results = {}
+    with Bar(sum(len(split.ids) for split in sets.values()) * sum(map(len, attacks.values()))) as bar:
+        for eps, named in attacks.items():
+            folder = out / f"eps_{eps.replace('/', '_')}"
+            records = measure.judged(
+                classifiers, sets, named, evaluation, name=name, wordings=wordings, device=device, kept=folder,
+                fingerprint=fingerprint, watched=bar.watched(folder),
+            )  # fmt: skip
+            results[eps] = measure.Result(tuple(records), measure.quick_look(named))
+            click.echo(f"\n{name}, eps {eps}, protocol {given.protocol}\n{results[eps]!r}")
+    _close(given, results, out, name, str(model.arch))
+
+
+def _check(given: Options) -> None:
+    """Refuse what cannot be, before any library is loaded."""
+    from importlib.util import find_spec
+
+    from zsr.data import folder
+    from zsr.data.registry import entries
+    from zsr.params import ParamError, nearest
+
+    if not given.sets and not given.data:
+        raise ParamError("nothing to measure on: give --sets (see `zsr sets`) or --data FOLDER")
+    known = [*entries(), *(name for name in given.sets if find_spec(f"zsr.data.sets.{name}"))]
+    for name in given.sets:
+        if name not in known:
+            raise ParamError(f"--sets: there is no set '{name}'{nearest(name, known)}; `zsr sets` lists them")
+    if given.data and given.data_name in given.sets:
+        raise ParamError(f"--data and --sets both have a set '{given.data_name}'; rename the folder")
+    if given.classnames and not given.data:
+        raise ParamError("--classnames names the folders of --data, which is not given")
+    for read, path in ((folder.read_classnames, given.classnames), (folder.read_templates, given.templates)):
+        if path:
+            read(path)
+    if given.entry and len(given.eps) > 1:
+        raise ParamError(f"--entry takes one eps, got {', '.join(given.eps)}")
+
+
+def _attacks(given: Options, eps: str) -> dict:
+    """The attacks at one eps, by name."""
+    from zsr.evaluation import measure
+    from zsr.params import ParamError
+
+    numbers: dict[str, Any] = {"n_iter": given.n_iter, "n_queries": given.n_iter} if given.n_iter else {}
+    if given.protocol == "published":
+        numbers |= PROTOCOLS["published"][0] | {"step_size": eps}
+    variants = {
+        "autoattack-paper": ("autoattack", {"version": "paper"}),
+        "apgd-dlr": ("apgd", {"loss": "dlr"}),
+        "apgd-t": ("apgd", {"loss": "dlr_targeted"}),
+    }
+    named = {}
+    for name in given.attack:
+        if name in named:
+            raise ParamError(f"--attack: {name} is there twice")
+        module, more = variants.get(name, (name, {}))
+        named[name] = measure.attack_of(module, eps, **numbers, **more)
+    return named
+
+
+def _evaluation(given: Options, largest: int) -> Any:
+    from zsr.evaluation.evaluate import Evaluation
+    from zsr.evaluation.measure import SAVE_EVERY
+
+    values: dict[str, Any] = {"batch_size": given.batch_size} | PROTOCOLS[given.protocol][1]
+    values["batch_size"] = min(values["batch_size"], largest)
+    return Evaluation(seed=given.seed, save_every=SAVE_EVERY, protocol=given.protocol, **values)
+
+
+def _prepared(model: Any, given: Options) -> tuple[dict, dict, dict]:
+    """Images, classifier and description of the prompts of each set."""
+    from zsr.data import folder
+    from zsr.models import loading
+    from zsr.params import ParamError
+
+    side = model.visual.image_size
+    side = side[0] if isinstance(side, (tuple, list)) else side
+    templates = folder.read_templates(given.templates) if given.templates else []
+    splits = {name: _split(name, given, side) for name in given.sets}
+    if given.data:
+        names = folder.read_classnames(given.classnames) if given.classnames else None
+        splits[given.data_name] = folder.read(given.data, side, given.n, given.seed, names, given.resize)
+    classifiers, wordings = {}, {}
+    for name, split in splits.items():
+        if split.own_prompts and not templates:
+            prompts, wordings[name] = list(split.own_prompts), f"{given.prompts} prompts of the set"
+            embeddings = loading.text_embeddings(model, model.arch, prompts, ["{}"])
+        else:
+            used = templates or [loading.TEMPLATE if name == given.data_name else "this is a photo of {}"]
+            nouns = split.classnames if templates and name != given.data_name else split.nouns
+            doubles = {noun for noun in nouns if nouns.count(noun) > 1}
+            if doubles:
+                raise ParamError(f"{name}: two classes are called '{doubles.pop()}'; give --classnames")
+            embeddings = loading.text_embeddings(model, model.arch, nouns, used)
+            wordings[name] = f"prompt '{used[0]}'" if len(used) == 1 else f"mean of {len(used)} prompts"
+        classifiers[name] = loading.classifier(model, embeddings, given.device)
+    return splits, classifiers, wordings
+
+
+def _split(name: str, given: Options, side: int) -> Any:
+    """The test images of a set: public, scanned or drawn."""
+    from importlib import import_module
+
+    from zsr.data.registry import entries, entry
+    from zsr.data.sources import Files, make
+
+    if name in entries():
+        n = min(given.n or entry(name).splits["test"], entry(name).splits["test"])
+        split = make(name, "test", n, given.seed, side, Files(given.root, prompt_set=given.prompts))
+        return _in_memory(split)
+    sizes = getattr(import_module(f"zsr.data.sets.{name}"), "SIZES", {})
+    n = min(given.n or DRAWN, sizes.get("test", given.n or DRAWN))
+    return make(name, "test", n, given.seed, side)
+
+
+def _in_memory(split: Any) -> Any:
+    from dataclasses import replace
+
+    import numpy as np
+
+    return replace(split, images=np.stack(list(split.images)))
+
+
+def _fingerprint(classifiers: dict, sets: dict) -> str:
+    """The hash of the towers, the prompts and the images."""
+    from zsr import files
+    from zsr.evaluation.measure import weights_digest
+
+    parts: list[Any] = [weights_digest(classifier) for classifier in classifiers.values()]
+    for split in sets.values():
+        parts += [split.images.tobytes(), split.labels.tobytes(), split.ids.tobytes()]
+    return files.digest(*parts)
+
+
+def _close(given: Options, results: dict, out: Path, name: str, arch: str) -> None:
+    """Say where the records are and what to cite; write the entry of the leaderboard."""
+    from zsr.cli.listing import said
+
+    click.echo(f"\nRecords, with a verdict for each image: {out}")
+    lines = dict.fromkeys(said("zsr.attacks").get(attack.partition("-")[0], "") for attack in given.attack)
+    click.echo("To cite: zsr (CITATION.cff); " + " ".join(lines))
+    if given.entry:
+        from datetime import date
+
+        from zsr.reports.leaderboard import entry_of
+
+        (result,) = results.values()
+        if result.quick:
+            raise click.ClickException(f"no entry is written of a quick look ({result.quick})")
+        entry = entry_of(name=name, arch=arch, records=result.records, when=date.today().isoformat())
+        entry.save(given.entry)
+        click.echo(f"Entry of the leaderboard: {given.entry}; fill in trained_on, train_eps, who and source.")
+
+
+def _quieten() -> None:
+    import logging
+    import warnings
+
+    logging.disable(logging.WARNING)  # open_clip's notices; what matters to a user is an error of ours
+    warnings.simplefilter("ignore")
+
+
+class Bar:
+    """One bar over all images of all sets, attacks and eps, with the time left and the accuracy so far.
+
+    Where the output is no terminal, a plain line for each set and attack takes its place.
+    """
+
+    def __init__(self, total: int) -> None:
+        import sys
+
+        from tqdm import tqdm
+
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, unit="image", disable=not self.terminal, smoothing=0.05)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+
+    def watched(self, folder: Path) -> Callable[[str, str, Path], Callable]:
+        """How `zsr.evaluation.measure.judged` watches each evaluation whose record grows below the folder."""
+
+        def of(set_name: str, attack: str, path: Path) -> Callable[[range, int], Iterator[int]]:
+            def watch(steps: range, done: int) -> Iterator[int]:
+                self.bar.set_description(f"{set_name} {attack}")
+                self.bar.update(done)
+                for start in steps:
+                    yield start
+                    self.bar.update(min(steps.step, steps.stop - start))
+                    self._accuracy(set_name, attack, path, last=start + steps.step >= steps.stop)
+
+            return watch
+
+        return of
+
+    def _accuracy(self, set_name: str, attack: str, path: Path, last: bool) -> None:
+        from zsr.evaluation.records import Record
+
+        record = Record.load(path)
+        percent = 100 * float(record.hits.mean())
+        self.bar.set_postfix_str(f"{percent:.1f} % of {record.n} right")
+        if last and not self.terminal:
+            click.echo(f"{set_name} {attack}: {percent:.1f} % of {record.n} images", err=True)
+

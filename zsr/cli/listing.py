@@ -1,0 +1,57 @@
+"""What there is: attacks, methods and sets, one line each."""
+
+import ast
+from importlib import resources
+from importlib.resources.abc import Traversable
+
+import click
+
+from zsr.cli.command import OneLine
+
+VARIANTS = {  # names that `zsr evaluate --attack` knows beside the modules
+    "autoattack-paper": "AutoAttack as in the papers on robust CLIP: APGD on cross-entropy and on DLR.",
+    "apgd-dlr": "APGD on the ratio of logits.",
+    "apgd-t": "APGD on the ratio of logits, towards one wrong class after another.",
+}
+
+
+def said(package: str) -> dict[str, str]:
+    """Name of a module -> the first line of its docstring. Nothing is imported."""
+    said = {}
+    for file in sorted(resources.files(package).iterdir(), key=lambda file: file.name):
+        name, _, ending = file.name.rpartition(".")
+        if ending == "py" and not name.startswith("_"):
+            said[name] = _first_line(file)
+    return said
+
+
+def _first_line(file: Traversable) -> str:
+    return (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+
+
+def _show(lines: dict[str, str]) -> None:
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        click.echo(f"{name:{width}}  {line}")
+
+
+@click.command(cls=OneLine)
+def attacks() -> None:
+    """The attacks, by the names that --attack takes."""
+    _show({name: line for name, line in said("zsr.attacks").items() if name not in ("batch", "clean")} | VARIANTS)
+
+
+@click.command(cls=OneLine)
+def methods() -> None:
+    """The fine-tuning methods, by the names that a row of params.yaml takes."""
+    _show(said("zsr.methods"))
+
+
+@click.command(cls=OneLine)
+def sets() -> None:
+    """The sets, by the names that --sets takes."""
+    from zsr.data.registry import entries
+
+    drawn = {name: line for name, line in said("zsr.data.sets").items() if name not in entries()}
+    public = {name: f"{one.title}, {one.num_classes} classes, zsr fetch {name}" for name, one in entries().items()}
+    _show(public | drawn)

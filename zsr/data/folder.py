@@ -1,0 +1,110 @@
+"""A folder of one's own pictures, one folder for each class, as torchvision's ImageFolder lays it out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from zsr.data.prepared import Split
+from zsr.data.samples import chosen, number, of_files
+from zsr.data.sources import Decoded
+from zsr.params import StudyError, nearest
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+def read(
+    folder: Path,
+    side: int,
+    n: int = 0,
+    seed: int = 0,
+    classnames: dict[str, str] | None = None,
+    resize: Literal["natural", "small"] = "natural",
+) -> Split:
+    """The pictures of a folder, each in the folder of its class.
+
+    Args:
+        folder: the folder. Its name is the name of the set.
+        side: side of the square that pictures are brought to, in pixels.
+        n: number of pictures, chosen by a hash of seed and path; 0: all.
+        seed: the seed of the choice.
+        classnames: folder of a class -> name for the prompt; None: the folder's name, with blanks for underscores.
+        resize: "natural": the shorter side is resized and the centre cut out; "small": stretched to a square.
+
+    Raises:
+        StudyError: no such folder; fewer than two classes; a class without pictures or without a name; a picture that
+            cannot be read.
+    """
+    classes = _classes(folder)
+    names = _named(folder, [path.name for path in classes], classnames)
+    found = [(path, label) for label, path in enumerate(classes) for path in _pictures(path)]
+    samples = of_files(folder, [p for p, _ in found], [label for _, label in found], [path.name for path in classes])
+    rows = chosen(samples.ids, folder.name, n or len(found), seed)
+    decoded = Decoded(samples, tuple(rows), resize, side, native=False)
+    pixels = np.stack(list(decoded))
+    ids = np.array([number(samples.ids[row], folder.name) for row in rows])
+    return Split(pixels, samples.labels[rows], ids, tuple(path.name for path in classes), tuple(names))
+
+
+def read_classnames(path: Path) -> dict[str, str]:
+    """Names of classes from a text file: a line for each class, the folder's name, a tabulator and the name.
+
+    Raises StudyError: a line has another form; a folder or a name is there twice.
+    """
+    names: dict[str, str] = {}
+    for place, line in enumerate(_lines(path), 1):
+        parts = [part.strip() for part in line.split("\t")]
+        if len(parts) != 2 or not all(parts):
+            raise StudyError(f"{path}: line {place} must be FOLDER, a tabulator, and the class's name, got '{line}'")
+        if parts[0] in names or parts[1] in names.values():
+            raise StudyError(f"{path}: line {place} repeats '{parts[0] if parts[0] in names else parts[1]}'")
+        names[parts[0]] = parts[1]
+    return names
+
+
+def read_templates(path: Path) -> list[str]:
+    """Prompts from a text file, a line for each, with {} for the class name. Raises StudyError for another line."""
+    templates = _lines(path)
+    for place, line in enumerate(templates, 1):
+        if line.count("{}") != 1:
+            raise StudyError(f"{path}: line {place} must hold {{}} once, for the class name, got '{line}'")
+    if not templates:
+        raise StudyError(f"{path} has no line; give one prompt on each, such as: a photo of a {{}}")
+    return templates
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.rstrip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except OSError as error:
+        raise StudyError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise StudyError(f"{path} is no text in UTF-8") from None
+
+
+def _classes(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise StudyError(f"{folder} is no folder; it must hold a folder of pictures for each class")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(classes) < 2:
+        raise StudyError(f"{folder} must hold folders of pictures for at least two classes, got {len(classes)}")
+    empty = [path.name for path in classes if not _pictures(path)]
+    if empty:
+        raise StudyError(f"{folder}: no picture ({', '.join(ENDINGS)}) in {', '.join(empty)}")
+    return classes
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.name[0] != ".")
+
+
+def _named(folder: Path, keys: Sequence[str], classnames: dict[str, str] | None) -> list[str]:
+    if classnames is None:
+        return [key.replace("_", " ") for key in keys]
+    without = [key for key in keys if key not in classnames]
+    stray = [key for key in classnames if key not in keys]
+    if without or stray:
+        one = f"no name for '{without[0]}'{nearest(without[0], stray)}" if without else f"no folder '{stray[0]}'"
+        raise StudyError(f"{folder}: the names of classes do not fit its folders: {one}")
+    return [classnames[key] for key in keys]
