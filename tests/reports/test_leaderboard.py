@@ -389,6 +389,6 @@ def test_a_tower_that_autoattack_has_not_met_stands_below_those_that_it_has():
     named = {entry.name: entry for entry in leaderboard.read(ROOT / "leaderboard")}
     incomplete = [name for name, entry in named.items() if "autoattack" not in entry.claimed.attacks]
     text = leaderboard.table(list(named.values()))
-    places = {name: text.index(f"|{name}|") for name in named}
+    places = {name: re.search(rf"^\|{name} *\|", text, re.MULTILINE).start() for name in named}
     assert incomplete and len(incomplete) < len(named)
     assert min(places[name] for name in incomplete) > max(places[name] for name in named if name not in incomplete)
