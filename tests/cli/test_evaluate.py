@@ -148,7 +148,7 @@ MISTAKES = {  # arguments after `evaluate` -> what the line says
     "a tag misspelt": (["openia", "--arch", "ViT-B-32", "--data", "PICTURES"], "did you mean 'openai'?"),
     "nothing to measure on": (["WEIGHTS"], "give --sets (see `zsr sets`) or --data FOLDER"),
     "a set misspelt": (["WEIGHTS", "--sets", "cifar01"], "there is no set 'cifar01'; did you mean 'cifar10'?"),
-    "a set that is not here": (["WEIGHTS", "--sets", "cifar10", "--root", "nowhere"], "python -m zsr fetch cifar10"),
+    "a set that is not here": (["WEIGHTS", "--sets", "cifar10", "--root", "nowhere"], "`zsr fetch cifar10`"),
     "grey levels": (["WEIGHTS", "--data", "PICTURES", "--eps", "8"], "8 grey levels are 8/255"),
     "eps is no number": (["WEIGHTS", "--data", "PICTURES", "--eps", "a lot"], "must be a number such as"),
     "an attack misspelt": (["WEIGHTS", "--data", "PICTURES", "--attack", "autoatack"], "did you mean 'autoattack'?"),

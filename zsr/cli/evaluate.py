@@ -91,7 +91,7 @@ def _with_preset(given: Options) -> Options:
 
 
 def _measure(weights: str, given: Options) -> None:
-    """Check everything that costs nothing, load, prepare, attack, report."""
+    """Check everything that costs nothing, load the model, attack one set after another, report."""
     from zsr.evaluation import measure
 
     attacks = {eps: _attacks(given, eps) for eps in given.eps}
@@ -105,21 +105,25 @@ def _measure(weights: str, given: Options) -> None:
         torch.set_num_threads(given.threads)
     model = load(weights, given.arch, given.base, given.activation, given.norm_stats)
     name = Path(weights).stem if Path(weights).exists() else weights.removeprefix("hf-hub:").replace("/", "--")
-    sets, classifiers, wordings = _prepared(model, given)
-    out = given.out or Path("zsr-results") / name
-    fingerprint = _fingerprint(classifiers, sets)
-    device = next(iter(classifiers.values())).text_embeddings.device
-    evaluation = _evaluation(given, max(len(split.ids) for split in sets.values()))
-    results = {}
-    with Bar(sum(len(split.ids) for split in sets.values()) * sum(map(len, attacks.values()))) as bar:
-        for eps, named in attacks.items():
-            folder = out / f"eps_{eps.replace('/', '_')}"
-            records = measure.judged(
-                classifiers, sets, named, evaluation, name=name, wordings=wordings, device=device, kept=folder,
-                fingerprint=fingerprint, watched=bar.watched(folder),
-            )  # fmt: skip
-            results[eps] = measure.Result(tuple(records), measure.quick_look(named))
-            click.echo(f"\n{name}, eps {eps}, protocol {given.protocol}\n{results[eps]!r}")
+    out, tower = given.out or Path("zsr-results") / name, measure.weights_digest(model)
+    records: dict[str, tuple] = dict.fromkeys(attacks, ())
+    names = [*given.sets, *([given.data_name] if given.data else [])]
+    with Bar() as bar:
+        for place, set_name in enumerate(names):
+            split, classifier, wording = _prepared(set_name, model, given)
+            bar.expect(len(split.ids) * sum(map(len, attacks.values())) * (len(names) - place))
+            for eps, named in attacks.items():
+                records[eps] += tuple(
+                    measure.judged(
+                        classifier, {set_name: split}, named, _evaluation(given, len(split.ids)), name=name,
+                        wordings={set_name: wording}, device=classifier.text_embeddings.device,
+                        kept=out / f"eps_{eps.replace('/', '_')}", fingerprint=_fingerprint(tower, classifier, split),
+                        watched=bar.watch_of,
+                    )
+                )  # fmt: skip
+    results = {eps: measure.Result(records[eps], measure.quick_look(named)) for eps, named in attacks.items()}
+    for eps, result in results.items():
+        click.echo(f"\n{name}, eps {eps}, protocol {given.protocol}\n{result!r}")
     _close(given, results, out, name, str(model.arch))
 
 
@@ -129,7 +133,8 @@ def _check(given: Options) -> None:
 
     from zsr.data import folder
     from zsr.data.registry import entries
-    from zsr.params import ParamError, nearest
+    from zsr.data.sources import absent
+    from zsr.params import ParamError, StudyError, nearest
 
     if not given.sets and not given.data:
         raise ParamError("nothing to measure on: give --sets (see `zsr sets`) or --data FOLDER")
@@ -137,6 +142,10 @@ def _check(given: Options) -> None:
     for name in given.sets:
         if name not in known:
             raise ParamError(f"--sets: there is no set '{name}'{nearest(name, known)}; `zsr sets` lists them")
+    missing = absent(given.sets, given.root)
+    if missing:
+        commands = f"`zsr fetch {' '.join(missing)}`"
+        raise StudyError(f"{given.root} lacks {', '.join(missing)}; get it with {commands}, or name another --root")
     if given.data and given.data_name in given.sets:
         raise ParamError(f"--data and --sets both have a set '{given.data_name}'; rename the folder")
     if given.classnames and not given.data:
@@ -179,8 +188,8 @@ def _evaluation(given: Options, largest: int) -> Any:
     return Evaluation(seed=given.seed, save_every=SAVE_EVERY, protocol=given.protocol, **values)
 
 
-def _prepared(model: Any, given: Options) -> tuple[dict, dict, dict]:
-    """Images, classifier and description of the prompts of each set."""
+def _prepared(name: str, model: Any, given: Options) -> tuple[Any, Any, str]:
+    """The images of a set, its classifier, and a description of its prompts."""
     from zsr.data import folder
     from zsr.models import loading
     from zsr.params import ParamError
@@ -188,25 +197,22 @@ def _prepared(model: Any, given: Options) -> tuple[dict, dict, dict]:
     side = model.visual.image_size
     side = side[0] if isinstance(side, (tuple, list)) else side
     templates = folder.read_templates(given.templates) if given.templates else []
-    splits = {name: _split(name, given, side) for name in given.sets}
-    if given.data:
+    if name == given.data_name:
         names = folder.read_classnames(given.classnames) if given.classnames else None
-        splits[given.data_name] = folder.read(given.data, side, given.n, given.seed, names, given.resize)
-    classifiers, wordings = {}, {}
-    for name, split in splits.items():
-        if split.own_prompts and not templates:
-            prompts, wordings[name] = list(split.own_prompts), f"{given.prompts} prompts of the set"
-            embeddings = loading.text_embeddings(model, model.arch, prompts, ["{}"])
-        else:
-            used = templates or [loading.TEMPLATE if name == given.data_name else "this is a photo of {}"]
-            nouns = split.classnames if templates and name != given.data_name else split.nouns
-            doubles = {noun for noun in nouns if nouns.count(noun) > 1}
-            if doubles:
-                raise ParamError(f"{name}: two classes are called '{doubles.pop()}'; give --classnames")
-            embeddings = loading.text_embeddings(model, model.arch, nouns, used)
-            wordings[name] = f"prompt '{used[0]}'" if len(used) == 1 else f"mean of {len(used)} prompts"
-        classifiers[name] = loading.classifier(model, embeddings, given.device)
-    return splits, classifiers, wordings
+        split, usual = folder.read(given.data, side, given.n, given.seed, names, given.resize), loading.TEMPLATE
+    else:
+        split, usual = _split(name, given, side), "this is a photo of {}"
+    if split.own_prompts and not templates:
+        embeddings = loading.text_embeddings(model, model.arch, split.own_prompts, ["{}"])
+        return split, loading.classifier(model, embeddings, given.device), f"{given.prompts} prompts of the set"
+    nouns = split.nouns if name == given.data_name or not templates else split.classnames
+    doubles = [noun for noun in nouns if nouns.count(noun) > 1]
+    if doubles:
+        raise ParamError(f"{name}: two classes are called '{doubles[0]}'; give --classnames")
+    used = templates or [usual]
+    embeddings = loading.text_embeddings(model, model.arch, nouns, used)
+    wording = f"prompt '{used[0]}'" if len(used) == 1 else f"mean of {len(used)} prompts"
+    return split, loading.classifier(model, embeddings, given.device), wording
 
 
 def _split(name: str, given: Options, side: int) -> Any:
@@ -233,15 +239,12 @@ def _in_memory(split: Any) -> Any:
     return replace(split, images=np.stack(list(split.images)))
 
 
-def _fingerprint(classifiers: dict, sets: dict) -> str:
-    """The hash of the towers, the prompts and the images."""
+def _fingerprint(tower: str, classifier: Any, split: Any) -> str:
+    """The hash of the model, the prompts and the images."""
     from zsr import files
-    from zsr.evaluation.measure import weights_digest
 
-    parts: list[Any] = [weights_digest(classifier) for classifier in classifiers.values()]
-    for split in sets.values():
-        parts += [split.images.tobytes(), split.labels.tobytes(), split.ids.tobytes()]
-    return files.digest(*parts)
+    arrays = (classifier.text_embeddings.cpu().numpy(), split.images, split.labels, split.ids)
+    return files.digest(tower, *(array.tobytes() for array in arrays))
 
 
 def _close(given: Options, results: dict, out: Path, name: str, arch: str) -> None:
@@ -278,13 +281,17 @@ class Bar:
     Where the output is no terminal, a plain line for each set and attack takes its place.
     """
 
-    def __init__(self, total: int) -> None:
+    def __init__(self) -> None:
         import sys
 
         from tqdm import tqdm
 
         self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, unit="image", disable=not self.terminal, smoothing=0.05)
+        self.bar = tqdm(total=0, unit="image", disable=not self.terminal, smoothing=0.05)
+
+    def expect(self, images: int) -> None:
+        """There are so many images to come; of sets that are not read yet, as many as of this set."""
+        self.bar.total = self.bar.n + images
 
     def __enter__(self) -> "Bar":
         return self
@@ -292,21 +299,18 @@ class Bar:
     def __exit__(self, *error: Any) -> None:
         self.bar.close()
 
-    def watched(self, folder: Path) -> Callable[[str, str, Path], Callable]:
-        """How `zsr.evaluation.measure.judged` watches each evaluation whose record grows below the folder."""
+    def watch_of(self, set_name: str, attack: str, path: Path) -> Callable[[range, int], Iterator[int]]:
+        """How to watch an evaluation whose record grows in the file."""
 
-        def of(set_name: str, attack: str, path: Path) -> Callable[[range, int], Iterator[int]]:
-            def watch(steps: range, done: int) -> Iterator[int]:
-                self.bar.set_description(f"{set_name} {attack}")
-                self.bar.update(done)
-                for start in steps:
-                    yield start
-                    self.bar.update(min(steps.step, steps.stop - start))
-                    self._accuracy(set_name, attack, path, last=start + steps.step >= steps.stop)
+        def watch(steps: range, done: int) -> Iterator[int]:
+            self.bar.set_description(f"{set_name} {attack}")
+            self.bar.update(done)
+            for start in steps:
+                yield start
+                self.bar.update(min(steps.step, steps.stop - start))
+                self._accuracy(set_name, attack, path, last=start + steps.step >= steps.stop)
 
-            return watch
-
-        return of
+        return watch
 
     def _accuracy(self, set_name: str, attack: str, path: Path, last: bool) -> None:
         from zsr.evaluation.records import Record

@@ -37,19 +37,34 @@ def _show(lines: dict[str, str]) -> None:
 
 @click.command(cls=OneLine)
 def attacks() -> None:
-    """The attacks, by the names that --attack takes."""
+    """The attacks, by the names that --attack takes.
+
+    \b
+    zsr attacks
+    zsr evaluate tower.pt --attack pgd,autoattack --sets cifar10
+    """
     _show({name: line for name, line in said("zsr.attacks").items() if name not in ("batch", "clean")} | VARIANTS)
 
 
 @click.command(cls=OneLine)
 def methods() -> None:
-    """The fine-tuning methods, by the names that a row of params.yaml takes."""
+    """The fine-tuning methods, by the names that a row of params.yaml takes.
+
+    \b
+    zsr methods
+    dvc exp run -S method.lambda_ar=0.1
+    """
     _show(said("zsr.methods"))
 
 
 @click.command(cls=OneLine)
 def sets() -> None:
-    """The sets, by the names that --sets takes."""
+    """The sets, by the names that --sets takes.
+
+    \b
+    zsr sets
+    zsr fetch cifar10 && zsr evaluate tower.pt --sets cifar10,shapes
+    """
     from zsr.data.registry import entries
 
     drawn = {name: line for name, line in said("zsr.data.sets").items() if name not in entries()}
