@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from zsr.data import folder
 from zsr.data.sources import make
 from zsr.evaluation.records import Record
 from zsr.models import clip
+from zsr.params import ParamError
 
 QUICK = ["--attack", "pgd,autoattack", "--eps", "8/255", "--n-iter", "3", "--resize", "small", "--threads", "1"]
 
@@ -71,6 +73,8 @@ def test_the_command_and_the_call_give_the_same_verdicts(weights, pictures, tmp_
     attacks = ["pgd", "autoattack"]
     result = zsr.evaluate(model, images, labels, attack=attacks, eps=8 / 255, n_iter=3, ids=ids, set_name="pictures")
     assert result.n == 20 and 0 < result.robust < result.clean
+    survives = np.logical_and(*(record.hits for record in result.records))
+    assert (result.verdicts == survives).all() and result.attacks[-1] == "worst_case"
     for record in result.records:
         same = found[record.attack, "pictures"]
         assert (record.clean_bits == same.clean_bits).all() and (record.adv_bits == same.adv_bits).all()
@@ -141,6 +145,35 @@ def test_the_callers_model_is_given_back_as_it_was(clip_model, text_embeddings, 
     zsr.evaluate(classifier, batch.images, batch.labels, attack="pgd", eps=1 / 255, n_iter=1)
     assert classifier.training and needed == [parameter.requires_grad for parameter in classifier.parameters()]
     assert all(parameter.grad is None for parameter in classifier.parameters())
+
+
+CALLS = {  # what a call gets -> what the line says
+    "grey levels": (lambda x, y: {"images": 255 * x}, "images must lie in [0, 1], got"),
+    "one channel": (lambda x, y: {"images": x[:, :1]}, "images must be (N, 3, H, W), got (6, 1, 24, 24)"),
+    "too few labels": (lambda x, y: {"labels": y[:5]}, "one whole number for each of 6 images, got (5,)"),
+    "labels that are no numbers": (lambda x, y: {"labels": y.float()}, "of float32"),
+    "a class that is none": (lambda x, y: {"labels": y + 4}, "labels must be from 0 to 4"),
+    "names of other classes": (lambda x, y: {"classnames": ["a", "b"]}, "2 names, and the model gives 5 logits"),
+    "an id twice": (lambda x, y: {"ids": [0, 1, 2, 3, 4, 4]}, "none twice"),
+    "eps in grey levels": (lambda x, y: {"eps": 8}, "8 grey levels are 8/255"),
+    "no attack": (lambda x, y: {"attack": []}, "attack must name at least one"),
+    "an attack twice": (lambda x, y: {"attack": ["pgd", "pgd"]}, "attack pgd is there twice"),
+}
+
+
+@pytest.mark.parametrize("mistake", CALLS)
+def test_a_call_with_a_mistake_is_refused_in_one_line(mistake, model, batch):
+    change, message = CALLS[mistake]
+    given = {"images": batch.images, "labels": batch.labels, "attack": "pgd", "n_iter": 1}
+    with pytest.raises(ParamError, match=f"^[^\n]*{re.escape(message)}[^\n]*$"):
+        zsr.evaluate(model, **given | change(batch.images, batch.labels))
+
+
+def test_pictures_in_bytes_are_pictures(model, batch):
+    pixels = (255 * batch.images).round().to(torch.uint8)
+    given = {"labels": batch.labels, "attack": "pgd", "eps": 8 / 255, "n_iter": 1}
+    results = [zsr.evaluate(model, images, **given) for images in (pixels, pixels.numpy(), pixels.float() / 255)]
+    assert len({result.verdicts.tobytes() for result in results}) == 1
 
 
 MISTAKES = {  # arguments after `evaluate` -> what the line says

@@ -85,8 +85,8 @@ def without(checkout: Checkout, *rows: str) -> None:
     """Remove rows, and the folders of their outputs, which DVC leaves."""
     checkout.edit({f"methods.{row}": None for row in rows})
     for row in rows:
-        for folder in (checkout.folder / "data").glob(f"*/{row}*"):
-            shutil.rmtree(folder)
+        for place in (*checkout.folder.glob(f"data/*/{row}*"), *checkout.folder.glob(f"metrics/curves/{row}")):
+            shutil.rmtree(place)
 
 
 @pytest.fixture(scope="module")
