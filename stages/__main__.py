@@ -7,13 +7,11 @@ import os
 import runpy
 import sys
 
-from stages.warm import THREADS, VARIABLE, asked
+from stages.warm import VARIABLE, asked
 
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
-    for variable, value in THREADS.items():  # before any library is loaded
-        os.environ.setdefault(variable, value)
     try:
         status = asked([name, *arguments]) if VARIABLE in os.environ else None
     except KeyboardInterrupt:  # the fork ends with this process

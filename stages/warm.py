@@ -39,9 +39,6 @@ LIBRARIES = (
 )
 # What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
 READ_AT_LOADING = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")
-# The threads of one process meet at every operation. By default a thread that waits keeps its core for long, and beside
-# other work a training then takes many times as long as it should.
-THREADS = {"GOMP_SPINCOUNT": "1000"}
 LENGTH = 8  # bytes before a request that say how long it is
 ENDS_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
@@ -61,9 +58,7 @@ def serving() -> Iterator[dict[str, str]]:
         listener.listen(64)
         command = [sys.executable, "-B", "-m", "stages.warm", str(listener.fileno())]
         root = Path(__file__).resolve().parents[1]
-        process = subprocess.Popen(
-            command, cwd=root, stdin=subprocess.PIPE, pass_fds=[listener.fileno()], env=THREADS | os.environ
-        )
+        process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
         try:
             yield {VARIABLE: path}
         finally:
