@@ -77,7 +77,7 @@ def awaited(link: str, there: set[str]) -> bool:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```console" in (ROOT / page).read_text()])
 def test_every_command_shown_can_be_run(page):
-    known = {"dvc": check_dvc, "make": check_make, "python": check_python}
+    known = {"dvc": check_dvc, "make": check_make, "python": check_python, "zsr": check_zsr}
     found = [(folder, words) for folder, words in commands((ROOT / page).read_text()) if words[0] in known]
     assert found
     for folder, words in found:
@@ -111,6 +111,15 @@ def check_dvc(folder: str, words: list[str]) -> None:
         *parents, last = change.partition("=")[0].lstrip("+").split(".")
         block = at(read(ROOT / folder / "params.yaml"), parents)
         assert (last in block) != change.startswith("+"), f"-S {change}, in '{folder}'"
+
+
+def check_zsr(folder: str, words: list[str]) -> None:
+    """The command is there, and has the options."""
+    from zsr.cli.main import main
+
+    command = main.get_command(None, words[0])
+    assert command, words
+    command.make_context(words[0], list(words[1:]), resilient_parsing=True)
 
 
 def stages(folder: str) -> list[str]:
