@@ -114,6 +114,20 @@ def test_several_eps_classnames_and_templates(weights, pictures, tmp_path):
     assert "mean of 2 prompts" in record.protocol
 
 
+def test_classes_have_the_order_of_their_names_and_templates_are_averaged(clip_model, tmp_path):
+    for name in ("b", "a_c", "a"):
+        (tmp_path / "p" / name).mkdir(parents=True)
+        Image.new("RGB", (24, 24)).save(tmp_path / "p" / name / "0.png")
+    split = folder.read(tmp_path / "p", 24)
+    assert (split.classnames, split.nouns) == (("a", "a_c", "b"), ("a", "a c", "b"))
+    clip_model.arch = "zsr-tiny"
+    ones = [zsr.zero_shot(clip_model, ["a", "b"], template).text_embeddings for template in ("a {}", "my {}")]
+    both = zsr.zero_shot(clip_model, ["a", "b"], ["a {}", "my {}"]).text_embeddings
+    expected = torch.nn.functional.normalize(ones[0] + ones[1], dim=1)
+    torch.testing.assert_close(both, expected)
+    assert (both - ones[0]).norm() > 1e-3
+
+
 def test_a_drawn_set_needs_no_files_and_two_results_compare(weights, tmp_path):
     for out in ("a", "b"):
         quick = ["-n", "12", "--attack", "pgd", "--n-iter", "2", "--out", tmp_path / out]

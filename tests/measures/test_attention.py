@@ -49,3 +49,37 @@ def test_captions_say_what_was_measured(model, batch):
     shown, pairs, captions = panels(batch.images, {"clip": maps}, [{"method": "clip"} | facts], columns=2)
     assert shown[0].shape == (2, 24, 24, 3) and pairs["clip"][1].shape == (2, 6, 6)
     assert f"a random patch would be in {facts['object_share']:.0%}" in captions["clip"]
+
+
+def test_maps_of_a_model_are_made_once(tmp_path, monkeypatch, clip_model, split, text_embeddings):
+    from zsr import files
+    from zsr.compute import ON_CPU
+    from zsr.data.prepared import Prepared
+    from zsr.evaluation.evaluate import Evaluation
+    from zsr.measures import attention
+    from zsr.models import clip
+    from zsr.models.heads import Model
+
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    weights, images, text = (tmp_path / f"{name}.safetensors" for name in ("weights", "images", "text"))
+    clip.save(weights, clip_model, "zsr-tiny")
+    split.save(images)
+    prompts = torch.nn.functional.normalize(torch.randn(12, 48), dim=1)
+    files.save_tensors(text, {"text_embeddings": prompts})
+    task = attention.AttentionTask(
+        attack=Clean(),
+        study=attention.AttentionStudy(attack="clean", images=6, columns=2),
+        evaluation=Evaluation(seed=0, batch_size=4, save_every=1),
+        model=Model(arch="zsr-tiny"),
+        compute=ON_CPU,
+        threads=1,
+        set_name="shapes",
+        weights=weights,
+        images=images,
+        text_embeddings=text,
+    )
+    data = Prepared(split, prompts, "w", images, text)
+    maps, facts = attention.measure_once(task, data, "code")
+    monkeypatch.setattr(attention, "measure", None)
+    again, same = attention.measure_once(task, data, "code")
+    assert same == facts and torch.equal(maps.clean, again.clean) and torch.equal(maps.adv, again.adv)

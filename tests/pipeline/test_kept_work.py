@@ -197,6 +197,13 @@ def test_the_contents_of_every_input_change_the_key(stage, folder, document, mon
     tensors, facts = files.load_tensors(path)
     files.save_tensors(path, tensors | {"logit_scale": torch.tensor(1.0)}, facts)
     assert asked(stage, document, monkeypatch) != before
+    if stage[0] != "train":  # the images that are judged, and what was made for them
+        before, test = asked(stage, document, monkeypatch), folder / "data/sets/shapes/test.safetensors"
+        make("shapes", "test", 12, 1, 24).save(test)
+        index = folder / "data/text_embeddings" / INDEX
+        made = files.read_json(index) | {"shapes": entry(test, folder / "data/text_embeddings/shapes")}
+        files.write_json(index, made)
+        assert asked(stage, document, monkeypatch) != before
 
 
 @pytest.mark.parametrize("stage", STAGES, ids="-".join)
