@@ -30,6 +30,17 @@ def versions(name: str) -> list[str]:
     return here + [shown.stdout] * (shown.returncode == 0)
 
 
+def put(document: dict, key: str, value: object) -> None:
+    """Set the value at a dotted key; None removes the key."""
+    *parents, last = key.split(".")
+    for parent in parents:
+        document = document[parent]
+    if value is None:
+        del document[last]
+    else:
+        document[last] = value
+
+
 class Checkout:
     """A copy of the project as its own git repository, with its own DVC cache and scratch folder.
 
@@ -83,14 +94,7 @@ class Checkout:
         path = self.folder / self.scale / "params.yaml"
         document = read(path)
         for key, value in changes.items():
-            *parents, last = key.split(".")
-            block = document
-            for parent in parents:
-                block = block[parent]
-            if value is None:
-                del block[last]
-            else:
-                block[last] = value
+            put(document, key, value)
         path.write_text(json.dumps(document, indent=1))  # JSON is YAML
 
     def contents(self, *patterns: str) -> dict[Path, bytes]:

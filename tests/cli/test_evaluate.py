@@ -248,6 +248,29 @@ def test_every_set_of_a_preset_is_in_the_registry():
     assert len(SETS_OF["16"]) == len(set(SETS_OF["16"])) == 16
 
 
+@pytest.mark.parametrize(
+    "options, judged_by_study",
+    [
+        ([], True),
+        (["--sets", "shapes", "--attack", "pgd", "--out", "o"], True),
+        (["--protocol", "published"], False),
+        (["--seed", "1"], False),
+        (["--batch-size", "64"], False),
+        (["--eps", "1/255"], False),
+    ],
+)
+def test_an_option_that_the_study_has_no_place_for_is_never_ignored(options, judged_by_study, monkeypatch, tmp_path):
+    from zsr.cli import evaluate, study_row
+
+    called = []
+    monkeypatch.setattr(study_row, "is_row", lambda name: name == "tecoa")
+    monkeypatch.setattr(study_row, "checkpoint", lambda name: tmp_path / "0.safetensors")
+    monkeypatch.setattr(study_row, "evaluate", lambda *given: called.append("study"))
+    monkeypatch.setattr(evaluate, "_measure", lambda *given: called.append("options"))
+    ran("evaluate", "tecoa", *options)
+    assert called == ["study" if judged_by_study else "options"]
+
+
 def test_an_entry_of_the_leaderboard_is_written(weights, pictures, tmp_path):
     ran("evaluate", weights, "--data", pictures, "--attack", "pgd", "--out", tmp_path / "out",
         "--entry", tmp_path / "entry.json", "-n", "4")  # fmt: skip

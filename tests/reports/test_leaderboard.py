@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.checkout import put
 from zsr import params
 from zsr.evaluation import audit, results
 from zsr.evaluation.records import Mark, Record
@@ -94,14 +95,7 @@ def test_a_mistake_in_a_file_is_one_line_with_file_and_key(tmp_path, key):
     path = tmp_path / "e.json"
     (entry() if key in MISTAKES else entry(verified=verified())).save(path)
     document = read_json(path)
-    *parents, last = key.removesuffix("[]").split(".")
-    block = document
-    for parent in parents:
-        block = block[parent]
-    if value is None:
-        del block[last]
-    else:
-        block[last] = value
+    put(document, key.removesuffix("[]"), value)
     path.write_text(json.dumps(document))
     with pytest.raises(StudyError) as caught:
         read(tmp_path)

@@ -74,8 +74,9 @@ def evaluate(weights: str, **options: Any) -> None:
     from zsr.cli import study_row
 
     if study_row.is_row(weights):
-        changed = [name for name in ("eps", "n", "n_iter", "data", "preset") if getattr(given, name)]
-        if not changed:
+        source = click.get_current_context().get_parameter_source
+        stated = {name for name in options if source(name) is click.core.ParameterSource.COMMANDLINE}
+        if stated <= {"sets", "attack", "out"}:  # any other option is none of the pipeline's
             return study_row.evaluate(weights, given.sets, given.attack, given.out)
         weights = str(study_row.checkpoint(weights))
     _measure(weights, _with_preset(given))
@@ -159,22 +160,18 @@ def _check(given: Options) -> None:
 
 def _attacks(given: Options, eps: str) -> dict:
     """The attacks at one eps, by name."""
+    from zsr.cli.listing import VARIANTS
     from zsr.evaluation import measure
     from zsr.params import ParamError
 
     numbers: dict[str, Any] = {"n_iter": given.n_iter, "n_queries": given.n_iter} if given.n_iter else {}
     if given.protocol == "published":
         numbers |= PROTOCOLS["published"][0] | {"step_size": eps}
-    variants = {
-        "autoattack-paper": ("autoattack", {"version": "paper"}),
-        "apgd-dlr": ("apgd", {"loss": "dlr"}),
-        "apgd-t": ("apgd", {"loss": "dlr_targeted"}),
-    }
     named = {}
     for name in given.attack:
         if name in named:
             raise ParamError(f"--attack: {name} is there twice")
-        module, more = variants.get(name, (name, {}))
+        module, more, _ = VARIANTS.get(name, (name, {}, ""))
         named[name] = measure.attack_of(module, eps, **numbers, **more)
     return named
 

@@ -8,10 +8,18 @@ import click
 
 from zsr.cli.command import OneLine
 
-VARIANTS = {  # names that `zsr evaluate --attack` knows beside the modules
-    "autoattack-paper": "AutoAttack as in the papers on robust CLIP: APGD on cross-entropy and on DLR.",
-    "apgd-dlr": "APGD on the ratio of logits.",
-    "apgd-t": "APGD on the ratio of logits, towards one wrong class after another.",
+VARIANTS = {  # names that `zsr evaluate --attack` knows beside the modules: module, values, what it is
+    "autoattack-paper": (
+        "autoattack",
+        {"version": "paper"},
+        "AutoAttack as in the papers on robust CLIP: APGD on cross-entropy and on DLR.",
+    ),
+    "apgd-dlr": ("apgd", {"loss": "dlr"}, "APGD on the ratio of logits."),
+    "apgd-t": (
+        "apgd",
+        {"loss": "dlr_targeted"},
+        "APGD on the ratio of logits, towards one wrong class after another.",
+    ),
 }
 
 
@@ -43,7 +51,8 @@ def attacks() -> None:
     zsr attacks
     zsr evaluate tower.pt --attack pgd,autoattack --sets cifar10
     """
-    _show({name: line for name, line in said("zsr.attacks").items() if name not in ("batch", "clean")} | VARIANTS)
+    modules = {name: line for name, line in said("zsr.attacks").items() if name not in ("batch", "clean")}
+    _show(modules | {name: line for name, (_, _, line) in VARIANTS.items()})
 
 
 @click.command(cls=OneLine)
