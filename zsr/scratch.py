@@ -5,7 +5,8 @@ where a path counts by the content of the file; the digest of the stage's code a
 
 A stage runs its script, all modules of the project that the script imports, the modules that params.yaml names (a
 method, an attack, a set), the data files that these modules read, and libraries. Comments, docstrings and code of other
-stages do not count. A module that reads a file or folder beside itself names it in a constant `PACKAGE_DATA`.
+stages do not count, nor does a package that only names what its modules define. A module that reads a file or folder beside
+itself names it in a constant `PACKAGE_DATA`.
 """
 
 import ast
@@ -27,6 +28,7 @@ ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
 # Libraries that do not compute results: they read options and params files, and draw progress bars.
 INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
+LITERALS = (ast.Constant, ast.Dict, ast.Tuple, ast.List, ast.expr_context)
 Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, the number of steps done) -> the same steps
 
 
@@ -124,7 +126,7 @@ def loaded_files(root: Path = ROOT) -> set[Path]:
     """The files of the project's modules that this process has loaded."""
     named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     homes = tuple(f"{root / folder}{os.sep}" for folder in (*PACKAGES, EXTENSIONS.name))
-    return {Path(name) for name in named if name and name.startswith(homes)}
+    return {Path(name) for name in named if name and name.startswith(homes) and not is_front(Path(name))}
 
 
 _packages = cache(packages_distributions)
@@ -145,7 +147,30 @@ def _module_files(root: Path, name: str) -> list[Path]:
         return []
     packages = [home.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     candidates = [*packages, home.joinpath(*parts[:-1], f"{parts[-1]}.py")]
-    return [path for path in candidates if path.is_file()]
+    return [path for path in candidates if path.is_file() and not is_front(path)]
+
+
+def is_front(path: Path) -> bool:
+    """Is the file a package that only names what its modules define, and imports a module when its name is used?
+
+    A stage names modules, so a front computes nothing of a stage and does not count.
+    """
+    if path.name != "__init__.py":
+        return False
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    functions = {statement.name for statement in body if isinstance(statement, ast.FunctionDef)}
+    return functions == {"__getattr__", "__dir__"} and all(map(_names_alone, body))
+
+
+def _names_alone(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.ImportFrom):
+        return statement.module in ("importlib", "typing")
+    if isinstance(statement, ast.Assign):
+        private = all(isinstance(name, ast.Name) and name.id.startswith("_") for name in statement.targets)
+        return private and all(isinstance(part, LITERALS) for part in ast.walk(statement.value))
+    if isinstance(statement, ast.Expr):
+        return isinstance(statement.value, ast.Constant)
+    return isinstance(statement, ast.FunctionDef)
 
 
 def _home(root: Path, name: str) -> Path | None:

@@ -11,6 +11,19 @@ from zsr.params import StudyError, read
 from zsr.scratch import closure
 
 STUDIES = ["", *sorted(f"studies/{path.name}" for path in (ROOT / "studies").iterdir())]
+FRONT = """"Names."
+from importlib import import_module
+
+_MODULES = {"used": "zsr.used"}
+
+
+def __getattr__(name):
+    return import_module(_MODULES[name])
+
+
+def __dir__():
+    return list(_MODULES)
+"""
 FILES = {
     "stages/a.py": '"""A stage."""\nfrom zsr import used\n\nX = 1\n',
     "zsr/used.py": 'import numpy\n\nPACKAGE_DATA = ["table.txt"]\n\n\n'
@@ -50,6 +63,7 @@ SAME = {
     "the docstring of a function": ("zsr/used.py", FILES["zsr/used.py"].replace("says", "says more")),
     "layout": ("stages/a.py", '"""A stage."""\nfrom zsr import used\nX = (\n    1\n)\n'),
     "code that nothing imports": ("zsr/unused.py", "Z = 5\n"),
+    "a package that only names modules": ("zsr/__init__.py", FRONT),
 }
 OTHER = {
     "a constant": ("stages/a.py", '"""A stage."""\nfrom zsr import used\n\nX = 2\n'),
@@ -58,6 +72,10 @@ OTHER = {
     "a module imported inside a function": ("zsr/deep.py", "Y = 4\n"),
     "a data file": ("zsr/table.txt", "6\n"),
     "a package": ("zsr/__init__.py", "A = 1\n"),
+    "a package that names modules and has a number": ("zsr/__init__.py", FRONT + "A = 1\n"),
+    "a package that names modules and imports one": ("zsr/__init__.py", FRONT + "import zsr.unused\n"),
+    "a package that names modules and computes": ("zsr/__init__.py", FRONT + "_A = sorted([1])\n"),
+    "a package that names modules and calls": ("zsr/__init__.py", FRONT + "print(1)\n"),
 }
 
 
