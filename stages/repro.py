@@ -19,7 +19,7 @@ from threading import Lock
 
 import click
 
-from stages.command import StageCommand
+from stages.command import BASE_MODEL, StageCommand
 from stages.warm import serving
 from zsr.params import StudyError, read
 
@@ -39,7 +39,7 @@ def main(lanes: int | None, command: tuple[str, ...]) -> None:
         document = read(Path("params.yaml"))
         lanes = lanes or _lanes(document)
         if lanes > 1 and _worth_lanes(environment):
-            _run([*DVC, "check"], os.environ)  # takes as long as the libraries of the other stages
+            _run([*DVC, "check"], environment)
             _side_by_side([["base_model"], [*_sets(document), "plots_page"]], environment)
             _run([*DVC, "text_embeddings", "start"], environment)
             for stages in (_trainings(document), _measurements(document)):
@@ -56,6 +56,8 @@ def _lanes(document: Mapping) -> int:
 
 def _worth_lanes(environment: Mapping[str, str]) -> bool:
     """Must something run that rows have in common, or more than a row's training and evaluations?"""
+    if not BASE_MODEL.exists():  # spares DVC's look at every file
+        return True
     told = subprocess.run([*DVC[:-1], "status", "--json"], env=environment, capture_output=True, text=True).stdout
     changed = [name.partition("@")[0] for name in json.loads(told or "{}")]
     common = {"data", "base_model", "text_embeddings", "start"}

@@ -5,8 +5,8 @@ where a path counts by the content of the file; the digest of the stage's code a
 
 A stage runs its script, all modules of the project that the script imports, the modules that params.yaml names (a
 method, an attack, a set), the data files that these modules read, and libraries. Comments, docstrings and code of other
-stages do not count, nor does a package that only names what its modules define. A module that reads a file or folder beside
-itself names it in a constant `PACKAGE_DATA`.
+stages do not count, nor does a package that only names what its modules define. A module that reads a file or folder
+beside itself names it in a constant `PACKAGE_DATA`.
 """
 
 import ast

@@ -24,11 +24,12 @@ def test_steps_are_those_of_torch_up_to_its_bf16():
 
 
 def test_singular_values_come_near_one_and_directions_stay():
-    matrices = torch.randn(2, 20, 50, generator=torch.Generator().manual_seed(0))
-    for given in (matrices, matrices.mT):
-        u, s, v = torch.linalg.svd(orthogonal(given), full_matrices=False)
-        assert 0.6 < s.min() and s.max() < 1.3
-        left, _, right = torch.linalg.svd(given, full_matrices=False)
+    first, second = torch.randn(2, 20, 50, generator=torch.Generator().manual_seed(0))
+    given = [first, second.mT, first[:, :30]]
+    for matrix, result in zip(given, orthogonal(given), strict=True):
+        u, s, v = torch.linalg.svd(result, full_matrices=False)
+        assert result.shape == matrix.shape and 0.6 < s.min() and s.max() < 1.3
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
         assert torch.allclose(u @ v @ (left @ right).mT, u @ v @ (u @ v).mT, atol=0.3)
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,13 +65,14 @@ def test_shifts_move_whole_pictures_by_at_most_their_bound():
     assert offsets.abs().max() == MAX_SHIFT and len(offsets.unique(dim=1).T) > 10
 
 
-def test_pre_training_learns_and_is_repeatable(pool, tmp_path):
+def test_pre_training_learns_and_is_the_same_with_both_towers_at_a_time(pool, tmp_path):
     recipe = Pretraining(
         seeds=(0,), threads=1, pool=256, epochs=2.5, batch_size=32, optimizer="muon", lr=0.003, weight_decay=0.1,
         warmup_steps=5, grad_clip=1.0, save_every=50,
     )  # fmt: skip
     first, rows = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, 0, tmp_path / "a")
-    second, again = pretrain(lambda: clip.create("zsr-tiny"), pool, recipe, 0, tmp_path / "b")
+    both = replace(recipe, threads=2)
+    second, again = pretrain(lambda: clip.create("zsr-tiny"), pool, both, 0, tmp_path / "b")
     assert rows == again and all(torch.equal(x, y) for x, y in zip(first.parameters(), second.parameters()))
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
 

@@ -20,17 +20,18 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step on all matrices that have a gradient. Matrices of one shape are made orthogonal together."""
+        """One step on all matrices that have a gradient."""
         assert closure is None, "the training loop computes gradients before the step"
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[nn.Parameter]] = {}
+            sides: dict[int, list[nn.Parameter]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    shapes.setdefault(p.shape, []).append(p)
-            for (rows, columns), matrices in shapes.items():
-                updates = orthogonal(torch.stack([self._momentum(p, group["momentum"]) for p in matrices]))
-                rate = group["lr"] * max(1, rows / columns) ** 0.5
+                    sides.setdefault(min(p.shape), []).append(p)
+            for matrices in sides.values():
+                updates = orthogonal([self._momentum(p, group["momentum"]) for p in matrices])
                 for p, update in zip(matrices, updates):
+                    rows, columns = p.shape
+                    rate = group["lr"] * max(1, rows / columns) ** 0.5
                     p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=rate)
 
     def _momentum(self, p: nn.Parameter, momentum: float) -> Tensor:
@@ -42,12 +43,25 @@ class Muon(torch.optim.Optimizer):
         return p.grad.lerp(average, momentum)
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """Nearly orthogonal matrices with the directions of the given ones, (N, rows, columns): singular values about 1."""
+def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
+    """Nearly orthogonal matrices with the directions of the given ones: singular values about 1.
+
+    A step of the iteration multiplies a wide matrix x by the polynomial p = a + b g + c g^2 of g = x x^T. Then g
+    becomes p g p, so all steps need the small square matrices alone, and x is multiplied once.
+
+    Args:
+        matrices: matrices of any shapes with the same smaller side. They are iterated together.
+    """
     a, b, c = NEWTON_SCHULZ
-    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-    x = wide / wide.flatten(1).norm(dim=1).clamp(min=1e-7)[:, None, None]
-    for _ in range(ITERATIONS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
+    wide = [matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT for matrix in matrices]
+    wide = [x / x.norm().clamp(min=1e-7) for x in wide]
+    gram = torch.stack([x @ x.mT for x in wide])
+    unit = a * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    factor = None
+    for step in range(ITERATIONS):
+        polynomial = torch.baddbmm(unit + b * gram, gram, gram, alpha=c)
+        factor = polynomial if factor is None else polynomial @ factor
+        if step + 1 < ITERATIONS:
+            gram = polynomial @ gram @ polynomial
+    products = [f @ x for f, x in zip(factor, wide)]
+    return [y if y.shape == matrix.shape else y.mT for y, matrix in zip(products, matrices)]

@@ -1,6 +1,7 @@
 """CLIP pre-training of the tiny model on drawn, captioned images. It makes the base model of the embedded study."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,12 +35,18 @@ class Pretraining(Recipe):
         seeds: the seeds of the base models, one model for each: of drawn images, of random weights and of all random
             numbers in a step.
         pool: number of images, which are drawn once.
-        threads: number of CPU threads; with another number results agree only up to rounding.
+        threads: number of CPU threads. From two threads on, the image tower and the text tower run side by side, each
+            with half of the threads. With another number for each tower results agree only up to rounding.
     """
 
     seeds: tuple[Natural, ...]
     pool: Count
     threads: Count
+
+    @property
+    def threads_each(self) -> int:
+        """The number of CPU threads of a tower."""
+        return max(self.threads // 2, 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,8 +86,36 @@ class Pool:
         )
 
 
-def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str, Tensor]:
+class _SideBySide(torch.autograd.Function):
+    """Two computations that share no parameter, at the same time: forward and backward of each in a thread of its own.
+
+    The operations of a small model are too small to be divided among threads. Each computation has its own operations
+    in their order, so the results are the same bytes as one after the other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, beside: Executor, first: Callable[[], Tensor], second: Callable[[], Tensor], _: Tensor
+    ) -> Any:
+        ctx.beside, other = beside, beside.submit(second)
+        with torch.enable_grad():
+            ctx.results = first(), other.result()
+        return tuple(result.detach() for result in ctx.results)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        other = ctx.beside.submit(ctx.results[1].backward, gradients[1])
+        ctx.results[0].backward(gradients[0])
+        other.result()
+        return None, None, None, None
+
+
+def contrastive_terms(
+    model: nn.Module, pool: Pool, samples: Tensor, beside: Executor | None = None
+) -> dict[str, Tensor]:
     """CLIP's symmetric loss on a batch (Radford et al., 2021), with one random caption and shift per image.
+
+    beside: the thread of the text tower; None: the image tower and the text tower run one after the other.
 
     Images with the same random caption need no special target. Their text features are equal, so a target that is
     split between them would give the same loss.
@@ -89,8 +124,17 @@ def contrastive_terms(model: nn.Module, pool: Pool, samples: Tensor) -> dict[str
     caption = pool.captions[samples, torch.randint(pool.captions.shape[1], (len(samples),))]
     images = _enlarged(_shifted(pool.images[samples].float() / 255), clip.visual.image_size)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (clip.visual.image_mean, clip.visual.image_std))
-    image_features = clip.encode_image((images - mean) / std, normalize=True)
-    text_features = clip.encode_text(pool.texts[caption], normalize=True)
+
+    def encode_images() -> Tensor:
+        return clip.encode_image((images - mean) / std, normalize=True)
+
+    def encode_texts() -> Tensor:
+        return clip.encode_text(pool.texts[caption], normalize=True)
+
+    if beside:
+        image_features, text_features = _SideBySide.apply(beside, encode_images, encode_texts, clip.logit_scale)
+    else:
+        image_features, text_features = encode_images(), encode_texts()
     logits = clip.logit_scale.exp().clamp(max=100) * image_features @ text_features.T
     return {"contrastive": symmetric_contrastive(logits, torch.arange(len(samples))).mean()}
 
@@ -135,7 +179,7 @@ def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) ->
     """
     from zsr.models import clip
 
-    torch.set_num_threads(task.recipe.threads)
+    torch.set_num_threads(task.recipe.threads_each)
     name = scratch.key(task, code)
     with scratch.claimed("pretraining", name) as folder:
         weights, curve, unfinished = (folder / file for file in ("model.safetensors", "curve.csv", "unfinished"))
@@ -173,11 +217,15 @@ def pretrain(
     used = replace(pool, texts=texts)
 
     def losses(_step: int, part: Part) -> dict[str, Tensor]:
-        return contrastive_terms(model, used, part.samples)
+        return contrastive_terms(model, used, part.samples, beside if recipe.threads > 1 else None)
 
-    with _only_tokens(model, tokens):
+    with _only_tokens(model, tokens), _text_thread(recipe) as beside:
         rows = fit(model, losses, len(pool.images), recipe, seed, unfinished, watch)
     return model.eval(), rows
+
+
+def _text_thread(recipe: Pretraining) -> Executor:
+    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=[recipe.threads_each])
 
 
 @contextmanager
