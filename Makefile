@@ -1,18 +1,24 @@
-# make repro: the whole study. make test: lint, types and the tests. Each makes its own virtual environment first.
+# make repro: the whole study. make test: lint, spelling, types, the tests, the API reference (make docs).
+# Each makes its own virtual environment first.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/ready
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: repro test clean lock
+.PHONY: repro test docs clean lock
 
 repro: $(READY)
 	python -m stages.repro
 
 test: $(READY)
 	ruff check --quiet zsr stages tests benchmarks
+	codespell README.md docs zsr stages tests benchmarks extensions studies/*/params.yaml params.yaml dvc.yaml
 	mypy
 	python -m pytest
+	$(MAKE) docs
+
+docs: $(READY)
+	pdoc --output-directory build/api zsr
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -20,7 +26,7 @@ $(READY): requirements.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .scratch
+	rm -rf $(VENV) .scratch build
 
 # Newest versions of everything, for all platforms; needs uv. By hand, not by file times.
 lock:
