@@ -25,8 +25,8 @@ from zsr.params import EXTENSIONS, StudyError
 
 ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
-# Libraries that do not compute results: they read options and params files, and draw progress bars.
-INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
+# Libraries that do not compute results: they read options and params files, draw progress bars, and watch processes.
+INTERFACE = {"click", "psutil", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
 Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, the number of steps done) -> the same steps
 
 
