@@ -164,11 +164,16 @@ def _reading(path: Path) -> Iterator[None]:
 
 def write_rows(path: Path, rows: Sequence[Mapping], header: Sequence[str] = ()) -> None:
     """Write a CSV file. header: the columns where there may be no rows."""
+    write_atomic(path, rows_text(rows, header).encode())
+
+
+def rows_text(rows: Sequence[Mapping], header: Sequence[str] = ()) -> str:
+    """The text of a CSV file, see `write_rows`."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else list(header), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, buffer.getvalue().encode())
+    return buffer.getvalue()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -94,6 +94,12 @@ def readable(path: Path, read: Callable[[Path], T]) -> T | None:
         return None
 
 
+def kept_json(kind: str, name: str, compute: Callable[[], Any]) -> Any:
+    """What `compute` returns, as JSON gives it back. It comes from kept work if there is any. name: of `key`."""
+    with claimed(kind, name) as path:
+        return kept(path, lambda _: files.read_kept(path, name), lambda: files.write_kept(path, name, compute()))
+
+
 def set_aside(error: files.Unusable) -> None:
     """Rename a damaged file, so that it is no kept work any more, and say so on stderr."""
     if error.path.exists():
