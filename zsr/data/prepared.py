@@ -132,8 +132,6 @@ def load_embeddings(path: Path, classes: int) -> tuple[Any, dict[str, Any]]:
     tensors, facts = files.load_tensors(path)
     files.check_finite(path, tensors)
     embeddings = tensors.get("text_embeddings")
-    if "wording" not in facts:
-        raise files.Unusable(path, "holds no text embeddings of a set")
     if embeddings is not None and (embeddings.ndim != 2 or len(embeddings) != classes):
         raise files.Unusable(path, f"has embeddings {tuple(embeddings.shape)} for {classes} classes")
     return embeddings, facts
@@ -181,6 +179,8 @@ def load(sets: Path, text: Path, name: str, seed: int = 0) -> Prepared:
         raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
     split = Split.load(test)
     embeddings, facts = load_embeddings(embedded, len(split.classnames))
+    if "wording" not in facts:
+        raise files.Unusable(embedded, "does not say its prompts")
     return Prepared(split, embeddings, facts["wording"], test, embedded)
 
 

@@ -116,7 +116,8 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write one JSON file. Counts stand beside the packed bits for readers without this class."""
-        files.write_json(path, self._document() | {"digest": files.json_digest(self._document())})
+        document = self._document()
+        files.write_json(path, document | {"digest": files.json_digest(document)})
 
     def _document(self) -> dict[str, Any]:
         document = asdict(self) | {
@@ -129,7 +130,8 @@ class Record:
             "zero_gradient_images": int(self.zero_bits.sum()),
             "non_finite_images": int(self.broken_bits.sum()),
         }
-        return document | {name: _pack(getattr(self, name)) for name in BITS}
+        lists = {"attacks_run": list(self.attacks_run), "marks": [asdict(mark) for mark in self.marks]}
+        return document | lists | {name: _pack(getattr(self, name)) for name in BITS}
 
     @classmethod
     def load(cls, path: Path, **expected: Any) -> "Record":
@@ -150,7 +152,7 @@ class Record:
             bits = {name: _unpack(document[name], len(document["ids"])) for name in BITS}
             marks = {"marks": tuple(Mark(**mark) for mark in document["marks"])}
             record = cls(**values | bits | marks | {"attacks_run": tuple(document["attacks_run"])})
-            contradicted = files.json_digest(record._document()) != files.json_digest(document)
+            contradicted = record._document() != document
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise files.Unusable(path, f"is no whole record ({type(error).__name__}: {error})") from None
         if contradicted or len(np.unique(record.ids)) < record.n:
