@@ -110,6 +110,8 @@ def end_with_dvc() -> None:
             there = dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             there = False
+        except psutil.AccessDenied:  # a process whose state is hidden is there
+            there = True
         if not there:
             _end()
 

@@ -68,7 +68,7 @@ def remedy(path: Path) -> str:
         output = "/".join(parts[start:])
         for beginning, stage in STAGES.items():
             if output == beginning or output.startswith(f"{beginning}/"):
-                cell = Path(output.removeprefix(f"{beginning}/").partition("/")[0]).stem
+                cell = re.sub(r"\.(csv|png)$", "", output.removeprefix(f"{beginning}/").partition("/")[0])
                 back = f"dvc checkout --force {output}" if parts[start] == "data" else f"git checkout {output}"
                 return f"; run {back}, or dvc repro -f -s {stage.format(cell)}"
     return ""
