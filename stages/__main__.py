@@ -1,17 +1,33 @@
 """Run one stage: python -m stages NAME CELL...
 
 Where the environment variable ZSR_WARM is set, the stage is a fork of a process that has imported the libraries.
+
+The environment variable ZSR_DVC tells the stage, and every process of it, which `dvc` runs it; see
+`stages.command.end_with_dvc`.
 """
 
 import os
 import runpy
 import sys
+from contextlib import suppress
 
 from stages.warm import VARIABLE, asked
 
 
+def _dvc() -> str:
+    """The number of the process of DVC that runs this one, through a shell or not; "" where none does."""
+    import psutil
+
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error):
+            if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in process.cmdline()[:4]):
+                return str(process.pid)
+    return ""
+
+
 def main() -> None:
     name, *arguments = sys.argv[1:]
+    os.environ["ZSR_DVC"] = _dvc()
     try:
         status = asked([name, *arguments]) if VARIABLE in os.environ else None
     except KeyboardInterrupt:  # the fork ends with this process

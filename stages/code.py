@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from stages.command import CODE, StageCommand, cells, key_of, modules_of, weights_of
+from stages.command import CODE, StageCommand, cells, end_with_dvc, key_of, modules_of, weights_of
 from zsr import files, scratch
 from zsr.params import StudyError, read
 
@@ -18,6 +18,7 @@ PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][a-z0-9_]*")  # keys that YAML
 
 @click.command(cls=StageCommand, help=__doc__)
 def main() -> None:
+    end_with_dvc()
     document, digests, run = read(Path("params.yaml")), {}, set()
     for name, cell in cells(document):
         try:

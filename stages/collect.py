@@ -7,18 +7,19 @@ from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TE
 from zsr import files
 from zsr.data.prepared import classes
 from zsr.evaluation import audit, results
-from zsr.evaluation.records import Record
+from zsr.evaluation.records import Record, check_alike
 
 
 @stage("collect")
 def main(document: Mapping, code: str) -> None:
     study = files.read_json(CATALOGUE)
     loaded = {
-        (method, attack, name): [Record.load(seed / f"{name}.json") for seed in _seeds(RECORDS / f"{method}-{attack}")]
+        (method, attack, name): _records(method, attack, name)
         for method in study["methods"]
         for attack in study["attacks"]
         for name in study["judged"]
     }
+    _compare(loaded)
     cells, groups = results.with_worst_case(results.with_clean(loaded)), study["groups"]
     marks = audit.marks(cells)
     rows = {
@@ -37,8 +38,28 @@ def main(document: Mapping, code: str) -> None:
     files.write_json(RESULTS / "study.json", study | {"classes": classes(TEXT_EMBEDDINGS)})
 
 
-def _seeds(folder: Path) -> list[Path]:
-    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+def _records(method: str, attack: str, set_name: str) -> list[Record]:
+    """The record of every model of a method."""
+    seeds = [int(path.stem) for path in files.listed(CHECKPOINTS / method, ".safetensors")]
+    if not seeds:
+        raise files.Unusable(CHECKPOINTS / method, "holds no model, a file SEED.safetensors")
+    return [
+        Record.load(_path(method, attack, set_name, seed), method=method, attack=attack, set_name=set_name, seed=seed)
+        for seed in seeds
+    ]
+
+
+def _path(method: str, attack: str, set_name: str, seed: int) -> Path:
+    return RECORDS / f"{method}-{attack}" / str(seed) / f"{set_name}.json"
+
+
+def _compare(loaded: Mapping[tuple[str, str, str], list[Record]]) -> None:
+    """Raise Unusable where the numbers of a column of the tables would come from different questions."""
+    first: dict[tuple[str, str], Record] = {}
+    for (method, attack, set_name), records in loaded.items():
+        for record in records:
+            reference = first.setdefault((attack, set_name), record)
+            check_alike(reference, record, _path(method, attack, set_name, record.seed))
 
 
 if __name__ == "__main__":

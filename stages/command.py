@@ -1,19 +1,24 @@
 """What all stages share: where a study's files lie, one-line errors, progress bars, the digest of their code."""
 
 import os
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+from urllib.parse import quote
 
 import click
 
-from zsr import scratch
+from zsr import files, scratch
 from zsr.params import EXTENSIONS, ParamError, StudyError, block, read
 from zsr.scratch import ROOT
 
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
+DVC = "ZSR_DVC"  # set by `python -m stages`: the number of the process of DVC that runs the stage
 EXISTING = click.Path(exists=True, path_type=Path)
 WRITTEN = click.Path(path_type=Path)
 
@@ -30,6 +35,7 @@ METRICS = Path("metrics")
 CURVES = METRICS / "curves"
 RESULTS = METRICS / "results"
 PUBLISHED = ROOT / "published"
+NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of attacks, sets and starts, as in names of files
 
 HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
 PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # kind of row -> package
@@ -57,17 +63,20 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
     where code.yaml has another digest, since DVC would store the result under the digest of code.yaml. After the
     function has run, only modules of the project that are in the digest may be loaded. The stage check is exempt, since
     it imports every method and attack.
+
+    The outputs belong to one run: the command holds a lock on them, and ends when its DVC is gone.
     """
 
     def decorate(function: Callable) -> click.Command:
         def run(**arguments: str) -> None:
+            end_with_dvc()
             document = read(Path("params.yaml"))
             if parallel and document["launcher"] == "torchrun" and CHILD not in os.environ:
                 return _start_processes(f"stages.{name}", list(arguments.values()))
             modules = modules_of(document, name, list(arguments.values()))
             code = scratch.code_digest(modules, weights=weights_of(document, name, list(arguments.values())))
             _compare(code, name, list(arguments.values()))
-            with _joined(parallel):
+            with _outputs_held(name, list(arguments.values())), _joined(parallel):
                 function(document, code, **arguments)
             escaped = name != "check" and scratch.loaded_files() - scratch.closure(modules)
             assert not escaped, f"the digest of {name} knows nothing of {', '.join(map(str, sorted(escaped)))}"
@@ -78,6 +87,77 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
         return command(run)
 
     return decorate
+
+
+def end_with_dvc() -> None:
+    """From now on, end this process when the DVC that runs it is gone, and before it writes another file.
+
+    DVC runs a stage through a shell. Where DVC alone is killed, the shell and the stage stay, and the stage would write
+    into what the next run has made. The death of a parent (PR_SET_PDEATHSIG of Linux) would not do: the parent may be
+    the shell, torchrun or the process of `stages.warm`, and a stage that was started by hand may outlive its terminal.
+    """
+    if not os.environ.get(DVC):
+        return
+    import psutil
+
+    try:
+        dvc = psutil.Process(int(os.environ[DVC]))
+    except psutil.NoSuchProcess:
+        _end()
+
+    def end_if_alone() -> None:
+        try:
+            there = dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            there = False
+        except psutil.AccessDenied:  # a process whose state is hidden is there
+            there = True
+        if not there:
+            _end()
+
+    def watch() -> None:
+        while True:
+            end_if_alone()
+            time.sleep(0.5)
+
+    files.BEFORE_WRITING.append(end_if_alone)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _end() -> NoReturn:
+    files.say("Error: the dvc that ran this stage is gone, so the stage ends; finished work is kept")
+    os._exit(1)
+
+
+@contextmanager
+def _outputs_held(name: str, cell: list[str]) -> Iterator[None]:
+    """Hold a lock on the outputs of a stage's cell. Of several processes that torchrun has started the first holds it.
+
+    DVC has deleted the outputs before it runs a stage. Where another process has held the lock, it may have written
+    into them since, so they are deleted once more.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder = Path(".dvc/tmp") if Path(".dvc").is_dir() else scratch.folder() / files.digest(os.getcwd())
+    with files.claimed(folder / "stages" / quote("-".join([name, *cell]), safe="")) as waited:
+        if waited and os.environ.get(DVC):
+            for path in outputs(name, cell):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        yield
+
+
+def outputs(name: str, cell: list[str]) -> list[Path]:
+    """The outputs that dvc.yaml lists for a cell of a stage."""
+    listed = read(Path("dvc.yaml"))["stages"][name]
+    listed = listed.get("do", listed)
+    paths = []
+    for out in (out for kind in ("outs", "metrics", "plots") for out in listed.get(kind, [])):
+        text = out if isinstance(out, str) else next(iter(out))
+        for key, value in {"key": cell[-1:], "item.method": cell[:1], "item.attack": cell[-1:]}.items():
+            text = text.replace(f"${{{key}}}", "".join(value))
+        paths.append(Path(text))
+    return paths
 
 
 def _start_processes(module: str, arguments: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Accuracy of every method under one attack that grows, on each set's first images; of several seeds the first."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, progress, stage
 from zsr import files, scratch
@@ -29,10 +30,8 @@ def main(document: Mapping, code: str, attack: str) -> None:
             weights=weights,
             sets=tuple((name, test_set.images, test_set.text) for name, test_set in sets.items()),
         )
-        with scratch.claimed("eps_sweep", scratch.key(task, code)) as record_path:
-            if not record_path.exists():
-                files.write_json(record_path, measure(task, sets))
-            rows += [{"method": method} | row for row in files.read_json(record_path)]
+        measured = scratch.kept_json("eps_sweep", scratch.key(task, code), partial(measure, task, sets))
+        rows += [{"method": method} | row for row in measured]
     files.write_rows(METRICS / "eps_sweep" / f"{attack}.csv", rows)
 
 

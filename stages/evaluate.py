@@ -8,10 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stages.command import CHECKPOINTS, RECORDS, SETS, TEXT_EMBEDDINGS, progress, stage
+from zsr import files
 from zsr.compute import Compute
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
-from zsr.models.heads import Model
+from zsr.models.heads import Model, checkpoints
 from zsr.params import Count, block, component, nested_component, under_protocol
 
 
@@ -39,12 +40,13 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
         )
         judge(judging, sets, code, lambda name: progress(f"{method} {attack} {name}", "batch"), out / str(seed))
 
-    for weights in sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem)):
+    for weights in checkpoints(folder):
         run(weights, names, out)
     module = document["attacks"][attack].get("module", attack)
     grid_attack = nested_component(grid["attack"], "attacks", "grid.attack") if grid else None
     if grid and grid["attack"]["module"] == module and configured == grid_attack:
-        for tower in sorted(folder.glob("rates/*/*.safetensors")):
+        rates = files.listed(folder / "rates", "", stem=r"[0-9][0-9.e+-]*")
+        for tower in (tower for rate in rates for tower in files.listed(rate, ".safetensors")):
             run(folder / tower.name, [source], out / "rates" / tower.parent.name, tower)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from stages.command import CURVES, METRICS, RESULTS, stage
+from stages.command import CURVES, METRICS, NAME, RESULTS, stage
 from zsr import files
 from zsr.params import Positive, block
 from zsr.reports import figures
@@ -25,7 +25,7 @@ def _training(title: str, document: Mapping) -> None:
 
 
 def _eps_sweep(title: str, document: Mapping) -> None:
-    for path in sorted((METRICS / "eps_sweep").glob("*.csv")):
+    for path in files.listed(METRICS / "eps_sweep", ".csv", stem=NAME):
         note = f"{title}: {path.stem}, the first images of each set, one seed"
         figures.eps_sweep(OUT / f"eps_sweep_{path.stem}.png", files.read_rows(path), note)
 
@@ -44,7 +44,7 @@ def _robustness(title: str, document: Mapping) -> None:
 
 
 def _likeness(title: str, document: Mapping) -> None:
-    for path in sorted((METRICS / "likeness").glob("*.csv")):
+    for path in files.listed(METRICS / "likeness", ".csv", stem=NAME):
         note = f"likeness with {path.stem}; {title}; {SPREAD}"
         figures.likeness(OUT / f"likeness_{path.stem}.png", files.read_rows(path), note)
 

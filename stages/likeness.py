@@ -1,6 +1,7 @@
 """What every row with a linear head has of one start, the pre-trained model of its seed."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, progress, stage
 from zsr import files, scratch
@@ -28,12 +29,10 @@ def main(document: Mapping, code: str, start: str) -> None:
             test=target / "test.safetensors",
             train=target / "train.safetensors",
         )
-        with scratch.claimed("likeness", scratch.key(task, code)) as record_path:
-            if not record_path.exists():
-                files.write_json(record_path, measure(task))
-            start_of_row, method = start_and_method(methods[name])
-            key = {"run": name, "start": start_of_row, "method": method, "seed": seed}
-            rows += [key | row for row in files.read_json(record_path)]
+        measured = scratch.kept_json("likeness", scratch.key(task, code), partial(measure, task))
+        start_of_row, method = start_and_method(methods[name])
+        key = {"run": name, "start": start_of_row, "method": method, "seed": seed}
+        rows += [key | row for row in measured]
     files.write_rows(METRICS / "likeness" / f"{start}.csv", rows)
 
 

@@ -42,7 +42,7 @@ def _train(document: Mapping, code: str, name: str, seed: int) -> list[dict[str,
     tower, rows = train_once(task, code, progress(f"training {name}, seed {seed}", "step"))
     if compute.rank() == 0:
         whole = heads.load(task.model, files.of_seed(BASE_MODEL, seed), tower)
-        heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, task.method.norm_stats)
+        heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, task.method.norm_stats, placed=True)
     return rows
 
 

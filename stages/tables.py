@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
+from stages.command import CURVES, METRICS, NAME, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
 from zsr.reports import comparison, leaderboard, tables
@@ -42,7 +42,7 @@ class Measured:
     @cached_property
     def alike(self) -> list[dict[str, str]]:
         """The rows of all likeness measurements."""
-        return [row for path in sorted((METRICS / "likeness").glob("*.csv")) for row in files.read_rows(path)]
+        return [row for path in files.listed(METRICS / "likeness", ".csv", stem=NAME) for row in files.read_rows(path)]
 
     @cached_property
     def transfer(self) -> tuple[list[dict], tables.Facts]:

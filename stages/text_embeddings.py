@@ -11,7 +11,7 @@ import torch
 from stages.command import BASE_MODEL, CATALOGUE, SETS, TEXT_EMBEDDINGS, stage
 from zsr import files
 from zsr.data.prepared import INDEX, Split, entry
-from zsr.models.heads import Model
+from zsr.models.heads import Model, checkpoints
 from zsr.params import Count, block
 
 
@@ -20,7 +20,7 @@ def main(document: Mapping, code: str) -> None:
     torch.set_num_threads(block(document, "threads", Count))
     model, index = block(document, "model", Model), {}
     template, prompt_set = block(document, "data.template", str), block(document, "data.prompt_set", str)
-    bases = {path.stem: _embedder(model, path) for path in sorted(BASE_MODEL.glob("*.safetensors"))}
+    bases = {path.stem: _embedder(model, path) for path in checkpoints(BASE_MODEL)}
     catalogue = files.read_json(CATALOGUE)
     for name in catalogue["sets"]:
         test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / name
@@ -32,7 +32,7 @@ def main(document: Mapping, code: str) -> None:
                 tensors, facts = {}, {"wording": "final weights", "prompts": list(split.nouns)}
             else:
                 tensors, facts = {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts}
-            files.save_tensors(out / f"{base}.safetensors", tensors, facts)
+            files.save_tensors(out / f"{base}.safetensors", tensors, facts, placed=True)
         if name in catalogue["judged"]:
             index[name] = entry(test, out)  # the index tells evaluations when the images are new
     files.write_json(TEXT_EMBEDDINGS / INDEX, index)

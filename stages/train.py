@@ -57,7 +57,8 @@ def _train(name: str, tasks: list[TrainingTask], code: str) -> Trained:
 def _save(name: str, tasks: list[TrainingTask], towers: list[Path]) -> None:
     for task, tower in zip(tasks, towers):
         whole = heads.load(task.model, task.weights, tower)
-        heads.save(CHECKPOINTS / name / f"{task.seed}.safetensors", whole, task.model, heads.norm_stats(whole))
+        path = CHECKPOINTS / name / f"{task.seed}.safetensors"
+        heads.save(path, whole, task.model, heads.norm_stats(whole), placed=True)
 
 
 def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list[TrainingTask]) -> None:
@@ -82,7 +83,8 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
         best = best_rate(rows)
         _save(name, tasks, [towers[best, task.seed] for task in tasks])
         for (lr, seed), tower in towers.items():
-            files.write_atomic(CHECKPOINTS / name / "rates" / lr / f"{seed}.safetensors", tower.read_bytes())
+            path = CHECKPOINTS / name / "rates" / lr / f"{seed}.safetensors"
+            files.save_tensors(path, *files.load_tensors(tower), placed=True)
         chosen = [row | {"chosen": int(row["lr"] == best)} for row in rows]
         files.write_rows(CHECKPOINTS / name / "rates.csv", chosen)
 
@@ -104,7 +106,7 @@ def _judged(document: Mapping, code: str, grid: Grid, task: TrainingTask, tower:
     data = {"held_out": prepared.held_out(SETS, TEXT_EMBEDDINGS, source, grid.held_out, task.seed)}
     out = CHECKPOINTS / key["method"] / "rates" / key["lr"] / str(task.seed)
     judge(judging, data, code, lambda set_name: progress(f"{key['method']} {key['lr']} {set_name}", "batch"), out)
-    return Record.load(out / "held_out.json")
+    return Record.load(out / "held_out.json", method=judging.method, seed=judging.seed, attack=judging.attack_name)
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ LIBRARIES = (
     "tabulate",
     "tqdm",
     "click",
+    "psutil",
 )
 # What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
 READ_AT_LOADING = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")

@@ -1,4 +1,8 @@
-"""Files that survive a kill: tensors with facts beside them, JSON, digests; every write is atomic."""
+"""The project's own files: every write is atomic, and a reader refuses in one line what is not what it expects.
+
+A file of tensors, and kept JSON, hold a digest of their content. A file may also state the place that it was written
+for. Readers compare both.
+"""
 
 import csv
 import fcntl
@@ -7,23 +11,107 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import re
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from zsr.params import StudyError
+
 FACTS = "facts"  # one key only, since safetensors does not keep the order of several keys
+CONTENT, PLACE = "content", "place"  # facts of a file about itself: the digest of its content, and its path
+SMALL = 2**26  # bytes; larger files are verified once for each size, time and inode
+HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
+TEMPORARY = re.compile(rf"\..+\.(\d+)-{HOST}[0-9a-f]+\.tmp")  # number of the process; files of other hosts are left
+SEED = r"[0-9]+"
+STAGES = {  # beginning of an output's path -> the stage that makes the output; {} is the next part of the path
+    "data/sets": "data@{}",
+    "data/base_model": "base_model",
+    "data/text_embeddings": "text_embeddings",
+    "data/starts": "start",
+    "data/checkpoints": "train@{}",
+    "data/records": "evaluate@{}",
+    "data/study.json": "check",
+    "metrics/curves/base_model.csv": "base_model",
+    "metrics/curves": "train@{}",
+    "metrics/results": "collect",
+    "metrics/summary": "collect",
+    "metrics/eps_sweep": "eps_sweep@{}",
+    "metrics/attention": "attention@{}",
+    "metrics/likeness": "likeness@{}",
+}
+BEFORE_WRITING: list[Callable[[], None]] = []  # called before a file takes its name; a stage ends here without its run
+
+
+class Unusable(StudyError, ValueError):
+    """A file of the project that is not there, cannot be read, or is not what its reader expects.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong, as the end of a sentence that begins with the path.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}{remedy(path)}")
+        self.path, self.reason = path, reason
+
+
+def remedy(path: Path) -> str:
+    """The end of a message: the commands that bring an output of a study back; "" for any other file."""
+    parts = path.parts
+    for start in range(len(parts) - 1):
+        output = "/".join(parts[start:])
+        for beginning, stage in STAGES.items():
+            if output == beginning or output.startswith(f"{beginning}/"):
+                cell = re.sub(r"\.(csv|png)$", "", output.removeprefix(f"{beginning}/").partition("/")[0])
+                back = f"dvc checkout --force {output}" if parts[start] == "data" else f"git checkout {output}"
+                return f"; run {back}, or dvc repro -f -s {stage.format(cell)}"
+    return ""
+
+
+@contextmanager
+def temporary_for(path: Path) -> Iterator[Path]:
+    """A new, hidden, empty file beside `path`, which takes the name of `path` where the block ends well.
+
+    Where the block fails, the file is removed. The next writer in the folder removes the file of a killed process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{HOST}{secrets.token_hex(4)}.tmp")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
+    try:
+        yield temporary
+        for check in BEFORE_WRITING:
+            check()
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files of processes of this host that are gone."""
+    with os.scandir(folder) as entries:
+        found = [(entry.path, match) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for path, match in found:
+        try:
+            os.kill(int(match[1]), 0)
+        except ProcessLookupError:
+            Path(path).unlink(missing_ok=True)
+        except (PermissionError, OverflowError):
+            continue  # the process of another user is there
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write to a temporary name, flush to disk, rename: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with temporary_for(path) as temporary, temporary.open("r+b") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -32,23 +120,73 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file."""
-    return json.loads(path.read_text())
+    """The content of a JSON file. Raises Unusable."""
+    with _reading(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_kept(path: Path, task: str, content: Any) -> None:
+    """Write JSON that states its task and a digest of itself. `read_kept` compares both."""
+    document = {"task": task, "content": content}
+    write_json(path, document | {"digest": json_digest(document)})
+
+
+def read_kept(path: Path, task: str) -> Any:
+    """The content of a file of `write_kept`. Raises Unusable: the file is damaged, or of another task."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.pop("digest", "") != json_digest(document):
+        raise Unusable(path, "is damaged: its content has another digest than it states")
+    if document["task"] != task:
+        raise Unusable(path, f"is of the task {document['task']}, not of {task}")
+    return document["content"]
+
+
+def json_digest(document: Any) -> str:
+    """A digest of what can be written as JSON. The order of keys does not count."""
+    return digest(json.dumps(document, sort_keys=True))
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what a damaged or absent file raises into Unusable."""
+    try:
+        yield
+    except StudyError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise Unusable(path, "is not there") from None
+    except OSError:
+        raise  # rights or the disk: the file may be whole
+    except Exception as error:  # the parser of a format may raise any exception
+        reason = " ".join(str(error).split())[:100]
+        raise Unusable(path, f"is damaged ({type(error).__name__}{': ' * bool(reason)}{reason})") from None
 
 
 def write_rows(path: Path, rows: Sequence[Mapping], header: Sequence[str] = ()) -> None:
     """Write a CSV file. header: the columns where there may be no rows."""
+    write_atomic(path, rows_text(rows, header).encode())
+
+
+def rows_text(rows: Sequence[Mapping], header: Sequence[str] = ()) -> str:
+    """The text of a CSV file, see `write_rows`."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, list(rows[0]) if rows else list(header), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(path, buffer.getvalue().encode())
+    return buffer.getvalue()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, by column; every value is text."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows of a CSV file, by column; every value is text. Raises Unusable: a row is cut, or the file is empty."""
+    with _reading(path), path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file, strict=True)
+        rows = list(reader)
+        if reader.fieldnames is None and not path.stat().st_size:
+            raise ValueError("it is empty")
+        for number, row in enumerate(rows, 1):
+            if None in row or None in row.values():
+                raise ValueError(f"row {number} has other columns than the header")
+        return rows
 
 
 def distinct(rows: Iterable[Mapping[str, str]], key: str) -> list[str]:
@@ -63,42 +201,90 @@ def save_arrays(path: Path, arrays: dict, facts: dict | None = None) -> None:
     write_atomic(path, save(arrays, metadata={FACTS: json.dumps(facts or {})}))
 
 
-def save_tensors(path: Path, tensors: dict, facts: dict | None = None) -> None:
-    """As `save_arrays`, for torch tensors."""
+def save_tensors(path: Path, tensors: dict, facts: dict | None = None, placed: bool = False) -> None:
+    """As `save_arrays`, for torch tensors. The file also states the digest of its content.
+
+    placed: the file states its path, too, and `check_place` refuses the file elsewhere.
+    """
     from safetensors.torch import save
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(contiguous, metadata={FACTS: json.dumps(facts or {})}))
+    content = save(contiguous)
+    length = 8 + int.from_bytes(content[:8], "little")
+    entries, data, facts = json.loads(content[8:length]), memoryview(content)[length:], dict(facts or {})
+    facts[CONTENT] = _content_digest(entries, facts, [data])
+    if placed:
+        facts[PLACE] = path.as_posix()
+    text = json.dumps({"__metadata__": {FACTS: json.dumps(facts)}} | entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    write_atomic(path, len(text).to_bytes(8, "little") + text + data)
 
 
 def load_arrays(path: Path) -> tuple[dict, dict]:
-    """Named NumPy arrays and the facts written with them."""
+    """Named NumPy arrays and the facts written with them. Raises Unusable."""
     return _load(path, "np")
 
 
 def load_tensors(path: Path) -> tuple[dict, dict]:
-    """Named torch tensors, on the CPU, and the facts written with them."""
+    """Named torch tensors, on the CPU, and the facts written with them. Raises Unusable: another digest than stated."""
     return _load(path, "pt")
 
 
 def load_facts(path: Path) -> dict:
-    """The facts alone."""
-    return _load(path, "np", tensors=False)[1]
+    """The facts alone, without those of the file about itself. Raises Unusable where the header is damaged."""
+    return _own(_header(path)[1])
+
+
+def check_content(path: Path) -> None:
+    """Raise Unusable where a file of tensors has another content than the digest that it states, or is damaged."""
+    entries, facts, start = _header(path)
+    if CONTENT in facts:
+        verify(path, facts[CONTENT], lambda: _content_digest(entries, facts, _chunks(path, start)))
+
+
+def check_place(path: Path) -> None:
+    """Raise Unusable where a file of tensors or images states another place than the end of its path."""
+    place = Path(_header(path)[1].get(PLACE, path.name)).parts
+    if path.parts[-len(place) :] != place:
+        raise Unusable(path, f"was written as {'/'.join(place)}, and is refused elsewhere")
+
+
+def check_finite(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Raise Unusable where a torch tensor has a number that is not finite. path: where the tensors come from."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise Unusable(path, f"has numbers in {name} that are not finite")
+
+
+_verified: set[tuple] = set()
+
+
+def verify(path: Path, stated: str, computed: Callable[[], str]) -> None:
+    """Raise Unusable where a file has another digest than it states. A large file that was verified is not read again.
+
+    computed: reads the file and returns the digest.
+    """
+    status = path.stat()
+    seen = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, stated)
+    if seen in _verified:
+        return
+    if computed() != stated:
+        raise Unusable(path, "is damaged: its content has another digest than it states")
+    if status.st_size > SMALL:
+        _verified.add(seen)
 
 
 def map_arrays(path: Path) -> tuple[dict, dict]:
     """As `load_arrays`, but the data of an array stay on disk until they are read. Changes are not written back."""
     import numpy as np
 
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    facts = json.loads(header.pop("__metadata__", {}).get(FACTS, "{}"))
+    entries, facts, start = _header(path)
     types = {"U8": np.uint8, "I64": np.int64}
-    return {
-        name: np.memmap(path, types[entry["dtype"]], "c", 8 + length + entry["data_offsets"][0], tuple(entry["shape"]))
-        for name, entry in header.items()
-    }, facts
+    with _reading(path):
+        return {
+            name: np.memmap(path, types[entry["dtype"]], "c", start + entry["data_offsets"][0], tuple(entry["shape"]))
+            for name, entry in entries.items()
+        }, _own(facts)
 
 
 @contextmanager
@@ -121,9 +307,7 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text + empty[8 + length :]
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
+    with temporary_for(path) as temporary:
         temporary.write_bytes(header())
         start = temporary.stat().st_size
         images = np.memmap(temporary, np.uint8, "r+", start, shape)
@@ -134,17 +318,47 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
             file.write(header())
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def _load(path: Path, framework: str, tensors: bool = True) -> tuple[dict, dict]:
+def _load(path: Path, framework: str) -> tuple[dict, dict]:
     from safetensors import safe_open
 
-    with safe_open(str(path), framework=framework) as file:
+    check_content(path)
+    with _reading(path), safe_open(str(path), framework=framework) as file:
         facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
-        return {name: file.get_tensor(name) for name in file.keys() if tensors}, facts
+        return {name: file.get_tensor(name) for name in file.keys()}, _own(facts)
+
+
+def _own(facts: dict) -> dict:
+    return {name: value for name, value in facts.items() if name not in (CONTENT, PLACE)}
+
+
+def _header(path: Path) -> tuple[dict, dict, int]:
+    """The entries of the arrays in a safetensors file, the facts, and the place in the file where data begin."""
+    with _reading(path), path.open("rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        if not 2 <= length <= size - 8:
+            raise ValueError(f"{size} bytes are no file of safetensors")
+        entries = json.loads(file.read(length))
+        facts = json.loads(entries.pop("__metadata__", {}).get(FACTS, "{}"))
+        end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        if size != end or not isinstance(facts, dict):
+            raise ValueError(f"it has {size} bytes, and its header says {end}")
+    return entries, facts, 8 + length
+
+
+def _chunks(path: Path, start: int) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        file.seek(start)
+        while chunk := file.read(2**20):
+            yield chunk
+
+
+def _content_digest(entries: dict, facts: dict, data: Iterable[bytes | memoryview]) -> str:
+    total = hashlib.sha256(json.dumps([entries, _own(facts)], sort_keys=True).encode())
+    for chunk in data:
+        total.update(chunk)
+    return total.hexdigest()
 
 
 def digest(*parts: bytes | str | Path) -> str:
@@ -173,23 +387,63 @@ def sha256(path: Path) -> str:
 
 
 def identity(path: Path) -> str:
-    """A digest of the content of a file. A file of images has a digest in its header, so only the header is read."""
-    if path.suffix == ".safetensors" and "digest" in load_facts(path):
-        with path.open("rb") as file:
-            return digest(file.read(int.from_bytes(file.read(8), "little")))
+    """A digest of the content of a file, wherever it lies. Of a file that states a digest only the header is read."""
+    if path.suffix == ".safetensors":
+        entries, facts, _ = _header(path)
+        if CONTENT in facts or "digest" in facts:
+            facts.pop(PLACE, None)
+            return json_digest([entries, facts])
     return sha256(path)
 
 
 def of_seed(folder: Path, seed: int) -> Path:
     """The file of a seed, in a folder that has one safetensors file for each seed, or a single one for all seeds."""
-    paths = list(folder.glob("*.safetensors"))
+    paths = listed(folder, ".safetensors")
     return paths[0] if len(paths) == 1 else folder / f"{seed}.safetensors"
 
 
+def listed(folder: Path, suffix: str, stem: str = SEED) -> list[Path]:
+    """The files and folders of a folder whose names are known, by number or name. Other names are passed over.
+
+    stem: a regular expression of the whole name before the suffix.
+    """
+    known = re.compile(f"(?:{stem}){re.escape(suffix)}", re.ASCII)
+    paths = [path for path in (folder.iterdir() if folder.is_dir() else []) if known.fullmatch(path.name)]
+    return sorted(paths, key=lambda path: int(path.stem) if stem == SEED else path.name)
+
+
 @contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Hold a lock on `path`. A process left over from a killed run is waited for, so two never write one result."""
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold a lock on `path`. A process left over from a killed run is waited for, so two never write one result.
+
+    A process that must wait says once, on stderr, who holds the lock. Yields whether it had to wait.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    name = path.with_name(f".{path.name}.lock")
+    with os.fdopen(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as lock:
+        waited = not _locked_at_once(lock.fileno())
+        if waited:
+            holder = lock.read(500).strip() or "another process"
+            say(f"Waiting for {path}, which is held by {holder}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.seek(0)
+        lock.truncate()
+        command = " ".join([Path(sys.argv[0]).stem, *sys.argv[1:]])[:200]
+        lock.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')} ({command})\n")
+        lock.flush()
+        yield waited
+
+
+def _locked_at_once(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def say(line: str) -> None:
+    """One line on stderr, for whoever watches; nothing where nobody can."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

@@ -19,16 +19,17 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zsr import files
 from zsr.params import EXTENSIONS, StudyError
 
 ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
-# Libraries that do not compute results: they read options and params files, and draw progress bars.
-INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
+# Libraries that do not compute results: they read options and params files, draw progress bars, and watch processes.
+INTERFACE = {"click", "psutil", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
 LITERALS = (ast.Constant, ast.Dict, ast.Tuple, ast.List, ast.expr_context)
+T = TypeVar("T")
 Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, the number of steps done) -> the same steps
 
 
@@ -72,6 +73,43 @@ def claimed(kind: str, name: str) -> Iterator[Path]:
     path = folder() / kind / name
     with files.claimed(path):
         yield path
+
+
+def kept(path: Path, read: Callable[[Path], T], make: Callable[[], None]) -> T:
+    """What `read` gives of kept work at `path`. Where there is none, or it is damaged, `make` makes it anew first."""
+    found = readable(path, read)
+    if found is None:
+        make()
+        found = read(path)
+    return found
+
+
+def readable(path: Path, read: Callable[[Path], T]) -> T | None:
+    """What `read` gives of kept work at `path`; None: there is none. What is damaged, `read` refuses with Unusable."""
+    if not path.exists():
+        return None
+    try:
+        return read(path)
+    except files.Unusable as error:
+        set_aside(error)
+        path.unlink(missing_ok=True)  # where another file of the same work is damaged
+        return None
+
+
+def kept_json(kind: str, name: str, compute: Callable[[], Any]) -> Any:
+    """What `compute` returns, as JSON gives it back. It comes from kept work if there is any. name: of `key`."""
+    with claimed(kind, name) as path:
+        return kept(path, lambda _: files.read_kept(path, name), lambda: files.write_kept(path, name, compute()))
+
+
+def set_aside(error: files.Unusable) -> None:
+    """Rename a damaged file, so that it is no kept work any more, and say so on stderr."""
+    if error.path.exists():
+        damaged = error.path.with_name(f"{error.path.name}.damaged")
+        error.path.replace(damaged)
+        files.say(f"{error.path} {error.reason}; it is now {damaged.name}, and is computed anew")
+    else:
+        files.say(f"{error.path} {error.reason}; it is computed anew")
 
 
 def unwatched(steps: range, done: int) -> Iterable[int]:
@@ -185,7 +223,8 @@ def _data_files(path: Path) -> list[Path]:
     if not path.exists():
         raise StudyError(f"{path} is named by PACKAGE_DATA, and is not there")
     inside = path.rglob("*") if path.is_dir() else [path]
-    return [file for file in inside if file.is_file() and file.suffix not in (".py", ".pyc")]
+    known = (file for file in inside if not file.name.startswith(".") and file.suffix not in (".py", ".pyc"))
+    return [file for file in known if file.is_file()]
 
 
 def _read(path: Path) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:

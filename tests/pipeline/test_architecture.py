@@ -15,7 +15,8 @@ from zsr.scratch import closure, is_front
 
 ROOT = Path(__file__).parents[2]
 ROOMS = [  # modules and folders of zsr, from the ground up; those of one line do not know each other
-    {"params", "files"},
+    {"params"},
+    {"files"},
     {"compute"},
     {"scratch"},
     {"data"},

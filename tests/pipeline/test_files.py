@@ -1,4 +1,7 @@
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 import torch
 
 from zsr import files
+from zsr.params import StudyError
 
 
 def test_arrays_and_facts_come_back(tmp_path):
@@ -23,7 +27,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError):
         files.write_atomic(path, b"new")
-    assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_digest_sees_contents_and_order_not_joints(tmp_path):
@@ -36,6 +40,118 @@ def _hold(path, held, seconds):
     with files.claimed(path):
         held.set()
         time.sleep(seconds)
+
+
+def test_the_temporary_file_of_a_killed_process_goes_with_the_next_write_and_no_other_file(tmp_path):
+    code = "import os; from pathlib import Path; from zsr.files import temporary_for; "
+    code += "c = temporary_for(Path('x')); print(c.__enter__(), flush=True); os.kill(os.getpid(), 9)"
+    there = os.environ | {"PYTHONPATH": os.getcwd()}
+    killed = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=there, capture_output=True, text=True)
+    [left] = tmp_path.iterdir()
+    assert left.name == killed.stdout.strip() and left.name.startswith(".x.") and left.suffix == ".tmp"
+    with files.temporary_for(tmp_path / "y") as own:
+        others = [own, tmp_path / f".x.{os.getpid()}-{files.HOST}0.tmp", tmp_path / ".x.4194304-00000.tmp"]
+        for path in others:
+            path.touch()
+        files.write_atomic(tmp_path / "x", b"new")
+        assert {*tmp_path.iterdir()} == {*others, tmp_path / "x"}
+
+
+def test_a_symlink_in_the_place_of_a_lock_is_not_followed(tmp_path):
+    (tmp_path / ".x.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError), files.claimed(tmp_path / "x"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+DAMAGED = {
+    "json": ("{", "is damaged (JSONDecodeError: "),
+    "json empty": ("", "is damaged (JSONDecodeError: "),
+    "json bytes": (b"\xff\xfe", "is damaged (UnicodeDecodeError: "),
+    "json deep": ("[" * 100_000, "is damaged (RecursionError: "),
+    "rows empty": ("", "is damaged (ValueError: it is empty)"),
+    "rows cut": ("a,b\n1,2\n3\n", "is damaged (ValueError: row 2 has other columns than the header)"),
+    "rows more": ("a,b\n1,2,3\n", "is damaged (ValueError: row 1 has other columns than the header)"),
+    "tensors empty": ("", "is damaged (ValueError: 0 bytes"),
+    "tensors of zeros": (bytes(100), "is damaged (ValueError: 100 bytes"),
+    "tensors no header": ((8).to_bytes(8, "little") + bytes(8), "is damaged (JSONDecodeError: "),
+    "tensors absent": (None, "is not there"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_cannot_be_read_is_one_line_with_the_path_and_the_remedy(tmp_path, kind):
+    path, (content, reason) = tmp_path / "metrics/results/x", DAMAGED[kind]
+    path.parent.mkdir(parents=True)
+    if content is not None:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    read = {"json": files.read_json, "rows": files.read_rows, "tensors": files.load_tensors}[kind.split()[0]]
+    with pytest.raises(StudyError) as caught:
+        read(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path} {reason}") and "\n" not in said
+    assert said.endswith("; run git checkout metrics/results/x, or dvc repro -f -s collect")
+
+
+@pytest.mark.parametrize("change", ["a byte", "four bytes", "a fact", "a name", "cut", "longer"])
+def test_a_file_of_tensors_with_other_content_than_it_states_is_refused(tmp_path, change):
+    path = tmp_path / "w.safetensors"
+    files.save_tensors(path, {"weight": torch.arange(6.0), "n": torch.tensor(3)}, {"norm_stats": "clip"})
+    content = path.read_bytes()
+    changes = {"a byte": content[:-1] + b"x", "four bytes": content[:-12] + b"abcd" + content[-8:], "cut": content[:-4]}
+    changes |= {"a fact": content.replace(b"clip", b"cllp"), "name": b"", "longer": content + b"0000"}
+    changes |= {"a name": content.replace(b"weight", b"weihgt")}
+    path.write_bytes(changes[change])
+    for read in (files.load_tensors, files.check_content):
+        with pytest.raises(StudyError, match=f"^{path} is damaged"):
+            read(path)
+
+
+def test_a_large_file_is_verified_once_and_again_after_a_change(tmp_path, monkeypatch):
+    path, computed = tmp_path / "large", []
+    path.write_bytes(b"large")
+    for small, times in ((10, 2), (4, 3), (4, 3)):
+        monkeypatch.setattr(files, "SMALL", small)
+        for _ in range(2 if small == 10 else 1):
+            files.verify(path, "digest", lambda: computed.append(1) or "digest")
+        assert len(computed) == times
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(StudyError, match="another digest"):
+        files.verify(path, "digest", lambda: "other")
+
+
+def test_a_file_that_states_its_place_is_refused_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tensors, place = {"w": torch.ones(2)}, tmp_path / "data/checkpoints/tecoa/0.safetensors"
+    files.save_tensors(place.relative_to(tmp_path), tensors, {"a": 1}, placed=True)
+    for path in (place, place.relative_to(tmp_path)):
+        files.check_place(path)
+    elsewhere = place.parents[1] / "fare/0.safetensors"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(place.read_bytes())
+    with pytest.raises(StudyError, match="fare/0.safetensors was written as data/checkpoints/tecoa/0.safetensors, and"):
+        files.check_place(elsewhere)
+    files.save_tensors(elsewhere, tensors, {"a": 1})
+    files.check_place(elsewhere)  # it states no place
+    assert files.load_facts(place) == files.load_facts(elsewhere) == {"a": 1}
+    assert files.identity(place) == files.identity(elsewhere)  # equal models share their kept work
+
+
+def test_names_that_are_not_known_are_passed_over(tmp_path):
+    for name in (
+        "10.safetensors",
+        "2.safetensors",
+        "0.bak.safetensors",
+        "._0.safetensors",
+        "x.lock",
+        ".1.tmp",
+        "٣.safetensors",
+    ):
+        (tmp_path / name).touch()
+    assert [path.name for path in files.listed(tmp_path, ".safetensors")] == ["2.safetensors", "10.safetensors"]
+    assert files.listed(tmp_path / "nowhere", ".safetensors") == []
+    (tmp_path / "10.safetensors").unlink()
+    assert files.of_seed(tmp_path, 7) == tmp_path / "2.safetensors"
 
 
 def test_a_second_writer_waits_for_the_first(tmp_path):

@@ -242,6 +242,176 @@ def test_the_device_that_auto_finds_is_in_the_key(monkeypatch):
     assert scratch.key(task, "code") != on_cpu
 
 
+# What lies in the place of kept work, or of an input, and is something else
+
+TRAINING = "0123"
+
+
+@pytest.fixture
+def training(tmp_path):
+    """The kept work of a finished training, with the checkpoint of its middle."""
+    from zsr.training.loop import Progress, _save, facts_of_training
+
+    folder, text = tmp_path / TRAINING, files.rows_text([{"step": 0, "loss": 1.5}, {"step": 1, "loss": 0.5}])
+    files.save_tensors(folder / "tower.safetensors", {"w": torch.ones(50)}, facts_of_training(TRAINING, text))
+    files.write_atomic(folder / "curve.csv", text.encode())
+    files.write_kept(folder / "diverged.json", TRAINING, "the loss is not finite")
+    model = torch.nn.Linear(3, 3)
+    _save(folder / "unfinished", model, [torch.optim.SGD(model.parameters(), 0.1)], Progress(1, [{"step": 0.0}]))
+    return folder
+
+
+def kept(folder, name):
+    """What a training finds under a name in its folder."""
+    from functools import partial
+
+    from zsr.training.loop import _checkpoint, kept_curve
+
+    readers = {
+        "curve.csv": partial(kept_curve, folder / "tower.safetensors", folder.name),
+        "diverged.json": lambda path: files.read_kept(path, folder.name),
+        "unfinished": _checkpoint,
+    }
+    return scratch.readable(folder / name, readers[name])
+
+
+def altered(content: bytes) -> bytes:
+    """Four other bytes inside what was computed."""
+    at = max(content.find(b"\x00\x00\x80?"), content.find(b"finite"), content.find(b"0.5"), len(content) // 2 - 60)
+    return content[:at] + bytes(255 - byte for byte in content[at : at + 4]) + content[at + 4 :]
+
+
+@pytest.mark.parametrize(
+    "name, file", [(n, n) for n in ("curve.csv", "diverged.json", "unfinished")] + [("curve.csv", "tower.safetensors")]
+)
+@pytest.mark.parametrize("damage", ["empty", "cut", "altered", "of another training", "gone"])
+def test_kept_work_that_is_damaged_is_no_kept_work(training, capsys, name, file, damage):
+    assert kept(training, name) is not None
+    path, content = training / file, (training / file).read_bytes()
+    path.write_bytes({"empty": b"", "cut": content[:-30], "altered": altered(content)}.get(damage, content))
+    if damage == "of another training":
+        training = training.rename(training.with_name("4567"))
+        path = training / file
+    if damage == "gone":
+        path.unlink()
+    assert kept(training, name) is None
+    said = capsys.readouterr().err.splitlines()
+    assert not (training / name).exists() and len(said) == (name != file or damage != "gone")
+    moved = {line.split()[0] for line in said if "and is computed anew" in line}
+    assert moved == {str(old).removesuffix(".damaged") for old in training.glob("*.damaged")}
+    assert kept(training, name) is None and not capsys.readouterr().err
+
+
+def test_kept_measurements_that_are_damaged_are_measured_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path))
+    rows, measured = [{"set": "shapes", "eps": "1/255", "correct": 3}], []
+
+    def measure() -> list[dict]:
+        measured.append(1)
+        return rows
+
+    for content in (None, None, b"", b"[]", b'{"task": "k", "content": [], "digest": "0"}', "of another task"):
+        if content == "of another task":
+            files.write_kept(tmp_path / "eps_sweep/k", "other", [])
+        elif content is not None:
+            (tmp_path / "eps_sweep/k").write_bytes(content)
+        assert scratch.kept_json("eps_sweep", "k", measure) == rows
+    assert len(measured) == 1 + 4 and len(capsys.readouterr().err.splitlines()) == 4
+
+
+def relabelled(path, **changes):
+    """The file of images with other arrays and its old digest."""
+    arrays, facts = files.map_arrays(path)
+    files.save_arrays(
+        path, {name: changes.get(name, lambda x: x)(array.copy()) for name, array in arrays.items()}, facts
+    )
+
+
+def flipped(images):
+    images[3, 1, 1, 0] ^= 1
+    return images
+
+
+IMAGES = {
+    "labels reversed": lambda path: relabelled(path, labels=lambda labels: labels[::-1].copy()),
+    "a pixel": lambda path: relabelled(path, images=flipped),
+    "ids": lambda path: relabelled(path, ids=lambda ids: ids + 1),
+    "names": lambda path: path.write_bytes(path.read_bytes().replace(b"circle", b"cirkle")),
+    "of another split": lambda path: (
+        make("shapes", "train", 12, 0, 24).save(path.with_name("train.safetensors"), True)
+        or path.with_name("train.safetensors").replace(path)
+    ),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "weights": lambda path: files.save_tensors(path, {"w": torch.ones(3)}),
+}
+
+
+@pytest.mark.parametrize("damage", IMAGES)
+def test_images_that_are_not_those_of_their_digest_or_place_are_refused(tmp_path, damage):
+    from zsr.data.prepared import Split
+
+    path = tmp_path / "data/sets/shapes/test.safetensors"
+    make("shapes", "test", 12, 0, 24).save(path, placed=True)
+    before = path.read_bytes()
+    Split.load(path)
+    IMAGES[damage](path)
+    assert path.read_bytes() != before
+    with pytest.raises(
+        StudyError, match=f"^{path} .*; run dvc checkout --force data/sets/shapes/test.safetensors, or dvc"
+    ):
+        Split.load(path)
+
+
+EMBEDDINGS = {
+    "of another set": ({}, "letters", 12),
+    "not finite": ({0: torch.nan}, "shapes", 12),
+    "of other classes": ({}, "shapes", 11),
+}
+
+
+@pytest.mark.parametrize("fault", EMBEDDINGS)
+def test_text_embeddings_of_another_set_or_with_nan_are_refused(tmp_path, fault):
+    from zsr.data.prepared import load_embeddings
+
+    changes, name, classes = EMBEDDINGS[fault]
+    rows, path = torch.eye(48)[:classes], tmp_path / "text_embeddings/shapes/0.safetensors"
+    for row, value in changes.items():
+        rows[row] = value
+    files.save_tensors(tmp_path / f"text_embeddings/{name}/0.safetensors", {"text_embeddings": rows}, {}, placed=True)
+    path.parent.mkdir(exist_ok=True)
+    (tmp_path / f"text_embeddings/{name}/0.safetensors").replace(path)
+    with pytest.raises(StudyError, match=f"^{path} "):
+        load_embeddings(path, 12)
+
+
+@pytest.mark.parametrize("fault", ["four bytes", "not finite", "elsewhere"])
+@pytest.mark.parametrize("part", ["whole", "tower"])
+def test_weights_that_are_damaged_not_finite_or_of_another_place_are_not_loaded(tmp_path, clip_model, fault, part):
+    from zsr.models import clip
+
+    path = tmp_path / "tecoa/0.safetensors"
+    changed = clip_model if part == "whole" else clip_model.visual
+    if fault == "not finite":
+        clip_model.visual.proj.data[0, 0] = torch.inf
+    files.save_tensors(path, changed.state_dict(), {"norm_stats": "clip"}, placed=True)
+    if fault == "four bytes":
+        content = path.read_bytes()
+        path.write_bytes(content[:-400] + b"four" + content[-396:])
+    if fault == "elsewhere":
+        (tmp_path / "fare").mkdir()
+        path = path.rename(tmp_path / "fare/0.safetensors")
+    with pytest.raises(StudyError, match=f"^{path} "):
+        clip.create("zsr-tiny", path) if part == "whole" else clip.load_tower(path, clip_model)
+
+
+def test_a_folder_without_a_model_is_one_line(tmp_path):
+    from zsr.models import heads
+
+    (tmp_path / "0.bak.safetensors").touch()
+    with pytest.raises(StudyError, match="holds no model, a file SEED.safetensors"):
+        heads.first_checkpoint(tmp_path)
+
+
 def test_a_stage_refuses_code_that_code_yaml_does_not_know(folder, document, monkeypatch):
     (folder / "code.yaml").write_text("train:\n  tecoa: '0123'\n")
     files.write_json(folder / "params.yaml", document)

@@ -1,6 +1,7 @@
 """A set as the pipeline stores it: its labelled images, and the text embeddings that were made for these images."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,10 +67,13 @@ class Split:
         """The images of a slice, with all classes."""
         return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
 
-    def save(self, path: Path) -> None:
-        """Write the file that `load` reads, image by image. Equal splits give equal bytes."""
+    def save(self, path: Path, placed: bool = False) -> None:
+        """Write the file that `load` reads, image by image. Equal splits give equal bytes.
+
+        placed: the file states its path, and `load` refuses the file elsewhere.
+        """
         names = {name: list(getattr(self, name)) for name in NAMES}
-        facts, total = names | {"digest": "0" * 64}, hashlib.sha256()
+        facts, total = names | {"digest": "0" * 64} | ({files.PLACE: path.as_posix()} if placed else {}), _hash(names)
         small = {"labels": np.asarray(self.labels), "ids": np.asarray(self.ids)}
         with files.growing_images(path, self.images.shape, small, facts) as images:
             for i, image in enumerate(self.images):
@@ -81,15 +85,56 @@ class Split:
 
     @classmethod
     def load(cls, path: Path) -> "Split":
-        """A split whose images are read from the file as they are needed."""
+        """A split whose images are read from the file as they are needed.
+
+        Raises Unusable: the file is not there, is damaged, or was written for another place.
+        """
         arrays, facts = files.map_arrays(path)
+        if set(arrays) != {"images", "labels", "ids"} or not {"digest", *NAMES} <= set(facts):
+            raise files.Unusable(path, "holds no images of a set")
+        files.check_place(path)
+        files.verify(path, facts["digest"], lambda: _digest(arrays, {name: facts[name] for name in NAMES}))
         names: dict[str, Any] = {name: tuple(facts[name]) for name in NAMES}
-        return cls(**arrays, **names)
+        try:
+            return cls(**arrays, **names)
+        except AssertionError:
+            raise files.Unusable(path, "contradicts itself: images, labels, ids and classes do not fit") from None
+
+
+def _hash(names: dict[str, list[str]]) -> Any:
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode())
+
+
+def _digest(arrays: dict[str, np.ndarray], names: dict[str, list[str]]) -> str:
+    """What `Split.save` states as the digest."""
+    total, images = _hash(names), arrays["images"]
+    for start in range(0, len(images), 256):
+        total.update(images[start : start + 256].tobytes())
+    for name in ("labels", "ids"):
+        total.update(arrays[name].tobytes())
+    return total.hexdigest()
 
 
 def digest(path: Path) -> str:
-    """The digest of images, labels and ids in a file that `Split.save` wrote."""
-    return files.load_facts(path)["digest"]
+    """The digest of images, labels, ids and names of classes that a file of `Split.save` states."""
+    facts = files.load_facts(path)
+    if "digest" not in facts:
+        raise files.Unusable(path, "holds no images of a set")
+    return facts["digest"]
+
+
+def load_embeddings(path: Path, classes: int) -> tuple[Any, dict[str, Any]]:
+    """The text embeddings of a set, (C, D), and their facts. A linear head has None in place of embeddings.
+
+    Raises Unusable: the file is damaged, was written for another place, or has not `classes` finite rows.
+    """
+    files.check_place(path)
+    tensors, facts = files.load_tensors(path)
+    files.check_finite(path, tensors)
+    embeddings = tensors.get("text_embeddings")
+    if embeddings is not None and (embeddings.ndim != 2 or len(embeddings) != classes):
+        raise files.Unusable(path, f"has embeddings {tuple(embeddings.shape)} for {classes} classes")
+    return embeddings, facts
 
 
 @dataclass(frozen=True)
@@ -132,8 +177,11 @@ def load(sets: Path, text: Path, name: str, seed: int = 0) -> Prepared:
     texts = made_for.get("text_embeddings", {})
     if made_for.get("images") != digest(test) or texts.get(embedded.stem) != files.sha256(embedded):
         raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
-    tensors, facts = files.load_tensors(embedded)
-    return Prepared(Split.load(test), tensors.get("text_embeddings"), facts["wording"], test, embedded)
+    split = Split.load(test)
+    embeddings, facts = load_embeddings(embedded, len(split.classnames))
+    if "wording" not in facts:
+        raise files.Unusable(embedded, "does not say its prompts")
+    return Prepared(split, embeddings, facts["wording"], test, embedded)
 
 
 def entry(test: Path, embedded: Path) -> dict[str, Any]:
@@ -141,7 +189,7 @@ def entry(test: Path, embedded: Path) -> dict[str, Any]:
 
     embedded: the folder of the set's text embeddings, a file for each base model.
     """
-    texts = {path.stem: files.sha256(path) for path in sorted(embedded.glob("*.safetensors"))}
+    texts = {path.stem: files.sha256(path) for path in files.listed(embedded, ".safetensors")}
     return {"images": digest(test), "text_embeddings": texts, "classes": len(files.load_facts(test)["classnames"])}
 
 
@@ -162,4 +210,7 @@ def _index(text: Path) -> dict[str, dict[str, Any]]:
     path = text / INDEX
     if not path.exists():
         raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
-    return files.read_json(path)
+    index = files.read_json(path)
+    if not isinstance(index, dict) or not all(isinstance(one, dict) and "classes" in one for one in index.values()):
+        raise files.Unusable(path, "does not hold the entry of every set")
+    return index

@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -27,6 +28,7 @@ from zsr.scratch import Watch, unwatched
 
 CPU = torch.device("cpu")
 ROUNDING = 1e-6  # tolerance for rounding of pixels in [0, 1], fp32
+SHARED = ("set_name", "fingerprint", "protocol", "counted")  # what a record in a file must have to be continued
 INSPECTED = 8  # number of images on which a model is checked before it is attacked
 
 
@@ -291,18 +293,18 @@ def _judged(judging: Judging, task: EvaluationTask, data: Prepared, whole: Whole
     )
     rank, world_size = shard = compute.rank(), compute.world_size()
     run = partial(evaluate, model, task.attack, split, blank, evaluation, device=task.compute.place())
-    if world_size == 1:
-        with scratch.claimed("evaluate", f"{key}.json") as record_path:
-            return run(record_path, watch)
     record_path = scratch.folder() / "evaluate" / f"{key}.json"
-    if compute.of_first(record_path.exists() and Record.load(record_path).n == len(split.ids)):
-        return compute.of_first(rank == 0 and run(record_path, watch))
-    shard_path = record_path.with_name(f"{record_path.stem}-{rank}of{world_size}.json")
-    record = merged(compute.gathered(run(shard_path, watch, shard=shard)), split.ids.tolist())
-    if rank == 0:
-        record.save(record_path)
-    shard_path.unlink(missing_ok=True)  # a process may have no image of a small set
-    return record
+    with scratch.claimed("evaluate", record_path.name) if rank == 0 else nullcontext():
+        if world_size == 1:
+            return run(record_path, watch)
+        if compute.of_first(rank == 0 and _resumed(record_path, blank, split).n == len(split.ids)):
+            return compute.of_first(rank == 0 and run(record_path, watch))
+        shard_path = record_path.with_name(f"{record_path.stem}-{rank}of{world_size}.json")
+        record = merged(compute.gathered(run(shard_path, watch, shard=shard)), split.ids.tolist())
+        if rank == 0:
+            record.save(record_path)
+        shard_path.unlink(missing_ok=True)  # a process may have no image of a small set
+        return record
 
 
 def protocol(model: PixelClassifier, attack: Attack, image_size: int, wording: str, evaluation: Evaluation) -> str:
@@ -362,11 +364,12 @@ def evaluate(
 
 def _resumed(record_path: Path, blank: Record, split: Split) -> Record:
     """The record in the file, under the names of the blank record: equal models share their work under any name."""
-    if record_path.exists():
-        record = Record.load(record_path)
-        if record.fingerprint == blank.fingerprint and np.array_equal(record.ids, split.ids[: record.n]):
-            return replace(record, method=blank.method, seed=blank.seed, attack=blank.attack)
-    return blank
+    record = scratch.readable(record_path, Record.load)
+    if record is None or any(getattr(record, name) != getattr(blank, name) for name in SHARED):
+        return blank
+    if not np.array_equal(record.ids, split.ids[: record.n]):
+        return blank
+    return replace(record, method=blank.method, seed=blank.seed, attack=blank.attack)
 
 
 def _extended(

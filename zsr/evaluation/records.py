@@ -1,5 +1,6 @@
 """Records: the results of one method under one attack on one set, image by image."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from zsr import files
 from zsr.params import StudyError
 
 BITS = ("clean_bits", "adv_bits", "zero_bits", "broken_bits")  # one per image, packed in files
+OF_MODEL = re.compile(r"; (logit scale [^;]*|linear head)(?=;)")  # in a protocol, see `facts` of the classifiers
 TOTALS = ("forwards", "gradients", "zero_pixels", "pixels")
 
 
@@ -114,6 +116,10 @@ class Record:
 
     def save(self, path: Path) -> None:
         """Write one JSON file. Counts stand beside the packed bits for readers without this class."""
+        document = self._document()
+        files.write_json(path, document | {"digest": files.json_digest(document)})
+
+    def _document(self) -> dict[str, Any]:
         document = asdict(self) | {
             "ids": self.ids.tolist(),
             "n": self.n,
@@ -124,17 +130,37 @@ class Record:
             "zero_gradient_images": int(self.zero_bits.sum()),
             "non_finite_images": int(self.broken_bits.sum()),
         }
-        files.write_json(path, document | {name: _pack(getattr(self, name)) for name in BITS})
+        lists = {"attacks_run": list(self.attacks_run), "marks": [asdict(mark) for mark in self.marks]}
+        return document | lists | {name: _pack(getattr(self, name)) for name in BITS}
 
     @classmethod
-    def load(cls, path: Path) -> "Record":
-        """The record in a file that `save` wrote."""
+    def load(cls, path: Path, **expected: Any) -> "Record":
+        """The record in a file that `save` wrote.
+
+        Args:
+            path: the file.
+            expected: attributes and the values that they must have, such as method="tecoa".
+
+        Raises:
+            Unusable: the file is not there or damaged, its counts contradict its bits, or it is of another cell.
+        """
         document = files.read_json(path)
-        n = document["n"]
-        values = {name: document[name] for name in cls.__dataclass_fields__}
-        bits = {name: _unpack(document[name], n) for name in BITS}
-        marks = {"marks": tuple(Mark(**mark) for mark in document["marks"])}
-        return cls(**values | bits | marks | {"attacks_run": tuple(document["attacks_run"])})
+        if not isinstance(document, dict) or document.pop("digest", "") != files.json_digest(document):
+            raise files.Unusable(path, "is no record, or is damaged: its content has another digest than it states")
+        try:
+            values = {name: document[name] for name in cls.__dataclass_fields__}
+            bits = {name: _unpack(document[name], len(document["ids"])) for name in BITS}
+            marks = {"marks": tuple(Mark(**mark) for mark in document["marks"])}
+            record = cls(**values | bits | marks | {"attacks_run": tuple(document["attacks_run"])})
+            contradicted = record._document() != document
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise files.Unusable(path, f"is no whole record ({type(error).__name__}: {error})") from None
+        if contradicted or len(np.unique(record.ids)) < record.n:
+            raise files.Unusable(path, "contradicts itself: its counts are not those of its bits and images")
+        for name, value in expected.items():
+            if getattr(record, name) != value:
+                raise files.Unusable(path, f"is of the {name} {getattr(record, name)!r}, not of {value!r}")
+        return record
 
 
 def merged(shards: Sequence[Record], ids: Sequence[int]) -> Record:
@@ -163,6 +189,17 @@ def _identity(record: Record) -> str:
 
 def _pack(bits: np.ndarray) -> str:
     return np.packbits(bits).tobytes().hex()
+
+
+def check_alike(first: Record, other: Record, path: Path) -> None:
+    """Raise Unusable where two models were judged in different ways under one attack on one set. path: of `other`."""
+    for name in ("attack", "set_name", "counted", "attacks_run", "ids_digest", "protocol"):
+        one, two = getattr(first, name), getattr(other, name)
+        if name == "protocol":  # but for the models' own part
+            one, two = (OF_MODEL.sub("", text) for text in (one, two))
+        if one != two:
+            reason = f"cannot stand beside {first.method}, seed {first.seed}: {name} is {two!r} here, {one!r} there"
+            raise files.Unusable(path, reason)
 
 
 def _unpack(text: str, n: int) -> np.ndarray:

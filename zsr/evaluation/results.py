@@ -331,6 +331,8 @@ def rate_rows(checkpoints: Path, records: Path, study: Mapping) -> list[dict]:
         tried = checkpoints / method / "rates.csv"
         for row in files.read_rows(tried) if tried.exists() else []:
             key: dict[str, Any] = {name: row.pop(name) for name in ("method", "lr", "seed")}
-            record_files = list(records.glob(f"{method}-*/rates/{key['lr']}/{key['seed']}/{source}.json"))
-            rows.append(key | accuracies("test", Record.load(record_files[0]) if record_files else None) | row)
+            record_files = sorted(records.glob(f"{method}-*/rates/{key['lr']}/{key['seed']}/{source}.json"))
+            of_cell = {"method": method, "seed": int(key["seed"]), "set_name": source}
+            record = Record.load(record_files[0], **of_cell) if record_files else None
+            rows.append(key | accuracies("test", record) | row)
     return rows

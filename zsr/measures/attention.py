@@ -82,16 +82,24 @@ class Maps:
 def measure_once(task: AttentionTask, data: Prepared, code: str) -> tuple[Maps, dict[str, float]]:
     """What `measure` returns for a model. It comes from kept work if there is any. code: as in `zsr.scratch.key`."""
     torch.set_num_threads(task.threads)
-    with scratch.claimed("attention", scratch.key(task, code)) as path:
-        if not path.exists():
-            images, labels, ids = data.split.tensors(range(task.study.images), task.compute.place())
-            whole = heads.load(task.model, task.weights)
-            model = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
-            noise = Noise(task.evaluation.seed, task.set_name, ids)
-            maps, facts = measure(model, task.attack, images, labels, noise, task.evaluation.batch_size)
-            files.save_tensors(path, vars(maps), facts)
+    key = scratch.key(task, code)
+
+    def make() -> None:
+        images, labels, ids = data.split.tensors(range(task.study.images), task.compute.place())
+        whole = heads.load(task.model, task.weights)
+        model = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
+        noise = Noise(task.evaluation.seed, task.set_name, ids)
+        maps, facts = measure(model, task.attack, images, labels, noise, task.evaluation.batch_size)
+        files.save_tensors(path, vars(maps), {"task": key, "means": facts})
+
+    def read(path: Path) -> tuple[Maps, dict[str, float]]:
         tensors, facts = files.load_tensors(path)
-        return Maps(**tensors), facts
+        if facts.get("task") != key:
+            raise files.Unusable(path, f"is of the task {facts.get('task')}, not of {key}")
+        return Maps(**tensors), facts["means"]
+
+    with scratch.claimed("attention", key) as path:
+        return scratch.kept(path, read, make)
 
 
 def measure(

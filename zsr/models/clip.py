@@ -187,27 +187,44 @@ def create(arch: str, checkpoint: Path | None = None) -> nn.Module:
     """The CLIP model of an open_clip name, in eval mode, fp32. Without a checkpoint its weights are random.
 
     A checkpoint also says the pixel statistics that the model was trained with. open_clip raises RuntimeError where it
-    has no such name; `zsr.study.check` looks for the name first.
+    has no such name; `zsr.study.check` looks for the name first. Raises Unusable: the checkpoint is damaged, was
+    written for another place, or has weights that are not finite.
     """
+    if checkpoint:
+        files.check_place(checkpoint)
+        files.check_content(checkpoint)
     model: nn.Module = library().create_model(arch, pretrained=str(checkpoint) if checkpoint else None).eval()
     if checkpoint:
+        files.check_finite(checkpoint, model.state_dict())
         set_norm_stats(model, files.load_facts(checkpoint).get("norm_stats", "clip"))
     return model
 
 
-def save(path: Path, model: nn.Module, arch: str, norm_stats: NormStats = "clip") -> None:
-    """Write a file that `open_clip.create_model(arch, pretrained=path)` loads. Equal weights give equal bytes."""
-    files.save_tensors(path, model.state_dict(), {"arch": arch, "norm_stats": norm_stats})
+def save(
+    path: Path,
+    model: nn.Module,
+    arch: str,
+    norm_stats: NormStats = "clip",
+    facts: dict[str, str] | None = None,
+    placed: bool = False,
+) -> None:
+    """Write a file that `open_clip.create_model(arch, pretrained=path)` loads. Equal weights give equal bytes.
+
+    facts: more facts. placed: as of `zsr.models.heads.save`.
+    """
+    files.save_tensors(path, model.state_dict(), {"arch": arch, "norm_stats": norm_stats} | (facts or {}), placed)
 
 
-def save_tower(path: Path, model: nn.Module, norm_stats: NormStats) -> None:
-    """Write the image tower alone, the only part that fine-tuning changes."""
-    files.save_tensors(path, tower_of(model).state_dict(), {"norm_stats": norm_stats})
+def save_tower(path: Path, model: nn.Module, norm_stats: NormStats, facts: dict[str, str] | None = None) -> None:
+    """Write the image tower alone, the only part that fine-tuning changes. facts: more facts."""
+    files.save_tensors(path, tower_of(model).state_dict(), {"norm_stats": norm_stats} | (facts or {}))
 
 
 def load_tower(path: Path, model: nn.Module) -> None:
     """Load a file of `save_tower` into a model of the same architecture: the tower and its pixel statistics."""
+    files.check_place(path)
     tensors, facts = files.load_tensors(path)
+    files.check_finite(path, tensors)
     tower_of(model).load_state_dict(tensors)
     set_norm_stats(model, facts["norm_stats"])
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from zsr import files
 from zsr.compute import ON_CPU, Compute
 from zsr.params import Count, Natural
 
@@ -120,19 +121,36 @@ def load(model: Model, weights: Path, tower: Path | None = None) -> Whole:
     return model.module.load(model, weights, tower)
 
 
-def save(path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip") -> None:
-    """Write all weights. Equal weights give equal bytes. norm_stats: pixel statistics that CLIP was trained with."""
-    model.module.save(path, whole, model.arch, norm_stats)
+def save(path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip", placed: bool = False) -> None:
+    """Write all weights. Equal weights give equal bytes.
+
+    norm_stats: pixel statistics that CLIP was trained with. placed: the file states its path, and `load` refuses the
+    file elsewhere.
+    """
+    model.module.save(path, whole, model.arch, norm_stats, placed=placed)
 
 
-def save_tower(path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip") -> None:
-    """Write the part that fine-tuning changes: CLIP's image tower, or a tower with its linear head."""
-    model.module.save_tower(path, whole, norm_stats)
+def save_tower(
+    path: Path, whole: Whole, model: Model, norm_stats: NormStats = "clip", facts: dict[str, str] | None = None
+) -> None:
+    """Write the part that fine-tuning changes: CLIP's image tower, or a tower with its linear head. facts: more facts.
+
+    `zsr.files.load_facts` returns the facts.
+    """
+    model.module.save_tower(path, whole, norm_stats, facts)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The models in a folder, SEED.safetensors, by seed. Raises Unusable where there is none."""
+    found = files.listed(folder, ".safetensors")
+    if not found:
+        raise files.Unusable(folder, "holds no model, a file SEED.safetensors")
+    return found
 
 
 def first_checkpoint(folder: Path) -> Path:
-    """The checkpoint of the first seed in a folder of checkpoints."""
-    return min(folder.glob("*.safetensors"), key=lambda path: int(path.stem))
+    """The model of the first seed in a folder. Raises Unusable as `checkpoints` does."""
+    return checkpoints(folder)[0]
 
 
 def norm_stats(whole: Whole) -> NormStats:

@@ -244,8 +244,12 @@ class Backbone:
         return robust_resnet(self.arch, path, self.side)
 
     def load(self, path: Path) -> PlainClassifier:
-        """A model that `save` wrote, in eval mode."""
+        """A model that `save` wrote, in eval mode. Raises Unusable as `zsr.models.clip.create` does."""
+        files.check_place(path)
         weights, _ = files.load_tensors(path)
+        files.check_finite(path, weights)
+        if "head.bias" not in weights:
+            raise files.Unusable(path, "holds no tower with a linear head")
         with torch.device("meta"):  # this draws no random numbers
             model = self.random(len(weights["head.bias"]), seed=0)
         model.load_state_dict(weights, assign=True)
@@ -260,14 +264,18 @@ def load(model: Model, weights: Path, tower: Path | None = None) -> PlainClassif
     return model.backbone.load(tower or weights)
 
 
-def save(path: Path, model: PlainClassifier, arch: str = "", norm_stats: NormStats = "clip") -> None:
-    """Write tower, head and pixel statistics as one safetensors file."""
-    files.save_tensors(path, model.state_dict())
+def save(
+    path: Path, model: PlainClassifier, arch: str = "", norm_stats: NormStats = "clip", placed: bool = False
+) -> None:
+    """Write tower, head and pixel statistics as one safetensors file. placed: as of `zsr.models.heads.save`."""
+    files.save_tensors(path, model.state_dict(), placed=placed)
 
 
-def save_tower(path: Path, model: PlainClassifier, norm_stats: NormStats = "clip") -> None:
-    """Write the same file as `save`: training changes the whole model."""
-    save(path, model)
+def save_tower(
+    path: Path, model: PlainClassifier, norm_stats: NormStats = "clip", facts: dict[str, str] | None = None
+) -> None:
+    """Write the tensors that `save` writes, since training changes the whole model. facts: more facts."""
+    files.save_tensors(path, model.state_dict(), facts)
 
 
 def classifier(whole: PlainClassifier, text_embeddings: Tensor | None, compute: Compute = ON_CPU) -> PlainClassifier:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
 from zsr.evaluation.results import over_seeds
-from zsr.files import distinct
+from zsr.files import distinct, temporary_for
 
 CLEAN = "clean"  # the name of the evaluation without an attack
 ATTENTION_NOTE = (
@@ -41,8 +41,8 @@ def _panels(n: int, width: float, height: float):
 
 
 def _write(figure, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata=STILL)
+    with temporary_for(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=130, metadata=STILL)
     plt.close(figure)
 
 
@@ -278,6 +278,4 @@ def _line(axis, places: Sequence[float], cells: Sequence[Sequence[float]], colou
 def _finish(figure, axes, path: Path, note: str) -> None:
     axes[0].legend(fontsize=8, title="start")
     figure.suptitle(note, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata=STILL)
-    plt.close(figure)
+    _write(figure, path)

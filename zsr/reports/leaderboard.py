@@ -9,6 +9,7 @@ From top to bottom: the schema, files, entries from measurements, the table.
 """
 
 import itertools
+import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -210,7 +211,7 @@ def load(path: Path) -> Entry:
     type or out of range; the numbers of a block contradict each other.
     """
     try:
-        document = files.read_json(path)
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ParamError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ from zsr import files, scratch
 from zsr.attacks.batch import Drawn, Noise
 from zsr.attacks.pgd import Steps
 from zsr.compute import ON_CPU, Compute, autocast, joint_rows, matmul_precision, of_first, rank, world_size
-from zsr.data.prepared import Split
+from zsr.data.prepared import Split, load_embeddings
 from zsr.methods._base import Batch, Method
 from zsr.models import heads
 from zsr.models.batchnorm import has_norms, normalise_by
@@ -26,7 +26,7 @@ from zsr.params import Count, Diverged, NonNegative, StudyError, block, componen
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.feed import Feed
-from zsr.training.loop import COLUMNS, Recipe, fit
+from zsr.training.loop import COLUMNS, Recipe, facts_of_training, fit, kept_curve
 
 EFFECTIVE_RATE = "zsr.measures.effective_rate"  # imported only where a study logs effective rates
 
@@ -187,7 +187,9 @@ def train(task: TrainingTask, unfinished: Path, watch: Watch = unwatched) -> tup
     from zsr.models.clip import embed_texts
 
     set_norm_stats(whole, task.method.norm_stats)
-    embeddings = files.load_tensors(task.text_embeddings)[0]["text_embeddings"]
+    embeddings, _ = load_embeddings(task.text_embeddings, classes)
+    if embeddings is None:
+        raise files.Unusable(task.text_embeddings, "has the class names of a linear head alone")
     texts = Texts.of(task.method, embeddings, split, partial(embed_texts, whole, task.model.arch))
     return whole, finetune(task.method, whole, texts, split, **settings)
 
@@ -216,23 +218,35 @@ def train_once(task: TrainingTask, code: str, watch: Watch = unwatched) -> tuple
     name, first = scratch.key(task, code), rank() == 0
     folder = scratch.folder() / "training" / name
     tower, curve, diverged, unfinished = (
-        folder / file for file in ("tower.safetensors", "curve.csv", "diverged.txt", "unfinished")
+        folder / file for file in ("tower.safetensors", "curve.csv", "diverged.json", "unfinished")
     )
     with scratch.claimed("training", name) if first else nullcontext():
-        if of_first(diverged.exists()):
-            raise Diverged(of_first(first and diverged.read_text()))
-        if not of_first(curve.exists()):
-            try:
-                whole, rows = train(task, unfinished, watch)
-            except Diverged as error:
-                if first:
-                    files.write_atomic(diverged, str(error).encode())
-                raise
+        message = of_first(first and scratch.readable(diverged, lambda path: files.read_kept(path, name)))
+        if message:
+            raise Diverged(message)
+        finished = of_first(first and scratch.readable(curve, partial(kept_curve, tower, name)))
+        if finished is not None:
+            return tower, finished
+        try:
+            whole, rows = train(task, unfinished, watch)
+            _refuse_infinite(whole)
+        except Diverged as error:
             if first:
-                heads.save_tower(tower, whole, task.model, task.method.norm_stats)
-                files.write_rows(curve, rows, COLUMNS)
-                unfinished.unlink(missing_ok=True)
+                files.write_kept(diverged, name, str(error))
+            raise
+        if first:
+            text = files.rows_text(rows, COLUMNS)
+            heads.save_tower(tower, whole, task.model, task.method.norm_stats, facts_of_training(name, text))
+            files.write_atomic(curve, text.encode())
+            unfinished.unlink(missing_ok=True)
         return tower, of_first(first and files.read_rows(curve))
+
+
+def _refuse_infinite(whole: nn.Module) -> None:
+    """Raise Diverged where a weight is not finite: the last step may have moved it there."""
+    for name, tensor in whole.state_dict().items():
+        if not tensor.isfinite().all():
+            raise Diverged(f"training ended with weights that are not finite ({name}); lower lr")
 
 
 def finetune(

@@ -5,9 +5,11 @@ All random numbers in a step are a function of (seed, step), so a run that was k
 
 import io
 import math
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from zsr import files
+from zsr import files, scratch
 from zsr.compute import of_first, rank, total, world_size
 from zsr.files import mix
 from zsr.params import Count, Diverged, Interval, Natural, NonNegative, Positive
@@ -213,14 +215,15 @@ def _check_pending(run: Progress) -> None:
 
 def _save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], run: Progress) -> None:
     states = [optimizer.state_dict() for optimizer in optimizers]
+    content = {"model": model.state_dict(), "optimizers": states, "step": run.step, "rows": run.rows}
     buffer = io.BytesIO()
-    torch.save({"model": model.state_dict(), "optimizers": states, "step": run.step, "rows": run.rows}, buffer)
+    torch.save({"training": path.parent.name} | content, buffer)
     files.write_atomic(path, buffer.getvalue())
 
 
 def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Progress:
     """The progress of an unfinished run. All processes continue from the checkpoint of the first process."""
-    content = of_first(path.read_bytes() if rank() == 0 and path.exists() else None)
+    content = of_first(scratch.readable(path, _checkpoint) if rank() == 0 else None)
     if content is None:
         return Progress()
     saved = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -228,6 +231,50 @@ def _resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer
     for optimizer, state in zip(optimizers, saved["optimizers"], strict=True):
         optimizer.load_state_dict(state)
     return Progress(saved["step"], saved["rows"])
+
+
+def _checkpoint(path: Path) -> bytes:
+    """The bytes of a file of `_save`. Raises Unusable: the file is damaged, or lies in the folder of another training.
+
+    The file is a zip archive, whose checksums torch does not compare. The folder has the name of the training.
+    """
+    content = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            damaged = archive.testzip()
+        training = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)["training"]
+    except Exception as error:  # a damaged file may raise any exception
+        raise files.Unusable(path, f"is damaged ({type(error).__name__})") from None
+    if damaged:
+        raise files.Unusable(path, f"is damaged: the checksum of {damaged} is another")
+    if training != path.parent.name:
+        raise files.Unusable(path, f"is of the training {training}, not of {path.parent.name}")
+    return content
+
+
+def kept_curve(weights: Path, training: str, curve: Path) -> list[dict[str, str]]:
+    """The curve of a finished training in kept work.
+
+    Args:
+        weights: the file of the trained weights. Its facts name the training and hold the digest of the curve.
+        training: the key of the training.
+        curve: the file of the curve.
+
+    Raises:
+        Unusable: one of both files is not there, is damaged or is of another training.
+    """
+    files.check_content(weights)
+    facts = files.load_facts(weights)
+    if facts.get("training") != training:
+        raise files.Unusable(weights, f"is of the training {facts.get('training')}, not of {training}")
+    if facts.get("curve") != files.sha256(curve):
+        raise files.Unusable(curve, "is damaged, or is of another training")
+    return files.read_rows(curve)
+
+
+def facts_of_training(training: str, curve: str) -> dict[str, str]:
+    """The facts that `kept_curve` finds in the file of the weights. curve: the text of the file of the curve."""
+    return {"training": training, "curve": sha256(curve.encode()).hexdigest()}
 
 
 def mean_curve(curves: Sequence[Sequence[Mapping[str, str]]]) -> list[dict[str, float | str]]:

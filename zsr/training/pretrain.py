@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from zsr.models.pretrained import Pretrained
 from zsr.params import Count, Natural, block
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Part
-from zsr.training.loop import Recipe, fit
+from zsr.training.loop import Recipe, facts_of_training, fit, kept_curve
 
 MAX_SHIFT = 2  # pixels; the pool is drawn once, and each batch shifts its images at random
 
@@ -183,14 +184,17 @@ def pretrain_once(task: PretrainingTask, code: str, watch: Watch = unwatched) ->
     name = scratch.key(task, code)
     with scratch.claimed("pretraining", name) as folder:
         weights, curve, unfinished = (folder / file for file in ("model.safetensors", "curve.csv", "unfinished"))
-        if not curve.exists():
+
+        def make() -> None:
             images_and_captions = draw_pool(task.recipe.pool, task.seed, task.image_size)
             pool = Pool.of(*images_and_captions, clip.library().get_tokenizer(task.arch))
             model, rows = pretrain(lambda: clip.create(task.arch), pool, task.recipe, task.seed, unfinished, watch)
-            clip.save(weights, model, task.arch)
-            files.write_rows(curve, rows)
+            text = files.rows_text(rows)
+            clip.save(weights, model, task.arch, facts=facts_of_training(name, text))
+            files.write_atomic(curve, text.encode())
             unfinished.unlink(missing_ok=True)
-        return weights, files.read_rows(curve)
+
+        return weights, scratch.kept(curve, partial(kept_curve, weights, name), make)
 
 
 def pretrain(
