@@ -54,7 +54,7 @@ def _judging(document: dict, name: str, attack: str, weights: Path) -> Any:
     from zsr.compute import Compute
     from zsr.evaluation.evaluate import Evaluation, Judging
     from zsr.models.heads import Model
-    from zsr.params import Count
+    from zsr.params import Threads
 
     return Judging(
         method=name,
@@ -64,7 +64,7 @@ def _judging(document: dict, name: str, attack: str, weights: Path) -> Any:
         evaluation=block(document, "evaluate", Evaluation),
         model=block(document, "model", Model),
         compute=block(document, "compute", Compute),
-        threads=block(document, "threads", Count),
+        threads=block(document, "threads", Threads),
         weights=weights,
     )
 

@@ -1,12 +1,13 @@
 """The sets of a study, and the number of images of each set."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from zsr.params import Count, Natural, Template
+from zsr.params import Interval, Pixels, Seed, Template, shown
 
 Resolution = Literal["tower", "native"]
 PromptSet = Literal["official", "clean", "openclip"]
+MOST_IMAGES = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +19,8 @@ class SetSize:
         test: number of images of the test split.
     """
 
-    train: Natural
-    test: Count
+    train: Annotated[int, Interval(0, ceiling=MOST_IMAGES)]
+    test: Annotated[int, Interval(1, ceiling=MOST_IMAGES)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class Data:
         sets: the size of each set, by name, in the order of the tables.
     """
 
-    seed: Natural
-    image_size: Count
+    seed: Seed
+    image_size: Pixels
     attack_resolution: Resolution
     template: Template
     prompt_set: PromptSet
@@ -56,7 +57,7 @@ class Data:
         for key, names in named.items():
             for name in names:
                 if name not in self.sets:
-                    raise ValueError(f"{key} must name one of sets ({', '.join(self.sets)}), got '{name}'")
+                    raise ValueError(f"{key} must name one of sets ({', '.join(self.sets)}), got {shown(name)}")
         for key in ("source", "start_source"):
             name = getattr(self, key)
             if not self.sets[name].train:

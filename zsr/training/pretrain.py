@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from zsr.models.batchnorm import normalise_by
 from zsr.models.heads import tower_of
 from zsr.models.passes import symmetric_contrastive
 from zsr.models.pretrained import Pretrained
-from zsr.params import Count, Natural, block
+from zsr.params import Interval, Seed, Threads, block
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.loop import Recipe, fit
@@ -37,9 +37,9 @@ class Pretraining(Recipe):
         threads: number of CPU threads; with another number results agree only up to rounding.
     """
 
-    seeds: tuple[Natural, ...]
-    pool: Count
-    threads: Count
+    seeds: tuple[Seed, ...]
+    pool: Annotated[int, Interval(1, ceiling=1_000_000)]  # in memory
+    threads: Threads
 
     def __post_init__(self) -> None:
         super().__post_init__()
