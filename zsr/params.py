@@ -53,7 +53,7 @@ SYSTEM = {  # errno -> what it means for a file, and what to do
     errno.EMFILE: "too many files are open; allow more (ulimit -n), or set evaluate.workers lower",
     errno.ENFILE: "too many files are open on this machine; end other programs and run again",
     errno.EFBIG: "the file is too large for its file system",
-    errno.EIO: "the disk fails; finished work is kept elsewhere only if it was written before",
+    errno.EIO: "the disk fails to read or write it",
     errno.EAGAIN: "the system gives no more processes or threads; set threads lower, or allow more (ulimit -u)",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -195,8 +195,10 @@ NonNegative = Annotated[float, Interval(0, ceiling=1_000_000)]
 Share = Annotated[float, Interval(0, 1)]
 PixelRange = Annotated[float, PixelInterval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
 Count = Annotated[int, Interval(1, ceiling=1_000_000_000)]
-Natural = Annotated[int, Interval(0, ceiling=1_000_000_000)]
+Natural = Annotated[int, Interval(0, ceiling=10**15)]  # also bytes of a file
 Seed = Annotated[int, Interval(0, ceiling=2**32 - 1)]
+Images = Annotated[int, Interval(1, ceiling=10_000_000)]
+ImagesOrNone = Annotated[int, Interval(0, ceiling=10_000_000)]
 Threads = Annotated[int, Interval(1, ceiling=1_024)]
 BatchSize = Annotated[int, Interval(1, ceiling=16_384)]  # in evaluation a batch has this size also for fewer images
 Epochs = Annotated[float, Interval(0, ceiling=10_000)]
@@ -208,7 +210,7 @@ Template = Annotated[str, OneSlot()]
 
 MOST_ENTRIES = 1_000  # in one list or block
 MOST_LETTERS = 2_000  # in one text
-MOST_BYTES = 250_000  # in one params file: ruamel reads 70 kB in a second
+MOST_BYTES = 100_000  # in one params file: ruamel reads 70 kB in a second
 MOST_VALUES, MOST_LEVELS = 20_000, 20  # in one params file, an alias counted wherever it stands
 BARRED = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")  # control characters, halves of characters
 MOST_DIGITS = 60  # in one number that is written as text, such as "8/255"
@@ -221,7 +223,7 @@ def text_of(path: Path) -> str:
     except OSError as error:
         raise ParamError(line_of(error)) from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ParamError(f"{path}: must be UTF-8 text, and is UTF-16; save it as UTF-8")
+        raise ParamError(f"{path}: must be UTF-8 text, and is UTF-16 or UTF-32; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -236,20 +238,20 @@ def read(path: Path) -> dict:
     Raises ParamError: no such file; not UTF-8; not YAML; too large or too deep; a key twice; not a mapping at the top;
     a value that is no text, number, true, false, null, list or block.
     """
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
     text = text_of(path)
     if len(text) > MOST_BYTES:
         raise ParamError(f"{path}: must have at most {MOST_BYTES:,} letters, got {len(text):,}")
     try:
-        document = YAML(typ="safe", pure=True).load(text)
+        document = _parser().load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
         raise ParamError(f"{path}: not valid YAML{place}: {cut(problem, 200)}") from None
-    except RecursionError:
-        raise ParamError(f"{path}: blocks and lists must be nested in at most {MOST_LEVELS} levels") from None
+    except StudyError as error:
+        raise ParamError(f"{path}: {error}") from None
     except Exception as error:  # of a parser that is not ours: a month 13, a number of 5,000 digits
         raise ParamError(f"{path}: holds a number or date that YAML cannot read ({type(error).__name__})") from None
     if not isinstance(document, dict):
@@ -259,6 +261,27 @@ def read(path: Path) -> dict:
     except ParamError as error:
         raise ParamError(f"{path}: {error}") from None
     return document
+
+
+def _parser() -> Any:
+    """A parser of YAML 1.2 that ends at MOST_LEVELS: with depth its time grows by the square."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.composer import Composer
+
+    class Shallow(Composer):
+        level = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.level += 1
+            if self.level > MOST_LEVELS:
+                raise ParamError(f"blocks and lists must be nested in at most {MOST_LEVELS} levels")
+            node = super().compose_node(parent, index)
+            self.level -= 1
+            return node
+
+    parser = YAML(typ="safe", pure=True)
+    parser.Composer = Shallow
+    return parser
 
 
 def _check_plain(document: Mapping) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from zsr.compute import Compute
 from zsr.data.config import Data
@@ -22,7 +22,6 @@ from zsr.models.heads import Model
 from zsr.models.linear import WIDTHS
 from zsr.models.pretrained import Pretrained
 from zsr.params import (
-    Interval,
     ParamError,
     Seed,
     Threads,
@@ -57,7 +56,6 @@ Figure = Literal[
     "robustness", "likeness",
 ]  # fmt: skip
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}")
-MOST_DRAWN = 1_000_000  # images of a drawn split, which is held in memory
 NAMED_BY_GRAPH = (
     "protocol",
     "precision",
@@ -203,7 +201,7 @@ def check(path: Path) -> Study:
         _check_reports(study)
         _check_protocols(document)
         for name, size in study.data.sets.items():
-            _check_size(name, {"train": size.train, "test": size.test})
+            check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
     except (ParamError, ValueError) as error:
         raise ParamError(f"{path}: {error}") from None
     return study
@@ -231,17 +229,9 @@ def _check_sweep(name: str, sweep: EpsSweep, attack: Any) -> None:
     step = attack.step_size * (sweep.eps[-1] / attack.eps)
     if step > 1:
         raise ParamError(
-            f"eps_sweep.{name}.eps must keep the step below 1, which is {attack.step_size / attack.eps:g} eps, "
-            f"got {sweep.eps[-1]:g}"
+            f"eps_sweep.{name}.eps must be at most {attack.eps / attack.step_size:g}, where attacks.{name}.step_size, "
+            f"which grows with eps, comes to 1; got {sweep.eps[-1]:g}"
         )
-
-
-def _check_size(name: str, counts: Mapping[str, int]) -> None:
-    """Check that a set has as many images, or can be drawn with as many."""
-    module = module_of("zsr.data.sets", name, f"data.sets.{name}")
-    check_sizes(module, counts)
-    for split, n in counts.items() if hasattr(module, "make") else ():
-        build(Annotated[int, Interval(0, ceiling=MOST_DRAWN)], n, f"data.sets.{name}.{split}")
 
 
 def _among(key: str, names: Iterable[str], kind: str, known: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from zsr.cli.command import EXISTING, WRITTEN, Names, Number, OneLine
-from zsr.params import BatchSize, Iterations, Natural, Seed, Threads
+from zsr.params import BatchSize, Images, Iterations, Seed, Threads
 
 PRESETS: dict[str, dict[str, Any]] = {  # camps of the literature: what they measure with, in the words of the options
     "tecoa16": {"attack": ("pgd", "cw", "autoattack-paper"), "eps": ("1/255",), "sets": ("16",)},
@@ -49,7 +49,7 @@ DRAWN = 100  # images of a drawn set, which has no end
 @click.option("--resize", type=click.Choice(["natural", "small"]), default="natural", help="Crop, or stretch, --data.")
 @click.option("--attack", type=Names(), default=(), help="Names of `zsr attacks` [autoattack].")
 @click.option("--eps", type=Names(), default=(), help="One or several radii, such as 1/255,4/255 [1/255].")
-@click.option("-n", type=Number(Natural), default=0, help="Images of each set; 0: all.")
+@click.option("-n", type=Number(Images, or_zero=True), default=0, help="Images of each set; 0: all.")
 @click.option("--n-iter", type=Number(Iterations, or_zero=True), default=0, help="Fewer: a quick look, and named so.")
 @click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="trusted", show_default=True)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="What a camp of the literature measures.")

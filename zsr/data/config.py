@@ -1,13 +1,12 @@
 """The sets of a study, and the number of images of each set."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
-from zsr.params import Interval, Pixels, Seed, Template, shown
+from zsr.params import Images, ImagesOrNone, Pixels, Seed, Template, shown
 
 Resolution = Literal["tower", "native"]
 PromptSet = Literal["official", "clean", "openclip"]
-MOST_IMAGES = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +18,8 @@ class SetSize:
         test: number of images of the test split.
     """
 
-    train: Annotated[int, Interval(0, ceiling=MOST_IMAGES)]
-    test: Annotated[int, Interval(1, ceiling=MOST_IMAGES)]
+    train: ImagesOrNone
+    test: Images
 
 
 @dataclass(frozen=True, kw_only=True)

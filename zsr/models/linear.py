@@ -186,7 +186,7 @@ def _stored(path: Path) -> Mapping[str, Tensor]:
     try:
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise StudyError(f"{path}: {error.strerror or error}") from None
+        raise StudyError(f"{path}: {error.strerror or type(error).__name__}") from None
     except pickle.UnpicklingError:
         raise StudyError(f"{path}: holds more than weights, or is no file of torch; it was not read") from None
     except Exception as error:  # a damaged file may raise any exception

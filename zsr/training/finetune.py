@@ -220,7 +220,7 @@ def train_once(task: TrainingTask, code: str, watch: Watch = unwatched) -> tuple
     )
     with scratch.claimed("training", name) if first else nullcontext():
         if of_first(diverged.exists()):
-            raise Diverged(of_first(first and diverged.read_text()))
+            raise Diverged(of_first(first and diverged.read_text(encoding="utf-8")))
         if not of_first(curve.exists()):
             try:
                 whole, rows = train(task, unfinished, watch)
