@@ -114,7 +114,7 @@ def _of_full_disk(error: OSError) -> str:
 def _path_of(error: BaseException) -> str:
     """The file that an error is about: the error's own, or what the innermost function with a `path` had in hand."""
     named = getattr(error, "filename", None)
-    found = os.fsdecode(named) if isinstance(named, (str, bytes)) and named else ""
+    found = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else ""
     trace = error.__traceback__
     while trace and not named:
         path = trace.tb_frame.f_locals.get("path")
