@@ -148,7 +148,8 @@ class Interval:
 
     def told(self, value: float) -> str:
         """The interval in a message about a value outside of it."""
-        return f"{self} and at most {self.ceiling:,}" if value > self.ceiling else str(self)
+        ceiling = f"{self.ceiling:,}" if isinstance(self.ceiling, int) else f"{self.ceiling:g}"
+        return f"{self} and at most {ceiling}" if value > self.ceiling else str(self)
 
     def advice(self, value: Any) -> str:
         """The end of a message about a value outside the interval."""
@@ -190,8 +191,8 @@ class OneSlot:
 
 # Kinds of numbers. The ceilings are far above what studies need. Above them a later stage would run out of memory, run
 # for years, or overflow fp32.
-Positive = Annotated[float, Interval(0, above=True, ceiling=1_000_000)]
-NonNegative = Annotated[float, Interval(0, ceiling=1_000_000)]
+Positive = Annotated[float, Interval(0, above=True, ceiling=1e38)]
+NonNegative = Annotated[float, Interval(0, ceiling=1e38)]
 Share = Annotated[float, Interval(0, 1)]
 PixelRange = Annotated[float, PixelInterval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
 Count = Annotated[int, Interval(1, ceiling=1_000_000_000)]
@@ -286,7 +287,8 @@ def _parser() -> Any:
 
 def _check_plain(document: Mapping) -> None:
     """Check the kinds of all values, and their number and depth: an alias may repeat a block a million times."""
-    queue, values = [(document, ())], 0
+    queue: list[tuple[Any, tuple[str, ...]]] = [(document, ())]
+    values = 0
     while queue:
         block_or_list, keys = queue.pop()
         if len(keys) > MOST_LEVELS:
