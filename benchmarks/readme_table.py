@@ -23,7 +23,7 @@ Row = Mapping[str, str]
 
 
 def main() -> None:
-    text = with_table(README.read_text(), files.read_rows(AVERAGES))
+    text = with_table(README.read_text(encoding="utf-8"), files.read_rows(AVERAGES))
     files.write_atomic(README, text.encode())
 
 

@@ -13,6 +13,7 @@ import torch
 from tabulate import tabulate
 from torch.nn import functional as F
 
+from stages.command import StageCommand
 from zsr.attacks.pgd import PGD
 from zsr.data.prepared import Split
 from zsr.data.sources import make
@@ -26,7 +27,7 @@ SIZES = (64, 128, 256, 512)
 CONFIDENT = 10.0  # the mean lead of the true class that a fitted model is scaled to
 
 
-@click.command()
+@click.command(cls=StageCommand)
 @click.option("--fitted", is_flag=True, help="Take the fitted tower although there is a base model.")
 def main(fitted: bool) -> None:
     """Shares of pixels, and of images, whose gradient is exactly zero: the same pictures at every batch size."""

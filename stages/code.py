@@ -26,7 +26,7 @@ def main() -> None:
             weights = [path for path in weights_of(document, name, cell) if path.is_file()]
             digests[key_of(name, cell)] = scratch.code_digest(modules, weights=weights)
             run |= scratch.closure(modules)
-        except (StudyError, KeyError, TypeError, AttributeError):
+        except StudyError:
             continue  # an invalid row; the stage check, which runs next, reports the error
     files.write_atomic(CODE, text(digests, scratch.libraries(run)).encode())
 

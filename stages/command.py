@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 from urllib.parse import quote
 
 import click
 
 from zsr import files, scratch
-from zsr.params import EXTENSIONS, ParamError, StudyError, block, read
+from zsr.params import EXTENSIONS, ParamError, StudyError, block, build, line_of, read
 from zsr.scratch import ROOT
 
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
@@ -42,13 +42,18 @@ PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.a
 
 
 class StageCommand(click.Command):
-    """A command that shows a `StudyError` as one line and exits with 1."""
+    """A command that shows an error that its user can cure as one line, and exits with 1. A bug keeps its traceback."""
 
     def invoke(self, context: click.Context):
         try:
             return super().invoke(context)
-        except StudyError as error:
-            raise click.ClickException(str(error)) from None
+        except BrokenPipeError:
+            raise  # the reader of the output has gone, which click ends without a word
+        except Exception as error:
+            line = line_of(error)
+            if not line:
+                raise
+            raise click.ClickException(line) from None
 
 
 def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable], click.Command]:
@@ -220,18 +225,21 @@ def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:
     """The script of a stage, and the modules that params.yaml names for a cell of the stage."""
     row_name, head_modules = cell[-1] if cell else "", []
     if name in ("start", "train", "evaluate", "eps_sweep", "attention", "likeness"):
-        head_modules = [HEADS[document["model"].get("head", "text")]]
+        head = block(document, "model", dict[str, Any]).get("head", "text")
+        head_modules = [HEADS[build(Literal[tuple(HEADS)], head, "model.head")]]
     if name == "start":
-        row_modules = [module for start in document["starts"] for module in _of_training(document, "starts", start)]
+        starts = block(document, "starts", dict[str, Any])
+        row_modules = [module for start in starts for module in _of_training(document, "starts", start)]
     elif name == "data":
         row_modules = [f"zsr.data.sets.{row_name}"]
     elif name == "train":
-        grid = document["grid"].get("attack")
-        row_modules = _of_training(document, "methods", row_name) + ([f"zsr.attacks.{grid['module']}"] if grid else [])
+        row_modules = _of_training(document, "methods", row_name)
+        if "attack" in block(document, "grid", dict[str, Any]):
+            row_modules += [f"zsr.attacks.{block(document, 'grid.attack.module', str)}"]
     elif name in ("evaluate", "eps_sweep"):
         row_modules = _of_row(document, "attacks", row_name)
     elif name == "attention":
-        row_modules = _of_row(document, "attacks", document["attention"][row_name]["attack"])
+        row_modules = _of_row(document, "attacks", block(document, f"attention.{row_name}.attack", str))
     else:
         row_modules = []
     return [f"stages.{name}", *dict.fromkeys(head_modules + row_modules)]
@@ -239,25 +247,34 @@ def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:
 
 def _of_training(document: Mapping, kind: str, name: str) -> list[str]:
     """The modules of a row that is trained, with the module of effective rates where the row logs them."""
-    row = document[kind][name]
-    training = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any]).get("train", {})
-    logs = (document["train"] | training).get("log_effective_rate")
+    changes = build(dict[str, Any], _numbers(document, kind, name).get("train", {}), f"{kind}.{name}.train")
+    logs = (block(document, "train", dict[str, Any]) | changes).get("log_effective_rate")
     return _of_row(document, kind, name) + (["zsr.measures.effective_rate"] if logs else [])
 
 
 def _of_row(document: Mapping, kind: str, name: str) -> list[str]:
     """The module of a row, and the module of the base method in its params."""
-    row = document[kind][name]
-    numbers = block(document, row.get("section", f"{kind}.{name}"), dict[str, Any])
-    inside = [numbers["base"]["module"]] if "base" in numbers else []
-    modules = [row.get("module", name), *inside]
+    key, numbers = f"{kind}.{name}", _numbers(document, kind, name)
+    modules = [build(str, block(document, key, dict[str, Any]).get("module", name), f"{key}.module")]
+    if "base" in numbers:
+        modules.append(block(numbers, "base.module", str))
     return [module if "." in module else f"{PACKAGES[kind]}.{module}" for module in modules]
+
+
+def _numbers(document: Mapping, kind: str, name: str) -> dict[str, Any]:
+    """The hyper-parameters of a row: in the row itself, or in the block that the row names."""
+    key = f"{kind}.{name}"
+    section = block(document, key, dict[str, Any]).get("section", key)
+    return block(document, build(str, section, f"{key}.section"), dict[str, Any])
 
 
 def weights_of(document: Mapping, name: str, cell: list[str]) -> list[Path]:
     """The files in the folder `extensions` that a cell of a stage reads: those of a row of the module checkpoint."""
-    row = document["methods"][cell[0]] if name == "train" else {}
-    return [EXTENSIONS / row["weights"]] if row.get("module") == "checkpoint" and ":" not in row["weights"] else []
+    key = f"methods.{cell[0]}" if name == "train" else ""
+    if not key or block(document, key, dict[str, Any]).get("module") != "checkpoint":
+        return []
+    weights = block(document, f"{key}.weights", str)
+    return [EXTENSIONS / weights] if ":" not in weights else []
 
 
 def _compare(code: str, name: str, cell: list[str]) -> None:

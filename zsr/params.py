@@ -6,15 +6,21 @@ The schema of a block is the dataclass beside the code that the block configures
 The errors of the whole project are here, too. A stage shows one as one line and exits with 1, without a traceback.
 """
 
+import datetime
+import errno
 import math
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from fractions import Fraction
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from reprlib import Repr
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -33,6 +39,90 @@ class Diverged(StudyError):
     """The loss or the gradient of a training is no longer finite."""
 
 
+SYSTEM = {  # errno -> what it means for a file, and what to do
+    errno.EACCES: "permission denied; give this user the right to it, or choose another place",
+    errno.EPERM: "permission denied; give this user the right to it, or choose another place",
+    errno.EROFS: "the file system is read-only; choose another place (ZSR_SCRATCH moves kept work)",
+    errno.ENOENT: "is not there",
+    errno.EEXIST: "is there already",
+    errno.EISDIR: "is a folder, and must be a file",
+    errno.ENOTDIR: "must be in a folder, and a part of the path is a file",
+    errno.ENOTEMPTY: "is a folder that is not empty",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "is a link to itself",
+    errno.EMFILE: "too many files are open; allow more (ulimit -n), or set evaluate.workers lower",
+    errno.ENFILE: "too many files are open on this machine; end other programs and run again",
+    errno.EFBIG: "the file is too large for its file system",
+    errno.EIO: "the disk fails to read or write it",
+    errno.EAGAIN: "the system gives no more processes or threads; set threads lower, or allow more (ulimit -u)",
+}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
+PARSERS = {  # modules whose exceptions say that a file is damaged
+    *("safetensors_rust", "safetensors", "json", "csv", "_csv", "zipfile", "tarfile", "zlib", "lzma", "_lzma", "gzip"),
+    *("pickle", "_pickle", "struct", "PIL", "h5py", "ruamel", "xml"),
+}
+
+
+def line_of(error: BaseException) -> str:
+    """The one line that tells a user of an error; "": the error is a bug of ours, whose traceback is needed.
+
+    No words of libraries are passed on, since some advise what nobody should do.
+    """
+    if isinstance(error, StudyError):
+        return str(error)
+    if _is_of_memory(error):
+        return (
+            "out of memory; set batch_size or workers lower, train.accumulate higher, or end other programs, and run "
+            "again: finished work is kept"
+        )
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return f"the system gives no more threads; {SYSTEM[errno.EAGAIN].partition('; ')[2]}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        return _of_full_disk(error)
+    if isinstance(error, OSError) and error.errno in SYSTEM:
+        return f"{_path_of(error)}: {SYSTEM[error.errno]}"
+    if isinstance(error, OSError) and (isinstance(error, ConnectionError | TimeoutError) or error.errno is not None):
+        return f"{_path_of(error)}: {error.strerror or type(error).__name__}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"{_path_of(error)}: must be UTF-8 text, and byte {error.object[error.start]:#x} is not; save it so"
+    if isinstance(error, UnicodeEncodeError):
+        return f"{_path_of(error)}: {error.encoding} has no {shown(error.object[error.start])}; set PYTHONUTF8=1"
+    root = type(error).__module__.partition(".")[0]
+    if isinstance(error, OSError | EOFError) or root in PARSERS:
+        return (
+            f"{_path_of(error)}: damaged, or no file of its kind ({type(error).__name__}); restore it (dvc checkout, "
+            "zsr fetch) or delete it, and run again"
+        )
+    return ""
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def _of_full_disk(error: OSError) -> str:
+    """The line about a full disk: the file, and the place where its disk is mounted."""
+    path = _path_of(error)
+    disk = next((folder for folder in Path(path).absolute().parents if os.path.ismount(folder)), "the disk")
+    what = "no space left" if error.errno == errno.ENOSPC else "the quota is used up"
+    return f"{what} on {disk} while writing {path}; finished work is kept: free some space and run again"
+
+
+def _path_of(error: BaseException) -> str:
+    """The file that an error is about: the error's own, or what the innermost function with a `path` had in hand."""
+    named = getattr(error, "filename", None)
+    found = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else ""
+    trace = error.__traceback__
+    while trace and not named:
+        path = trace.tb_frame.f_locals.get("path")
+        found = str(path) if isinstance(path, Path) else found
+        trace = trace.tb_next
+    return found or "a file"
+
+
 @dataclass(frozen=True)
 class Interval:
     """The numbers a key may take.
@@ -42,16 +132,24 @@ class Interval:
         high: the upper end.
         above: numbers must be above low; else low itself is allowed.
         below: numbers must be below high; else high itself is allowed.
+        ceiling: the upper end that spares the machine, where there is no other. Only a message about a larger number
+            names the ceiling.
     """
 
     low: float
     high: float = math.inf
     above: bool = False
     below: bool = False
+    ceiling: float = math.inf
 
     def __contains__(self, value: float) -> bool:
         after = self.low < value if self.above else self.low <= value
-        return after and (value < self.high if self.below else value <= self.high)
+        return after and (value < self.high if self.below else value <= self.high) and value <= self.ceiling
+
+    def told(self, value: float) -> str:
+        """The interval in a message about a value outside of it."""
+        ceiling = f"{self.ceiling:,}" if isinstance(self.ceiling, int) else f"{self.ceiling:g}"
+        return f"{self} and at most {ceiling}" if value > self.ceiling else str(self)
 
     def advice(self, value: Any) -> str:
         """The end of a message about a value outside the interval."""
@@ -79,6 +177,10 @@ class OneSlot:
     def __contains__(self, text: str) -> bool:
         return text.count("{}") == 1 and not set(text.replace("{}", "")) & set("{}")
 
+    def told(self, value: Any) -> str:
+        """What is wanted."""
+        return str(self)
+
     def advice(self, value: Any) -> str:
         """Nothing."""
         return ""
@@ -87,33 +189,142 @@ class OneSlot:
         return "text that holds {} once, for the class name, and no other brace"
 
 
-Positive = Annotated[float, Interval(0, above=True)]
-NonNegative = Annotated[float, Interval(0)]
+# Kinds of numbers. The ceilings are far above what studies need. Above them a later stage would run out of memory, run
+# for years, or overflow fp32.
+Positive = Annotated[float, Interval(0, above=True, ceiling=1e38)]
+NonNegative = Annotated[float, Interval(0, ceiling=1e38)]
 Share = Annotated[float, Interval(0, 1)]
 PixelRange = Annotated[float, PixelInterval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
-Count = Annotated[int, Interval(1)]
-Natural = Annotated[int, Interval(0)]
+Count = Annotated[int, Interval(1, ceiling=1_000_000_000)]
+Natural = Annotated[int, Interval(0, ceiling=10**15)]  # also bytes of a file
+Seed = Annotated[int, Interval(0, ceiling=2**32 - 1)]
+Images = Annotated[int, Interval(1, ceiling=10_000_000)]
+ImagesOrNone = Annotated[int, Interval(0, ceiling=10_000_000)]
+Threads = Annotated[int, Interval(1, ceiling=1_024)]
+BatchSize = Annotated[int, Interval(1, ceiling=16_384)]  # in evaluation a batch has this size also for fewer images
+Epochs = Annotated[float, Interval(0, ceiling=10_000)]
+Iterations = Annotated[int, Interval(1, ceiling=100_000)]  # and queries of one image
+Rounds = Annotated[int, Interval(1, ceiling=1_000)]  # of one attack: restarts, target classes
+Pixels = Annotated[int, Interval(1, ceiling=1_024)]  # side of an image
+Side = Annotated[int, Interval(0, ceiling=1_024)]  # of an image that is enlarged; 0: it is not
 Template = Annotated[str, OneSlot()]
+
+MOST_ENTRIES = 1_000  # in one list or block
+MOST_LETTERS = 2_000  # in one text
+MOST_BYTES = 100_000  # in one params file: ruamel reads 70 kB in a second
+MOST_VALUES, MOST_LEVELS = 20_000, 20  # in one params file, an alias counted wherever it stands
+BARRED = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")  # control characters, halves of characters
+MOST_DIGITS = 60  # in one number that is written as text, such as "8/255"
+
+
+def text_of(path: Path) -> str:
+    """The text in a UTF-8 file, with or without a byte order mark. Raises ParamError where it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ParamError(line_of(error)) from None
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ParamError(f"{path}: must be UTF-8 text, and is UTF-16 or UTF-32; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        byte = content[error.start]
+        raise ParamError(f"{path}: must be UTF-8 text, and byte {byte:#x} in line {line} is not; save it so") from None
 
 
 def read(path: Path) -> dict:
     """The document in a params file, read as YAML 1.2 as DVC does (`1e-05` is a number, `off` a string).
 
-    Raises ParamError: no such file; not YAML; a key twice; not a mapping at the top.
+    Raises ParamError: no such file; not UTF-8; not YAML; too large or too deep; a key twice; not a mapping at the top;
+    a value that is no text, number, true, false, null, list or block.
     """
-    from ruamel.yaml import YAML, YAMLError
+    from ruamel.yaml import YAMLError
 
+    text = text_of(path)
+    if len(text) > MOST_BYTES:
+        raise ParamError(f"{path}: must have at most {MOST_BYTES:,} letters, got {len(text):,}")
     try:
-        document = YAML(typ="safe", pure=True).load(path.read_text())
-    except OSError as error:
-        raise ParamError(f"{path}: {error.strerror}") from None
+        document = _parser().load(text)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" in line {mark.line + 1}" if mark else ""
-        raise ParamError(f"{path}: not valid YAML{place}: {getattr(error, 'problem', error)}") from None
+        problem = str(getattr(error, "problem", None) or error).partition("\n")[0]
+        raise ParamError(f"{path}: not valid YAML{place}: {cut(problem, 200)}") from None
+    except StudyError as error:
+        raise ParamError(f"{path}: {error}") from None
+    except Exception as error:  # of a parser that is not ours: a month 13, a number of 5,000 digits
+        raise ParamError(f"{path}: holds a number or date that YAML cannot read ({type(error).__name__})") from None
     if not isinstance(document, dict):
-        raise ParamError(f"{path}: must hold keys and values, got {document!r}")
+        raise ParamError(f"{path}: must hold keys and values, got {shown(document)}")
+    try:
+        _check_plain(document)
+    except ParamError as error:
+        raise ParamError(f"{path}: {error}") from None
     return document
+
+
+def _parser() -> Any:
+    """A parser of YAML 1.2 that ends at MOST_LEVELS: with depth its time grows by the square."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.composer import Composer
+
+    class Shallow(Composer):
+        level = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.level += 1
+            if self.level > MOST_LEVELS:
+                raise ParamError(f"blocks and lists must be nested in at most {MOST_LEVELS} levels")
+            node = super().compose_node(parent, index)
+            self.level -= 1
+            return node
+
+    parser = YAML(typ="safe", pure=True)
+    parser.Composer = Shallow
+    return parser
+
+
+def _check_plain(document: Mapping) -> None:
+    """Check the kinds of all values, and their number and depth: an alias may repeat a block a million times."""
+    queue: list[tuple[Any, tuple[str, ...]]] = [(document, ())]
+    values = 0
+    while queue:
+        block_or_list, keys = queue.pop()
+        if len(keys) > MOST_LEVELS:
+            raise ParamError(f"{cut('.'.join(keys))} is nested in more than {MOST_LEVELS} levels")
+        named = block_or_list.items() if isinstance(block_or_list, dict) else enumerate(block_or_list)
+        for name, value in named:
+            values, inner = values + 1, (*keys, str(name))
+            if values > MOST_VALUES:
+                raise ParamError(f"must hold at most {MOST_VALUES:,} values, aliases counted wherever they stand")
+            if isinstance(value, (dict, list)):
+                queue.append((value, inner))
+            elif not isinstance(value, (str, bool, int, float, type(None))):
+                raise ParamError(
+                    f"{'.'.join(inner)} must be text, a number, true, false, null, a list or a block, "
+                    f"got {shown(value)}; put text between quotes"
+                )
+
+
+_short = Repr()
+_short.maxlevel, _short.maxstring, _short.maxother, _short.maxlong = 2, MOST_DIGITS, MOST_DIGITS, MOST_DIGITS
+
+
+def shown(value: Any) -> str:
+    """A value in a message, cut to some 60 characters."""
+    if isinstance(value, datetime.date):
+        return f"the date {value.isoformat()}"
+    try:
+        return cut(_short.repr(value))
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"
+
+
+def cut(text: str, most: int = MOST_DIGITS) -> str:
+    """A text with at most some 60 characters, on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def block(document: Mapping, key: str, schema: Any) -> Any:
@@ -136,42 +347,57 @@ def build(schema: Any, value: Any, key: str) -> Any:
     if origin is Annotated:
         checked = build(args[0], value, key)
         if checked not in args[1]:
-            raise ParamError(f"{key} must be {args[1]}, got {value!r}{args[1].advice(checked)}")
+            raise ParamError(f"{key} must be {args[1].told(checked)}, got {shown(value)}{args[1].advice(checked)}")
         return checked
     if origin is Literal:
         if value not in args:
-            raise ParamError(f"{key} must be {_choices(args)}, got {value!r}{nearest(value, args)}")
+            raise ParamError(f"{key} must be {_choices(args)}, got {shown(value)}{nearest(value, args)}")
         return value
     if origin is tuple:
         if not isinstance(value, list):
-            raise ParamError(f"{key} must be a list, got {value!r}")
+            raise ParamError(f"{key} must be a list, got {shown(value)}")
+        _check_length(value, key, MOST_ENTRIES, "entries")
         return tuple(build(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ParamError(f"{key} must hold keys and values, got {value!r}")
+        _check_block(value, key)
         return {name: build(args[1], item, f"{key}.{name}") for name, item in value.items()}
     return _build_scalar(schema, value, key)
 
 
-def _build_dataclass(schema: Any, value: Any, key: str) -> Any:
+def _check_block(value: Any, key: str) -> None:
     if not isinstance(value, Mapping):
-        raise ParamError(f"{key} must hold keys and values, got {value!r}")
+        raise ParamError(f"{key} must hold keys and values, got {shown(value)}")
+    _check_length(value, key, MOST_ENTRIES, "entries")
+
+
+def _check_length(value: Any, key: str, most: int, what: str) -> None:
+    if len(value) > most:
+        raise ParamError(f"{key} must have at most {most:,} {what}, got {len(value):,}")
+
+
+def _build_dataclass(schema: Any, value: Any, key: str) -> Any:
+    _check_block(value, key)
     names = [field.name for field in fields(schema)]
     prefix = f"{key}." if key else ""
     for name in value:
         if name not in names:
             raise ParamError(
-                f"unknown key '{prefix}{name}'{nearest(name, names)} (known: {', '.join(names) or 'none'})"
+                f"unknown key '{prefix}{cut(str(name))}'{nearest(name, names)} (known: {', '.join(names) or 'none'})"
             )
     for field in fields(schema):
         if field.name not in value and field.default is MISSING and field.default_factory is MISSING:
             raise ParamError(f"missing key '{prefix}{field.name}'")
-    hints = get_type_hints(schema, include_extras=True)
+    hints = _hints(schema)
     built = {name: build(hints[name], item, f"{prefix}{name}") for name, item in value.items()}
     try:
         return schema(**built)
     except ValueError as error:
-        raise ParamError(f"{key}: {error}") from None
+        raise ParamError(f"{key}: {error}" if key else str(error)) from None
+
+
+@cache
+def _hints(schema: Any) -> dict[str, Any]:
+    return get_type_hints(schema, include_extras=True)
 
 
 class Checked:
@@ -182,7 +408,7 @@ class Checked:
 
     def __post_init__(self) -> None:
         schema: Any = type(self)
-        hints = get_type_hints(schema, include_extras=True)
+        hints = _hints(schema)
         for field in fields(schema):
             value = getattr(self, field.name)
             if value is not field.default:
@@ -196,16 +422,28 @@ def _build_scalar(schema: type, value: Any, key: str) -> Any:
         if number is not None:
             return number
     elif isinstance(value, schema) and (schema is bool or not isinstance(value, bool)):
+        if isinstance(value, str):
+            _check_text(value, key)
         return value
-    raise ParamError(f"{key} must be {names[schema]}, got {value!r}")
+    raise ParamError(f"{key} must be {names[schema]}, got {shown(value)}")
+
+
+def _check_text(value: str, key: str) -> None:
+    """Refuse what no file, path or terminal takes: a text without end, control characters, half of a character."""
+    _check_length(value, key, MOST_LETTERS, "letters")
+    if BARRED.search(value):
+        raise ParamError(f"{key} must be text without control characters, got {shown(value)}")
 
 
 def _number(value: Any) -> float | None:
+    """The number of a value or of its text, such as "8/255"; None where it is none, or outside of what floats hold."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
-    try:
-        number = float(Fraction(value)) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError):
+    if isinstance(value, str) and len(value) > MOST_DIGITS:
+        return None
+    try:  # a Fraction of "1e999999999" would be computed without end, and a fraction of two whole numbers is not
+        number = float(Fraction(value) if isinstance(value, str) and "/" in value else value)
+    except (ValueError, ZeroDivisionError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 
@@ -216,7 +454,7 @@ def _choices(options: tuple) -> str:
 
 def nearest(value: Any, options: Iterable) -> str:
     """The text after an unknown name in a message: "; did you mean 'x'?", or "" where no option is close."""
-    close = get_close_matches(str(value), list(map(str, options)), n=1)
+    close = get_close_matches(value[:MOST_DIGITS], list(map(str, options)), n=1) if isinstance(value, str) else []
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
@@ -266,7 +504,8 @@ def row(document: Mapping, kind: str, name: str) -> Row:
     module = module_of(package, facts.pop("module", name), f"{key}.module" if "module" in document[kind][name] else key)
     if kind == "attacks":
         return Row(module, numbers, {}, key)
-    shared = tuple(f"shared.{block_name}" for block_name in document.get("shared", {}))
+    blocks = block(document, "shared", dict[str, Any]) if "shared" in document else {}
+    shared = tuple(f"shared.{block_name}" for block_name in blocks)
     section = build(Literal[(key, "method", *shared)], facts.pop("section", None), f"{key}.section")
     if section != key:
         for stray in numbers:
@@ -313,13 +552,15 @@ def under_protocol(document: Mapping, name: str = "") -> dict:
     chosen = name or build(
         str, block(document, "evaluate", dict[str, Any]).get("protocol", "trusted"), "evaluate.protocol"
     )
-    known = build(dict[str, dict[str, Any]], document.get("protocols", {"trusted": {}}), "protocols")
+    known, there = (block(document, key, dict[str, dict[str, Any]]) for key in ("protocols", "attacks"))
     if chosen not in known:
-        raise ParamError(f"evaluate.protocol must be {_choices(tuple(known))}, got {chosen!r}{nearest(chosen, known)}")
-    for attack in known[chosen].get("attacks", {}):
-        if attack not in document["attacks"]:
-            key, there = f"protocols.{chosen}.attacks.{attack}", document["attacks"]
-            raise ParamError(f"{key} is none of attacks ({', '.join(there)}){nearest(attack, there)}")
+        raise ParamError(
+            f"evaluate.protocol must be {_choices(tuple(known))}, got {shown(chosen)}{nearest(chosen, known)}"
+        )
+    for attack in build(dict[str, dict[str, Any]], known[chosen].get("attacks", {}), f"protocols.{chosen}.attacks"):
+        if attack not in there:
+            key = f"protocols.{chosen}.attacks.{attack}"
+            raise ParamError(f"{key} is none of attacks ({', '.join(map(str, there))}){nearest(attack, there)}")
     return over(document, known[chosen])
 
 
@@ -338,11 +579,16 @@ def module_of(package: str, name: str, key: str) -> ModuleType:
     """
     if "." in name:
         return _extension(name, key, f"{package.removeprefix('zsr.').removesuffix('s').upper()}")
-    choices = [m.name for m in iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
+    choices = _modules_in(package)
     if name not in choices:
         known = ", ".join(sorted(choices))
-        raise ParamError(f"{key} names no module of {package}: '{name}'{nearest(name, choices)} (known: {known})")
+        raise ParamError(f"{key} names no module of {package}: '{cut(name)}'{nearest(name, choices)} (known: {known})")
     return import_module(f"{package}.{name}")
+
+
+@cache
+def _modules_in(package: str) -> list[str]:
+    return [m.name for m in iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
 
 
 def _extension(name: str, key: str, defines: str) -> ModuleType:
@@ -355,7 +601,8 @@ def _extension(name: str, key: str, defines: str) -> ModuleType:
     try:
         module = import_module(name)
     except Exception as error:  # the code is not ours, so any exception may come
-        raise ParamError(f"{key}: {path} cannot be imported ({type(error).__name__}: {error})") from None
+        reason = cut(f"{type(error).__name__}: {error}", 200)
+        raise ParamError(f"{key}: {path} cannot be imported ({reason})") from None
     if not hasattr(module, defines):
         raise ParamError(f"{key}: {path} defines no {defines}, the class that the row makes")
     return module

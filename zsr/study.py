@@ -22,16 +22,18 @@ from zsr.models.heads import Model
 from zsr.models.linear import WIDTHS
 from zsr.models.pretrained import Pretrained
 from zsr.params import (
-    Count,
-    Natural,
     ParamError,
+    Seed,
+    Threads,
     block,
     build,
     component,
+    cut,
     module_of,
     nearest,
     read,
     row,
+    shown,
     training_of,
     under_protocol,
 )
@@ -53,7 +55,12 @@ Figure = Literal[
     "rates", "effective_rate",
     "robustness", "likeness",
 ]  # fmt: skip
-IDENTIFIER = re.compile(r"[a-z][a-z0-9_]*")
+IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}")
+NAMED_BY_GRAPH = (
+    "protocol",
+    "precision",
+    "counted",
+)  # keys of `evaluate` without a default in dvc.yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +111,10 @@ class Study:
     name: str
     caution: str
     up: str
-    threads: Count
+    threads: Threads
     launcher: Launcher
     compute: Compute
-    seeds: tuple[Natural, ...]
+    seeds: tuple[Seed, ...]
     data: Data
     model: Model
     base_model: dict[str, Any]
@@ -133,18 +140,20 @@ class Study:
         if not self.methods:
             raise ValueError("methods must have at least one, got none")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be at least one, none twice, got {list(self.seeds)}")
+            raise ValueError(f"seeds must be at least one, none twice, got {shown(list(self.seeds))}")
+        if not re.fullmatch(r"(\.\./)*", self.up):
+            raise ValueError(f"up must be '' or one or several times '../', got {shown(self.up)}")
         _among("evaluate.protocol", [self.evaluate.protocol], "protocols", self.protocols)
         _among("eps_sweep", self.eps_sweep, "attacks", self.attacks)
         _among("attention", self.attention, "data.sets", self.data.sets)
         _among("likeness", self.likeness, "starts", self.starts)
         _among("quirks", self.quirks, "methods", self.methods)
         _among("quirks.*.against", [quirk.against for quirk in self.quirks.values()], "methods", self.methods)
-        for name, shown in self.attention.items():
-            _among(f"attention.{name}.attack", [shown.attack], "attacks", self.attacks)
+        for name, maps in self.attention.items():
+            _among(f"attention.{name}.attack", [maps.attack], "attacks", self.attacks)
             n = self.data.sets[name].test
-            if not shown.columns <= shown.images <= n:
-                raise ValueError(f"attention.{name}: columns <= images <= {n}, got {shown.columns} and {shown.images}")
+            if not maps.columns <= maps.images <= n:
+                raise ValueError(f"attention.{name}: columns <= images <= {n}, got {maps.columns} and {maps.images}")
 
     @property
     def judged(self) -> list[str]:
@@ -178,14 +187,15 @@ def check(path: Path) -> Study:
     try:
         _check_names(document)
         study = build(Study, document, "")
+        for key in NAMED_BY_GRAPH:
+            block(document, f"evaluate.{key}", str)
         for name in study.attacks:
             component(document, "attacks", name)
         for kind in ("starts", "methods"):
             for name in document[kind]:
                 _check_row(document, study, kind, name)
-        for name in study.eps_sweep:
-            if not hasattr(component(document, "attacks", name), "step_size"):
-                raise ParamError(f"eps_sweep.{name}: the attack must have a step_size, which grows with eps")
+        for name, sweep in study.eps_sweep.items():
+            _check_sweep(name, sweep, component(document, "attacks", name))
         (_check_linear if study.model.head == "linear" else _check_clip)(document, study)
         _check_grid(document, study)
         _check_reports(study)
@@ -193,28 +203,42 @@ def check(path: Path) -> Study:
         for name, size in study.data.sets.items():
             check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
     except (ParamError, ValueError) as error:
-        raise ParamError(f"{path}: {str(error).removeprefix(': ')}") from None
+        raise ParamError(f"{path}: {error}") from None
     return study
 
 
 def _check_names(document: Mapping) -> None:
     """Check the names of rows, which become parts of paths, keys and commands."""
-    for key in ("methods", "starts", "attacks", "shared", "data.sets"):
+    for key in ("methods", "starts", "attacks", "shared", "protocols", "data.sets"):
         rows: Any = document
         for part in key.split("."):
             rows = rows.get(part) if isinstance(rows, Mapping) else None
         for name in rows if isinstance(rows, Mapping) else ():
             if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
-                raise ParamError(f"{key}: a name is small letters, digits and _ after a first letter, got {name!r}")
+                raise ParamError(
+                    f"{key}: a name is small letters, digits and _ after a first letter, got {shown(name)}"
+                    + "; it has at most 64" * (isinstance(name, str) and len(name) > 64)
+                )
     if isinstance(document.get("attacks"), Mapping) and WORST in document["attacks"]:
         raise ParamError(f"attacks: '{WORST}' stands for all attacks together; choose another name")
+
+
+def _check_sweep(name: str, sweep: EpsSweep, attack: Any) -> None:
+    if not hasattr(attack, "step_size"):
+        raise ParamError(f"eps_sweep.{name}: the attack must have a step_size, which grows with eps")
+    step = attack.step_size * (sweep.eps[-1] / attack.eps)
+    if step > 1:
+        raise ParamError(
+            f"eps_sweep.{name}.eps must be at most {attack.eps / attack.step_size:g}, where attacks.{name}.step_size, "
+            f"which grows with eps, comes to 1; got {sweep.eps[-1]:g}"
+        )
 
 
 def _among(key: str, names: Iterable[str], kind: str, known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
             listed = ", ".join(map(str, known)) or "none"
-            raise ValueError(f"{key} is none of {kind} ({listed}): '{name}'{nearest(name, known)}")
+            raise ValueError(f"{key} is none of {kind} ({cut(listed, 400)}): '{cut(name)}'{nearest(name, known)}")
 
 
 def _check_row(document: Mapping, study: Study, kind: str, name: str) -> None:
@@ -370,7 +394,7 @@ def _checked_tower(arch: str, image_size: int) -> dict[str, Any]:
     ]
     configs = {path.stem: path for folder in folders for path in sorted(folder.glob("*.json"))}
     if arch not in configs:
-        raise ParamError(f"model.arch must be a model name of open_clip, got '{arch}'{nearest(arch, configs)}")
+        raise ParamError(f"model.arch must be a model name of open_clip, got {shown(arch)}{nearest(arch, configs)}")
     config = read_json(configs[arch])
     tower, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     if "timm_model_name" in tower or "layers" not in tower or "hf_model_name" in text:

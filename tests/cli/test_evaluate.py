@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import logging
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +45,10 @@ def pictures(tmp_path) -> Path:
 
 
 def ran(*arguments: object) -> str:
-    """The output of a command that must succeed."""
+    """The output of a command that must succeed, and leaves logging and warnings as they were."""
+    before = logging.root.manager.disable, list(warnings.filters)
     result = CliRunner().invoke(main, list(map(str, arguments)))
+    assert (logging.root.manager.disable, list(warnings.filters)) == before
     assert result.exit_code == 0, result.output
     return result.output
 

@@ -161,3 +161,21 @@ def test_every_public_name_is_documented():
             missing += [] if said else [place]
             missing += [f"{place}.{field}" for field in fields_of(node) if not explained(field, said)]
     assert not missing, "\n".join(missing)
+
+
+def test_text_is_read_and_written_as_utf_8_in_any_locale():
+    for path in [*CODE, *sorted((ROOT / "benchmarks").glob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and opens_text(node):
+                stated = {keyword.arg for keyword in node.keywords}
+                assert "encoding" in stated, f"{path}:{node.lineno} {ast.unparse(node)}"
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Is it `read_text`, `write_text`, or `open` in a text mode? `open` of images and archives has no such mode."""
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    constants = [part.value for part in ast.walk(call) if isinstance(part, ast.Constant)]
+    modes = [text for text in constants if isinstance(text, str) and re.fullmatch("[rwaxbt+]+", text)]
+    plain = isinstance(call.func, ast.Name) or "newline" in {keyword.arg for keyword in call.keywords}
+    is_text = any("b" not in mode for mode in modes) or not modes and plain
+    return called in ("read_text", "write_text") or called == "open" and is_text

@@ -18,7 +18,7 @@ from zsr.models.passes import (
     likeliest_wrong,
     with_gradients_in,
 )
-from zsr.params import Checked, Count, PixelInterval, Positive
+from zsr.params import Checked, Iterations, PixelInterval, Positive, Rounds
 
 RHO = 0.75  # the step is halved where the loss rose in fewer than this share of the iterations since the last check
 MOMENTUM = 0.75  # share of the new step in a move; the rest is the previous move
@@ -317,9 +317,9 @@ class APGD(Checked):
     norm: Literal["linf", "l2"] = "linf"
     eps: Positive
     loss: Literal["ce", "dlr", "dlr_targeted"] = "ce"
-    n_iter: Count = 100
-    n_restarts: Count = 1
-    n_targets: Count = 9
+    n_iter: Iterations = 100
+    n_restarts: Rounds = 1
+    n_targets: Rounds = 9
     early_drop: bool = True
     precision: Precision = "fp32"
 

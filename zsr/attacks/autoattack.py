@@ -11,7 +11,7 @@ from zsr.attacks.fab import boundaries
 from zsr.attacks.square import Squares
 from zsr.compute import Precision, matmul_precision
 from zsr.models.passes import Model, with_gradients_in
-from zsr.params import Checked, Count, PixelRange
+from zsr.params import Checked, Iterations, PixelRange, Rounds
 
 LISTS = {"paper": ("ce", "dlr"), "standard": ("ce", "dlr_targeted", "fab", "square")}
 P_INIT = 0.8
@@ -34,9 +34,9 @@ class AutoAttack(Checked):
 
     version: Literal["paper", "standard"] = "standard"
     eps: PixelRange
-    n_iter: Count = 100
-    n_queries: Count = 5000
-    n_targets: Count = 9
+    n_iter: Iterations = 100
+    n_queries: Iterations = 5000
+    n_targets: Rounds = 9
     early_drop: bool = True
     precision: Precision = "fp32"
 

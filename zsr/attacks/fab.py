@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zsr.attacks.batch import Noise, Places, cascade, names_of, target_ranks, wide
 from zsr.models.passes import Model, differentiate, fooled, likeliest_wrong, predict
-from zsr.params import Checked, Count, PixelRange
+from zsr.params import Checked, Iterations, PixelRange, Rounds
 
 BIAS = 0.1  # largest share of the step towards the clean image
 OVERSHOOT = 1.05
@@ -130,8 +130,8 @@ class FAB(Checked):
     """
 
     eps: PixelRange
-    n_iter: Count = 100
-    n_targets: Count = 9
+    n_iter: Iterations = 100
+    n_targets: Rounds = 9
     early_drop: bool = True
 
     def __call__(

@@ -11,7 +11,7 @@ from torch import Tensor
 from zsr.attacks.batch import Drawn, Noise, Places, by_place, wide
 from zsr.compute import HALF, Precision, matmul_precision
 from zsr.models.passes import Model, cross_entropy, differentiate, filled, fooled, with_gradients_in
-from zsr.params import Checked, Count, NonNegative, PixelRange, build
+from zsr.params import Checked, Iterations, NonNegative, PixelRange, build
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Steps(Checked):
 
     eps: PixelRange
     step_size: PixelRange
-    n_iter: Count
+    n_iter: Iterations
     random_start: bool
     precision: Precision
     reduction: Literal["sum", "mean"]
@@ -121,7 +121,7 @@ class SignAttack(Steps):
     """
 
     step_size: PixelRange = None  # type: ignore[assignment]
-    n_iter: Count = 100
+    n_iter: Iterations = 100
     random_start: bool = True
     precision: Precision = "fp32"
     reduction: Literal["sum", "mean"] = "sum"

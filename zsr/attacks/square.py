@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zsr.attacks.batch import Noise, Places, cascade, wide
 from zsr.models.passes import Model, margin, predict
-from zsr.params import Checked, Count, PixelRange, Share
+from zsr.params import Checked, Iterations, PixelRange, Share
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)  # queries after which a square's area is halved
 
@@ -114,7 +114,7 @@ class Square(Checked):
     """
 
     eps: PixelRange
-    n_queries: Count = 5000
+    n_queries: Iterations = 5000
     p_init: Share = 0.8
 
     def __call__(

@@ -1,29 +1,31 @@
 """What all commands share: one line for every mistake."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zsr.params import StudyError
+from zsr.params import ParamError, build, line_of
 
 EXISTING = click.Path(exists=True, path_type=Path)
 WRITTEN = click.Path(path_type=Path)
 
 
 class OneLine(click.Command):
-    """A command that shows a StudyError, or what the file system refuses, as one line, and exits with 1."""
+    """A command that shows an error that its user can cure as one line, and exits with 1. A bug keeps its traceback."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
         try:
             return super().invoke(context)
-        except StudyError as error:
-            raise click.ClickException(str(error)) from None
         except BrokenPipeError:
             raise  # the reader of the output has gone, which click ends without a word
-        except OSError as error:
-            raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from None
+        except Exception as error:
+            line = line_of(error)
+            if not line:
+                raise
+            raise click.ClickException(line) from None
 
 
 class Names(click.ParamType):
@@ -36,3 +38,28 @@ class Names(click.ParamType):
         if isinstance(value, tuple):
             return value
         return tuple(name.strip() for name in value.split(",") if name.strip())
+
+
+class Number(click.ParamType):
+    """A whole number as in params.yaml, with the same sentence about what is none.
+
+    Args:
+        schema: one of the kinds of numbers in `zsr.params`.
+        or_zero: may it be 0, too?
+    """
+
+    name = "INTEGER"
+
+    def __init__(self, schema: Any, or_zero: bool = False) -> None:
+        self.schema, self.or_zero = schema, or_zero
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> int:
+        """The number."""
+        text = str(value)
+        whole: Any = int(text) if re.fullmatch(r"[+-]?[0-9]{1,60}", text) else text
+        if self.or_zero and whole == 0:
+            return 0
+        try:
+            return build(self.schema, whole, "it")
+        except ParamError as error:
+            self.fail(str(error), param, context)

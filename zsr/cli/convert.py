@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, OneLine
+from zsr.cli.command import EXISTING, WRITTEN, Number, OneLine
+from zsr.params import Natural
 
 FORMATS = ("zsr", "official", "robustvlm")
 
@@ -23,7 +24,7 @@ FORMATS = ("zsr", "official", "robustvlm")
     help="zsr: a whole open_clip model, safetensors. official: TGA-ZSR, PMG-AFT, TeCoA. robustvlm: the bare tower.",
 )
 @click.option("--base", type=EXISTING, help="A whole model, for all but the image tower, where FILE is a tower alone.")
-@click.option("--epoch", type=click.IntRange(0), default=0, help="Epochs trained, as an official file says it.")
+@click.option("--epoch", type=Number(Natural), default=0, help="Epochs trained, as an official file says it.")
 @click.option("--activation", type=click.Choice(["", "gelu", "quickgelu"]), default="", help="If FILE is silent.")
 @click.option(
     "--norm-stats",

@@ -1,13 +1,15 @@
 """Measure one model: weights -> accuracy without and under attacks, with intervals, marks and record files."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace as Options
 from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, Names, OneLine
+from zsr.cli.command import EXISTING, WRITTEN, Names, Number, OneLine
+from zsr.params import BatchSize, Images, Iterations, Seed, Threads
 
 PRESETS: dict[str, dict[str, Any]] = {  # camps of the literature: what they measure with, in the words of the options
     "tecoa16": {"attack": ("pgd", "cw", "autoattack-paper"), "eps": ("1/255",), "sets": ("16",)},
@@ -47,14 +49,14 @@ DRAWN = 100  # images of a drawn set, which has no end
 @click.option("--resize", type=click.Choice(["natural", "small"]), default="natural", help="Crop, or stretch, --data.")
 @click.option("--attack", type=Names(), default=(), help="Names of `zsr attacks` [autoattack].")
 @click.option("--eps", type=Names(), default=(), help="One or several radii, such as 1/255,4/255 [1/255].")
-@click.option("-n", type=click.IntRange(0), default=0, help="Images of each set; 0: all.")
-@click.option("--n-iter", type=click.IntRange(0), default=0, help="Fewer iterations: a quick look, and named so.")
+@click.option("-n", type=Number(Images, or_zero=True), default=0, help="Images of each set; 0: all.")
+@click.option("--n-iter", type=Number(Iterations, or_zero=True), default=0, help="Fewer: a quick look, and named so.")
 @click.option("--protocol", type=click.Choice(list(PROTOCOLS)), default="trusted", show_default=True)
 @click.option("--preset", type=click.Choice(list(PRESETS)), help="What a camp of the literature measures.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Of noise, of drawn and of chosen images.")
+@click.option("--seed", type=Number(Seed), default=0, help="Of noise, of drawn and of chosen images.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True)
-@click.option("--threads", type=click.IntRange(0), default=0, help="CPU threads; 0: as torch chooses.")
+@click.option("--batch-size", type=Number(BatchSize), default=64, show_default=True)
+@click.option("--threads", type=Number(Threads, or_zero=True), default=0, help="CPU threads; 0: as torch chooses.")
 @click.option("--root", type=WRITTEN, envvar="DATA_ROOT", default="downloads", help="Of public sets; or DATA_ROOT.")
 @click.option("--out", type=WRITTEN, help="Folder of the records [zsr-results/NAME].")
 @click.option("--entry", type=WRITTEN, help="Write an entry of the leaderboard to this file, too.")
@@ -79,7 +81,8 @@ def evaluate(weights: str, **options: Any) -> None:
         if stated <= {"sets", "attack", "out"}:  # any other option is none of the pipeline's
             return study_row.evaluate(weights, given.sets, given.attack, given.out)
         weights = str(study_row.checkpoint(weights))
-    _measure(weights, _with_preset(given))
+    with _quiet():
+        _measure(weights, _with_preset(given))
 
 
 def _with_preset(given: Options) -> Options:
@@ -97,7 +100,6 @@ def _measure(weights: str, given: Options) -> None:
 
     attacks = {eps: _attacks(given, eps) for eps in given.eps}
     _check(given)
-    _quieten()
     import torch
 
     from zsr.models.loading import load
@@ -264,12 +266,20 @@ def _close(given: Options, results: dict, out: Path, name: str, arch: str) -> No
         click.echo(f"Entry of the leaderboard: {given.entry}; fill in trained_on, train_eps, who and source.")
 
 
-def _quieten() -> None:
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notices and warnings of libraries: what matters to a user is an error of ours."""
     import logging
     import warnings
 
-    logging.disable(logging.WARNING)  # open_clip's notices; what matters to a user is an error of ours
-    warnings.simplefilter("ignore")
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 class Bar:

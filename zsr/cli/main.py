@@ -4,6 +4,8 @@ from importlib import import_module
 
 import click
 
+from zsr.cli.command import OneLine
+
 COMMANDS = {  # name -> module of zsr.cli, name of the command in it
     "evaluate": ("evaluate", "evaluate"),
     "compare": ("compare", "compare"),
@@ -15,7 +17,7 @@ COMMANDS = {  # name -> module of zsr.cli, name of the command in it
 }
 
 
-class Lazy(click.Group):
+class Lazy(OneLine, click.Group):
     """A group whose commands are imported when they are called."""
 
     def list_commands(self, context: click.Context) -> list[str]:

@@ -13,7 +13,10 @@ CHECKPOINTS, SETS, TEXT = Path("data/checkpoints"), Path("data/sets"), Path("dat
 
 def is_row(name: str) -> bool:
     """Is there a study in this folder, with a row of this name?"""
-    return PARAMS.is_file() and not Path(name).exists() and name in read(PARAMS).get("methods", {})
+    if not PARAMS.is_file() or Path(name).exists():
+        return False
+    rows = read(PARAMS).get("methods")
+    return isinstance(rows, dict) and name in rows
 
 
 def checkpoint(name: str) -> Path:
@@ -34,7 +37,9 @@ def evaluate(name: str, sets: tuple[str, ...], attacks: tuple[str, ...], out: Pa
     from zsr.evaluation.evaluate import judge
     from zsr.evaluation.measure import Result
     from zsr.evaluation.records import Record
+    from zsr.study import check
 
+    check(PARAMS)
     document = under_protocol(read(PARAMS))
     attacks = attacks or tuple(document["attacks"])
     sets = sets or tuple(prepared.names(TEXT))
@@ -54,7 +59,7 @@ def _judging(document: dict, name: str, attack: str, weights: Path) -> Any:
     from zsr.compute import Compute
     from zsr.evaluation.evaluate import Evaluation, Judging
     from zsr.models.heads import Model
-    from zsr.params import Count
+    from zsr.params import Threads
 
     return Judging(
         method=name,
@@ -64,7 +69,7 @@ def _judging(document: dict, name: str, attack: str, weights: Path) -> Any:
         evaluation=block(document, "evaluate", Evaluation),
         model=block(document, "model", Model),
         compute=block(document, "compute", Compute),
-        threads=block(document, "threads", Count),
+        threads=block(document, "threads", Threads),
         weights=weights,
     )
 

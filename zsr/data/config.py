@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from zsr.params import Count, Natural, Template
+from zsr.params import Images, ImagesOrNone, Pixels, Seed, Template, shown
 
 Resolution = Literal["tower", "native"]
 PromptSet = Literal["official", "clean", "openclip"]
@@ -18,8 +18,8 @@ class SetSize:
         test: number of images of the test split.
     """
 
-    train: Natural
-    test: Count
+    train: ImagesOrNone
+    test: Images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class Data:
         sets: the size of each set, by name, in the order of the tables.
     """
 
-    seed: Natural
-    image_size: Count
+    seed: Seed
+    image_size: Pixels
     attack_resolution: Resolution
     template: Template
     prompt_set: PromptSet
@@ -56,7 +56,7 @@ class Data:
         for key, names in named.items():
             for name in names:
                 if name not in self.sets:
-                    raise ValueError(f"{key} must name one of sets ({', '.join(self.sets)}), got '{name}'")
+                    raise ValueError(f"{key} must name one of sets ({', '.join(self.sets)}), got {shown(name)}")
         for key in ("source", "start_source"):
             name = getattr(self, key)
             if not self.sets[name].train:

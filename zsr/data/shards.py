@@ -93,7 +93,8 @@ def first_found(
 
 def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str] | None = None) -> Samples:
     """The samples in a folder of shards. Labels follow our order of classes, not the order of the shards."""
-    lines = [line.strip() for line in (folder / "classnames.txt").read_text("utf-8").splitlines() if line.strip()]
+    text = (folder / "classnames.txt").read_text(encoding="utf-8-sig")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     classes = recognised(name, lines, rows(name), aliases or {})
     members, labels = [], []
     for shard in _shards(folder, split):
@@ -149,7 +150,7 @@ def _names(row: ClassRow) -> set[str]:
 
 def _shards(folder: Path, split: str) -> list[str]:
     """Paths of the shards in the folder, as many as nshards.txt gives."""
-    count = int((folder / split / "nshards.txt").read_text())
+    count = int((folder / split / "nshards.txt").read_text(encoding="utf-8-sig"))
     shards = [f"{split}/{shard}.tar" for shard in range(count)]
     gone = [shard for shard in shards if not (folder / shard).is_file()]
     if gone or not shards:

@@ -19,6 +19,7 @@ from zsr.data.transforms import to_pixels
 from zsr.params import ParamError, StudyError
 
 DECODERS = 8  # threads; decoding releases Python's lock
+MOST_DRAWN = 1_000_000  # images of a drawn split, which is held in memory
 
 
 @dataclass(frozen=True)
@@ -114,11 +115,14 @@ def absent(names: Iterable[str], root: Path) -> list[str]:
 
 
 def check_sizes(module: ModuleType, counts: Mapping[str, int]) -> None:
-    """Refuse more images than a set has, by the registry for a public set, by SIZES of its module for a scanned set."""
+    """Refuse more images than a set has, by the registry for a public set, by SIZES of its module for a scanned set.
+
+    A drawn set has no end, and is held in memory: MOST_DRAWN.
+    """
     name = module.__name__.rpartition(".")[2]
     public = hasattr(module, "read")
     sizes = entry(name).splits if public else getattr(module, "SIZES", {})
     for split, n in counts.items():
-        most = sizes.get(split, 0 if public else n)
+        most = sizes.get(split, 0 if public else MOST_DRAWN)
         if n > most:
             raise ParamError(f"data.sets.{name}.{split} must be at most {most}, got {n}")

@@ -23,7 +23,7 @@ from zsr.evaluation.sentinels import inspect
 from zsr.models import heads
 from zsr.models.heads import Model, PixelClassifier, Whole
 from zsr.models.passes import filled
-from zsr.params import Count, Natural, ParamError, StudyError
+from zsr.params import BatchSize, Checked, Count, ParamError, Seed, StudyError, Threads
 from zsr.scratch import Watch, unwatched
 
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ INSPECTED = 8  # number of images on which a model is checked before it is attac
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Checked):
     """The block `evaluate` of params.yaml.
 
     Attributes:
@@ -47,10 +47,10 @@ class Evaluation:
         counted: which images count as right: "both" without and with the attack, "adv" with the attack only.
     """
 
-    seed: Natural
-    batch_size: Count
+    seed: Seed
+    batch_size: BatchSize
     save_every: Count
-    workers: Count = 1
+    workers: Threads = 1
     protocol: str = "trusted"
     precision: Precision = "fp32"
     counted: Literal["both", "adv"] = "both"

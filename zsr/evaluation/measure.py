@@ -19,7 +19,7 @@ from zsr.evaluation.evaluate import Attack, Evaluation, attacks_run, protocol
 from zsr.evaluation.evaluate import evaluate as judge_split
 from zsr.evaluation.records import Mark, Record
 from zsr.models.heads import PixelClassifier
-from zsr.params import ParamError, build, module_of
+from zsr.params import BatchSize, ParamError, build, module_of
 from zsr.scratch import Watch, unwatched
 
 BATCH_SIZE, SAVE_EVERY = 64, 4
@@ -240,6 +240,7 @@ def evaluate(
         ParamError: images, labels or a value are not what they must be.
         StudyError: no gradient reaches the pixels.
     """
+    batch_size = build(BatchSize, batch_size, "batch_size")
     pictures = Pictures.checked(images, labels, ids)
     named = attacks_by_name(attack, eps, n_iter)
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from zsr.evaluation.evaluate import Attack, Evaluation
 from zsr.models import heads
 from zsr.models.attention import map_distance, text_guided_attention
 from zsr.models.heads import Model, PixelClassifier
-from zsr.params import Count
+from zsr.params import Count, Interval
 
 BRIGHT = 0.5  # a patch belongs to the object where the mean of the brightest channel is above this value
 
@@ -32,7 +33,7 @@ class AttentionStudy:
 
     attack: str
     images: Count
-    columns: Count
+    columns: Annotated[int, Interval(1, ceiling=200)]  # of one figure
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from zsr.models.clip import Classifier
 from zsr.models.linear import PlainClassifier
-from zsr.params import Count, PixelRange
+from zsr.params import BatchSize, PixelRange, Rounds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class UniversalAttack:
 
     eps: PixelRange
     step_size: PixelRange
-    epochs: Count
-    batch_size: Count
+    epochs: Rounds
+    batch_size: BatchSize
 
     def perturbation(self, model: Classifier | PlainClassifier, images: Tensor, seed: int) -> Tensor:
         """The delta, (3, H, W), that moves the model's features of images (N, 3, H, W) furthest in the mean square.

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from zsr import files
 from zsr.models import clip, heads
 from zsr.models.heads import NormStats, tower_of
-from zsr.params import StudyError, nearest
+from zsr.params import StudyError, line_of, nearest
 
 FORMATS = ("zsr", "official", "robustvlm")
 TOWER, PREFIX = "vision_encoder_state_dict", "visual."
@@ -714,7 +714,8 @@ def _writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StudyError(f"{path}: {error.strerror or type(error).__name__}") from None
+        error.filename = str(path)
+        raise StudyError(line_of(error)) from None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from zsr import files
 from zsr.compute import ON_CPU, Compute
-from zsr.params import Count, Natural
+from zsr.params import Rounds, Side
 
 MODULES = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
 Whole = nn.Module  # an open_clip model, or a `zsr.models.linear.PlainClassifier`
@@ -102,8 +102,8 @@ class Model:
 
     arch: str
     head: Literal["text", "linear"] = "text"
-    side: Natural = 0
-    width: Count = 16
+    side: Side = 0
+    width: Rounds = 16
 
     @property
     def module(self) -> ModuleType:

@@ -14,7 +14,7 @@ from zsr import files
 from zsr.compute import ON_CPU, Compute
 from zsr.files import mix
 from zsr.models.heads import IMAGENET, Model, NormStats, Origin
-from zsr.params import Count, Natural, ParamError, StudyError, nearest
+from zsr.params import ParamError, Rounds, Side, StudyError, nearest
 
 WIDTHS = {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}  # names in torchvision -> number of features
 STATISTICS = {
@@ -186,7 +186,7 @@ def _stored(path: Path) -> Mapping[str, Tensor]:
     try:
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise StudyError(f"{path}: {error.strerror or error}") from None
+        raise StudyError(f"{path}: {error.strerror or type(error).__name__}") from None
     except pickle.UnpicklingError:
         raise StudyError(f"{path}: holds more than weights, or is no file of torch; it was not read") from None
     except Exception as error:  # a damaged file may raise any exception
@@ -210,8 +210,8 @@ class Backbone:
     """
 
     arch: Literal["small", "resnet18", "resnet50", "wide_resnet50_2"]
-    side: Natural
-    width: Count = 16
+    side: Side
+    width: Rounds = 16
 
     @property
     def features(self) -> int:

@@ -66,8 +66,10 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
     try:
         return open_clip.create_model(arch, pretrained=str(path)).float().eval()
     except Exception as error:  # a file without weights may raise any exception
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise StudyError(f"{path}: open_clip cannot load it as weights of {arch}: {message}") from None
+        raise StudyError(
+            f"{path}: open_clip cannot load it as weights of {arch} ({type(error).__name__}); it is damaged, or "
+            "its weights are of another arch"
+        ) from None
 
 
 def downloaded(arch: str, tag: str) -> Path:

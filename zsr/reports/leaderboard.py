@@ -51,6 +51,10 @@ class Form:
     def __contains__(self, text: str) -> bool:
         return re.fullmatch(self.pattern, text) is not None
 
+    def told(self, value: Any) -> str:
+        """What is wanted."""
+        return self.words
+
     def advice(self, value: Any) -> str:
         """Nothing."""
         return ""

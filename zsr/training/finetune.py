@@ -22,7 +22,7 @@ from zsr.models import heads
 from zsr.models.batchnorm import has_norms, normalise_by
 from zsr.models.clip import Classifier
 from zsr.models.heads import Model, Origin, PixelClassifier, set_norm_stats, tower_of
-from zsr.params import Count, Diverged, NonNegative, StudyError, block, component, training_of
+from zsr.params import Diverged, NonNegative, StudyError, Threads, block, component, training_of
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.feed import Feed
@@ -150,7 +150,7 @@ def task_of(document: Mapping[str, Any], kind: str, name: str, seed: int, **path
         seed=seed,
         model=block(document, "model", Model),
         compute=block(document, "compute", Compute),
-        threads=block(document, "threads", Count),
+        threads=block(document, "threads", Threads),
         **paths,
     )
 

@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from zsr import files, scratch
 from zsr.compute import of_first, rank, total, world_size
 from zsr.files import mix
-from zsr.params import Count, Diverged, Interval, Natural, NonNegative, Positive
+from zsr.params import BatchSize, Count, Diverged, Epochs, Interval, Natural, NonNegative, Positive
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Fold, Part, batch_indices, parts_of
 from zsr.training.muon import Muon
@@ -50,8 +50,8 @@ class Recipe:
             needs less memory.
     """
 
-    epochs: NonNegative
-    batch_size: Count
+    epochs: Epochs
+    batch_size: BatchSize
     optimizer: Literal["sgd", "adamw", "muon"]
     lr: Positive
     betas: tuple[Annotated[float, Interval(0, 1, below=True)], ...] = (0.9, 0.999)
@@ -60,7 +60,7 @@ class Recipe:
     first_step_full_rate: bool = False
     grad_clip: NonNegative
     save_every: Count
-    accumulate: Count = 1
+    accumulate: BatchSize = 1
 
     def __post_init__(self) -> None:
         if len(self.betas) != 2:

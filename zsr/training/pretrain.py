@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from zsr.models.batchnorm import normalise_by
 from zsr.models.heads import tower_of
 from zsr.models.passes import symmetric_contrastive
 from zsr.models.pretrained import Pretrained
-from zsr.params import Count, Natural, block
+from zsr.params import Interval, Seed, Threads, block
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Part
 from zsr.training.loop import Recipe, facts_of_training, fit, kept_curve
@@ -40,9 +40,9 @@ class Pretraining(Recipe):
             with half of the threads. With another number for each tower results agree only up to rounding.
     """
 
-    seeds: tuple[Natural, ...]
-    pool: Count
-    threads: Count
+    seeds: tuple[Seed, ...]
+    pool: Annotated[int, Interval(1, ceiling=1_000_000)]  # in memory
+    threads: Threads
 
     @property
     def threads_each(self) -> int:

@@ -19,5 +19,5 @@ def _parse(root: Path, split: str) -> Samples:
 
     dataset = SUN397(root)
     paths, labels = zip(*sorted(zip(dataset._image_files, dataset._labels)))
-    keys = (root / "SUN397" / "ClassName.txt").read_text().split()
+    keys = (root / "SUN397" / "ClassName.txt").read_text(encoding="utf-8-sig").split()
     return of_files(root / "SUN397", paths, labels, keys)

@@ -41,7 +41,7 @@ def _parse_val(root: Path, split: str) -> Samples:
         notes = folder / "val_annotations.txt"
         if not notes.exists():
             raise StudyError(f"{images} would be one class, 'images': put back {notes}, which has the labels")
-        rows = [line.split("\t") for line in notes.read_text().splitlines() if line]
+        rows = [line.split("\t") for line in notes.read_text(encoding="utf-8-sig").splitlines() if line]
         labelled_paths = [(images / row[0], row[1]) for row in rows]
     samples = _labelled(root / FOLDER, labelled_paths)
     return replace(samples, ids=tuple(f"val/{Path(path).name}" for path, _ in labelled_paths))
@@ -50,7 +50,7 @@ def _parse_val(root: Path, split: str) -> Samples:
 def _labelled(folder: Path, labelled_paths: Sequence[tuple[str | Path, str]]) -> Samples:
     listed = folder / "wnids.txt"
     here = {wnid for _, wnid in labelled_paths}
-    wnids = sorted(listed.read_text().split() if listed.exists() else here)
+    wnids = sorted(listed.read_text(encoding="utf-8-sig").split() if listed.exists() else here)
     if len(here) == 1:
         raise StudyError(f"all images of {folder} are of one class, '{min(here)}': its folders are no classes")
     strange = sorted(here - set(wnids))
