@@ -103,7 +103,7 @@ def template(name: str) -> str:
 def rows(name: str) -> tuple[ClassRow, ...]:
     """All classes of a set in the order of their labels. Raises StudyError where the file was changed by hand."""
     path = FOLDER / f"{entry(name).key}.tsv"
-    head, class_rows = parsed(path.read_text())
+    head, class_rows = parsed(path.read_text(encoding="utf-8"))
     if head.get("digest") != _digest(class_rows) or head.get("rows") != str(len(class_rows)):
         raise StudyError(f"{path} is not what its first lines say; write it anew with `python -m stages.classnames`")
     return class_rows
