@@ -7,10 +7,13 @@ import io
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from zsr import disk
 
 FACTS = "facts"  # one key only, since safetensors does not keep the order of several keys
 
@@ -106,7 +109,8 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
     """Write a file as `save_arrays` does, of int64 arrays and of uint8 "images" that need not fit into memory.
 
     Yields an array (shape) on disk for the caller to fill. Where the caller fails, no file is left. The caller may
-    change values in `facts`, to values of the same length.
+    change values in `facts`, to values of the same length. Raises StudyError where the disk has no room for the file,
+    before the array is there.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -121,20 +125,24 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text + empty[8 + length :]
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    start, length = len(header()), math.prod(shape)
+    disk.require_space(path.parent, start + length, str(path))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(header())
-        start = temporary.stat().st_size
-        images = np.memmap(temporary, np.uint8, "r+", start, shape)
-        yield images
-        images.flush()
-        with temporary.open("r+b") as file:
-            assert len(header()) == start
-            file.write(header())
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with disk.writing(path, start + length):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+        with open(descriptor, "r+b") as file:
+            with disk.writing(path, start + length):
+                disk.reserve(descriptor, start + length)
+            yield np.memmap(file, np.uint8, "r+", start, shape) if length else np.empty(shape, np.uint8)
+            with disk.writing(path, start + length):
+                assert len(header()) == start
+                file.seek(0)
+                file.write(header())
+                file.flush()
+                os.fsync(descriptor)
+                temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
