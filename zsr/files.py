@@ -5,6 +5,7 @@ for. Readers compare both.
 """
 
 import csv
+import errno
 import fcntl
 import hashlib
 import io
@@ -13,6 +14,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 import socket
 import sys
 import time
@@ -45,6 +47,8 @@ STAGES = {  # beginning of an output's path -> the stage that makes the output; 
     "metrics/attention": "attention@{}",
     "metrics/likeness": "likeness@{}",
 }
+MARGIN = 2**20  # bytes of the disk that stay free, and a hundredth of the file
+CANNOT_RESERVE = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 BEFORE_WRITING: list[Callable[[], None]] = []  # called before a file takes its name; a stage ends here without its run
 
 
@@ -287,12 +291,59 @@ def map_arrays(path: Path) -> tuple[dict, dict]:
         }, _own(facts)
 
 
+# Room on the disk
+
+
+def free(folder: Path) -> int:
+    """Bytes that are free below a folder; of the nearest folder above it, where the folder is not there yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def require_space(folder: Path, needed: int, purpose: str, advice: str = "make room") -> None:
+    """Raises StudyError where a folder has not `needed` bytes free, and a margin. purpose: the subject of the line."""
+    if needed > 0 and free(folder) < needed + needed // 100 + MARGIN:
+        raise StudyError(
+            f"{purpose} needs {_said(needed)} below {folder}, where {_said(free(folder))} are free: {advice}"
+        )
+
+
+@contextmanager
+def writing(path: Path, needed: int = 0) -> Iterator[None]:
+    """Turns what the file system refuses into one StudyError line, with the sizes where the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        sizes = f"; it needs {_said(needed)}, and {_said(free(path.parent))} are free" if needed else ""
+        raise StudyError(f"{path} cannot be written ({error.strerror or error}{sizes}): make room") from None
+
+
+def reserve(descriptor: int, size: int) -> None:
+    """Make an open file `size` bytes long, on the disk as well, so that a write into a memory map finds its place.
+
+    Raises OSError where there is no room. Without a way to reserve, the file has holes.
+    """
+    try:
+        if hasattr(os, "posix_fallocate"):
+            return os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in CANNOT_RESERVE:
+            raise
+    os.ftruncate(descriptor, size)
+
+
+def _said(size: int) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+
+
 @contextmanager
 def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict) -> Iterator[Any]:
     """Write a file as `save_arrays` does, of int64 arrays and of uint8 "images" that need not fit into memory.
 
     Yields an array (shape) on disk for the caller to fill. Where the caller fails, no file is left. The caller may
-    change values in `facts`, to values of the same length.
+    change values in `facts`, to values of the same length. Raises StudyError where the disk has no room for the file,
+    before the array is there.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -307,14 +358,15 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
         text += b" " * (-len(text) % 8)
         return len(text).to_bytes(8, "little") + text + empty[8 + length :]
 
-    with temporary_for(path) as temporary:
-        temporary.write_bytes(header())
-        start = temporary.stat().st_size
-        images = np.memmap(temporary, np.uint8, "r+", start, shape)
-        yield images
-        images.flush()
-        with temporary.open("r+b") as file:
+    start, length = len(header()), math.prod(shape)
+    require_space(path.parent, start + length, str(path))
+    with temporary_for(path) as temporary, temporary.open("r+b") as file:
+        with writing(path, start + length):
+            reserve(file.fileno(), start + length)
+        yield np.memmap(file, np.uint8, "r+", start, shape) if length else np.empty(shape, np.uint8)
+        with writing(path, start + length):
             assert len(header()) == start
+            file.seek(0)
             file.write(header())
             file.flush()
             os.fsync(file.fileno())

@@ -6,12 +6,11 @@ from typing import Literal
 
 import numpy as np
 
+from zsr.data.outside import numbered_lines, printable, visible, visible_files
 from zsr.data.prepared import Split
-from zsr.data.samples import chosen, number, of_files
+from zsr.data.samples import ENDINGS, chosen, number, of_files
 from zsr.data.sources import Decoded
 from zsr.params import StudyError, nearest
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
 def read(
@@ -38,7 +37,7 @@ def read(
     """
     classes = _classes(folder)
     names = _named(folder, [path.name for path in classes], classnames)
-    found = [(path, label) for label, path in enumerate(classes) for path in _pictures(path)]
+    found = [(path, label) for label, path in enumerate(classes) for path in visible_files(path, ENDINGS)]
     samples = of_files(folder, [p for p, _ in found], [label for _, label in found], [path.name for path in classes])
     rows = chosen(samples.ids, folder.name, n or len(found), seed)
     decoded = Decoded(samples, tuple(rows), resize, side, native=False)
@@ -53,7 +52,7 @@ def read_classnames(path: Path) -> dict[str, str]:
     Raises StudyError: a line has another form; a folder or a name is there twice.
     """
     names: dict[str, str] = {}
-    for place, line in enumerate(_lines(path), 1):
+    for place, line in numbered_lines(path):
         parts = [part.strip() for part in line.split("\t")]
         if len(parts) != 2 or not all(parts):
             raise StudyError(f"{path}: line {place} must be FOLDER, a tabulator, and the class's name, got '{line}'")
@@ -65,38 +64,26 @@ def read_classnames(path: Path) -> dict[str, str]:
 
 def read_templates(path: Path) -> list[str]:
     """Prompts from a text file, a line for each, with {} for the class name. Raises StudyError for another line."""
-    templates = _lines(path)
-    for place, line in enumerate(templates, 1):
+    templates = []
+    for place, line in numbered_lines(path):
         if line.count("{}") != 1:
             raise StudyError(f"{path}: line {place} must hold {{}} once, for the class name, got '{line}'")
+        templates.append(line)
     if not templates:
         raise StudyError(f"{path} has no line; give one prompt on each, such as: a photo of a {{}}")
     return templates
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.rstrip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
-        raise StudyError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise StudyError(f"{path} is no text in UTF-8") from None
-
-
 def _classes(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise StudyError(f"{folder} is no folder; it must hold a folder of pictures for each class")
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    classes = [path for path in visible(folder) if path.is_dir()]
     if len(classes) < 2:
         raise StudyError(f"{folder} must hold folders of pictures for at least two classes, got {len(classes)}")
-    empty = [path.name for path in classes if not _pictures(path)]
+    empty = [printable(path.name) for path in classes if not visible_files(path, ENDINGS)]
     if empty:
         raise StudyError(f"{folder}: no picture ({', '.join(ENDINGS)}) in {', '.join(empty)}")
     return classes
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.name[0] != ".")
 
 
 def _named(folder: Path, keys: Sequence[str], classnames: dict[str, str] | None) -> list[str]:
@@ -105,6 +92,10 @@ def _named(folder: Path, keys: Sequence[str], classnames: dict[str, str] | None)
     without = [key for key in keys if key not in classnames]
     stray = [key for key in classnames if key not in keys]
     if without or stray:
-        one = f"no name for '{without[0]}'{nearest(without[0], stray)}" if without else f"no folder '{stray[0]}'"
+        one = (
+            f"no name for '{printable(without[0])}'{nearest(without[0], stray)}"
+            if without
+            else f"no folder '{stray[0]}'"
+        )
         raise StudyError(f"{folder}: the names of classes do not fit its folders: {one}")
     return [classnames[key] for key in keys]

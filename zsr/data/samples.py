@@ -2,20 +2,30 @@
 
 import hashlib
 import os
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import IO, Literal
 
 import numpy as np
 from PIL import Image
 
+from zsr.data.outside import printable, visible, visible_files
 from zsr.data.registry import entry
+from zsr.data.transforms import MOST_PIXELS
 from zsr.params import ParamError, StudyError
 
 COMMAND = "python -m zsr fetch"
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # Pillow has others that run programs
+MANY_PIXELS = 2**24  # of images above this size, which take much memory, one is decoded at a time
+MANY = Lock()
+
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -26,7 +36,7 @@ class Samples:
         ids: (N,) relative paths, shard and key, or row numbers. Ids are the same on every machine, and unique.
         labels: (N,) int64 in [0, C).
         raw_keys: (C,) class keys exactly as on disk, in the order of the labels.
-        load: returns the image of a number, in any mode. It can be pickled, and several threads may call it.
+        load: returns the image of a number, in RGB. It can be pickled, and several threads may call it.
         backend: the form in which the set lies on disk.
     """
 
@@ -70,14 +80,32 @@ class ImageArray:
 
 
 def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
-    """The image in a file, with all its pixels. Raises StudyError with `name` where the file is missing or damaged."""
+    """The image in a file, with all its pixels, in RGB: the one place where images of files are decoded.
+
+    An image of more than MOST_PIXELS is refused from its header. Raises StudyError with `name` for anything that the
+    parser raises.
+    """
     try:
-        with Image.open(file) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError) as error:  # Pillow calls some damage a SyntaxError
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                raise _too_large(name, f"{width} x {height} pixels")
+            with MANY if width * height > MANY_PIXELS else nullcontext():
+                return image.convert("RGB")
+    except StudyError:
+        raise
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise _too_large(name, str(error)) from None
+    except Exception as error:  # a parser of ten formats, which raises exceptions of many types
         reason = getattr(error, "strerror", None) or "it is damaged or no image"
-        raise StudyError(f"{name} cannot be read ({reason}): put the file back, or fetch the set anew") from None
+        raise StudyError(
+            f"{printable(name)} cannot be read ({reason}): put the file back, or fetch the set anew"
+        ) from None
+
+
+def _too_large(name: object, size: str) -> StudyError:
+    said = f"{printable(name)} is too large ({printable(size)}; at most {MOST_PIXELS:,} are decoded)"
+    return StudyError(f"{said}: scale it down, or remove it")
 
 
 def of_files(folder: Path, paths: Sequence[str | Path], labels: Sequence[int], raw_keys: Sequence[str]) -> Samples:
@@ -92,13 +120,20 @@ def of_array(pixels: np.ndarray, labels: Sequence[int], raw_keys: Sequence[str],
     return Samples(ids, np.asarray(labels, np.int64), tuple(raw_keys), ImageArray(pixels))
 
 
-def of_class_folders(root: Path, parent: str, without: Sequence[str] = ()) -> Samples:
-    """Samples of class folders: every folder in root/parent is a class, and holds .jpg files. All is sorted by name.
+def of_class_folders(root: Path, parent: str, without: Sequence[str] = (), deep: bool = True) -> Samples:
+    """Samples of class folders: every folder in root/parent is a class, and holds images. All is sorted by name.
 
-    without: names of folders that are no classes.
+    without: names of folders that are no classes. deep: are images in folders of a class's folder taken, too?
     """
-    classes = sorted(path for path in (root / parent).iterdir() if path.is_dir() and path.name not in without)
-    labelled_paths = [(path, label) for label, folder in enumerate(classes) for path in sorted(folder.glob("*.jpg"))]
+    classes = [path for path in visible(root / parent) if path.is_dir() and path.name not in without]
+    labelled_paths = [
+        (path, label)
+        for label, folder in enumerate(classes)
+        for path in visible_files(folder, ENDINGS if deep else (".jpg",))
+        if deep or path.parent == folder
+    ]
+    if not labelled_paths:
+        raise ValueError(f"{parent} holds no folder with images")
     return of_files(
         root,
         [path for path, _ in labelled_paths],
@@ -121,7 +156,7 @@ def parsing(name: str, path: Path, layout: str) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:  # the libraries of ten formats raise exceptions of many types
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])
         way = f"expected is {layout}; move it away and run `{COMMAND} {name}`"
         raise StudyError(f"{name}: {path} is not laid out as it should be ({reason}): {way}") from None
 

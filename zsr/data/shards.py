@@ -5,14 +5,16 @@ png, webp) and `s0000000.cls`, the label as digits. Class names and labels that 
 """
 
 import io
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image
 
+from zsr.data import tars
+from zsr.data.outside import printable, read_lines
 from zsr.data.prompts import ClassRow, rows
 from zsr.data.registry import entry
 from zsr.data.samples import COMMAND, Samples, decoded, known_split, missing, parsing
@@ -20,6 +22,8 @@ from zsr.params import StudyError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
 LAYOUT = "classnames.txt, test/nshards.txt, test/<n>.tar with s<7 digits>.<jpg, png or webp> and s<7 digits>.cls"
+MOST_SHARDS = 10_000  # the public sets have up to 40
+IMAGE_BYTES, LABEL_BYTES = 2**28, 20
 REWORDED = 0.05  # share of class names that may be unknown, where all other names are in our order
 
 
@@ -93,14 +97,18 @@ def first_found(
 
 def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str] | None = None) -> Samples:
     """The samples in a folder of shards. Labels follow our order of classes, not the order of the shards."""
-    text = (folder / "classnames.txt").read_text(encoding="utf-8-sig")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = read_lines(folder / "classnames.txt")
     classes = recognised(name, lines, rows(name), aliases or {})
-    members, labels = [], []
+    members: list[Member] = []
+    labels: list[int] = []
+    home: dict[str, str] = {}  # key of an image -> its shard
     for shard in _shards(folder, split):
-        for member, label in _index(folder, shard):
-            if label >= len(classes):
-                raise StudyError(f"{folder / shard}: {member.key} has the label {label} of {len(classes)} classes")
+        for member, label in _index(folder, shard, len(classes)):
+            if member.key in home:
+                raise StudyError(
+                    f"{folder / shard}: {printable(member.key)} is in {home[member.key]}, too: fetch the shards anew"
+                )
+            home[member.key] = shard
             members.append(member)
             labels.append(label)
     here = sorted(classes)
@@ -150,26 +158,64 @@ def _names(row: ClassRow) -> set[str]:
 
 def _shards(folder: Path, split: str) -> list[str]:
     """Paths of the shards in the folder, as many as nshards.txt gives."""
-    count = int((folder / split / "nshards.txt").read_text(encoding="utf-8-sig"))
-    shards = [f"{split}/{shard}.tar" for shard in range(count)]
+    path = folder / split / "nshards.txt"
+    lines = read_lines(path, most=1000)
+    if len(lines) != 1 or not _is_number(lines[0]) or not 0 < int(lines[0]) <= MOST_SHARDS:
+        said = printable(" ".join(lines))[:40]
+        raise StudyError(f"{path} must hold a number of shards from 1 to {MOST_SHARDS}, got '{said}': fetch it anew")
+    shards = [f"{split}/{shard}.tar" for shard in range(int(lines[0]))]
     gone = [shard for shard in shards if not (folder / shard).is_file()]
-    if gone or not shards:
-        raise StudyError(f"{folder} lacks {len(gone)} of {count} shards, {', '.join(gone[:3])}: run `{COMMAND}` again")
+    if gone:
+        raise StudyError(
+            f"{folder} lacks {len(gone)} of {len(shards)} shards, {', '.join(gone[:3])}: run `{COMMAND}` again"
+        )
     return shards
 
 
-def _index(folder: Path, shard: str) -> list[tuple[Member, int]]:
+def _index(folder: Path, shard: str, classes: int) -> list[tuple[Member, int]]:
     """Images of a shard with the labels of the shard, in the order of the file. No pixel is read."""
-    images, labels = {}, {}
-    with tarfile.open(folder / shard, "r:") as tar:
-        for info in tar:
+    images: dict[str, Member] = {}
+    labels: dict[str, int] = {}
+    last = ""
+    try:
+        for tar, info in tars.members(folder / shard, "r:"):
+            last = info.name
             key, _, kind = info.name.partition(".")
+            if kind != "cls" and kind not in IMAGES:
+                continue
+            if key in (labels if kind == "cls" else images):
+                raise _fault(folder / shard, info.name, f"{key} has two {'labels' if kind == 'cls' else 'images'}")
+            most = LABEL_BYTES if kind == "cls" else IMAGE_BYTES
+            if not info.isreg() or info.size > most:
+                raise _fault(folder / shard, info.name, f"it must be a file of at most {most} bytes, got {info.size}")
             if kind == "cls":
-                labels[key] = int(tar.extractfile(info).read())  # type: ignore[union-attr]  # no file: `parsing` reports
-            elif kind in IMAGES:
+                labels[key] = _label(folder / shard, info.name, tar.extractfile(info), classes)
+            else:
                 images[key] = Member(shard, key, info.offset_data, info.size)
+    except StudyError:
+        raise
+    except Exception as error:  # of the reader of archives
+        place = f"after {printable(last)}" if last else "at its start"
+        reason = printable(str(error) or type(error).__name__)
+        raise StudyError(f"{folder / shard} is damaged {place} ({reason}): fetch the shard anew") from None
     odd = sorted(images.keys() ^ labels.keys())
-    if odd or not images or min(labels.values()) < 0:
-        fault = f"{odd[0]} has no image or no label" if odd else "no images, or a label below 0"
+    if odd or not images:
+        fault = f"{printable(odd[0])} has no image or no label" if odd else "no images"
         raise StudyError(f"{folder / shard}: {fault}: fetch the shard anew")
     return [(member, labels[key]) for key, member in images.items()]
+
+
+def _label(shard: Path, name: str, file: IO[bytes] | None, classes: int) -> int:
+    assert file is not None, "a regular member can be read"
+    text = file.read().decode("ascii", "replace").strip()
+    if not _is_number(text) or int(text) >= classes:
+        raise _fault(shard, name, f"it must hold a label from 0 to {classes - 1}, got '{text}'")
+    return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < LABEL_BYTES
+
+
+def _fault(shard: Path, name: str, fault: str) -> StudyError:
+    return StudyError(f"{shard}: {printable(name)}: {printable(fault)}: fetch the shard anew")

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from zsr.data import prompts
+from zsr.data.outside import printable
 from zsr.data.prepared import Split
 from zsr.data.registry import entries, entry
 from zsr.data.samples import Samples, checked, chosen, number
@@ -66,15 +67,26 @@ class Decoded:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        rows = iter(self.rows)
+        rows, shape = iter(self.rows), None
         with ThreadPoolExecutor(DECODERS) as pool:
             waiting = [pool.submit(self._decode, row) for row in islice(rows, 4 * DECODERS)]
-            while waiting:
-                yield waiting.pop(0).result()
+            for row in self.rows:
+                pixels = waiting.pop(0).result()
+                shape = shape or pixels.shape
+                if pixels.shape != shape:
+                    image, first = (" x ".join(map(str, sizes[:2])) for sizes in (pixels.shape, shape))
+                    said = f"{printable(self.samples.ids[row])} has {image} pixels where the first image has {first}"
+                    raise StudyError(f"{said}: set data.attack_resolution to tower, or fetch the set anew")
+                yield pixels
                 waiting += [pool.submit(self._decode, row) for row in islice(rows, 1)]
 
     def _decode(self, row: int) -> np.ndarray:
-        return to_pixels(self.samples.load(row), self.group, self.side, self.native)
+        image = self.samples.load(row)
+        try:
+            return to_pixels(image, self.group, self.side, self.native)
+        except Exception as error:  # of the image library
+            reason = printable(str(error) or type(error).__name__)
+            raise StudyError(f"{printable(self.samples.ids[row])} cannot be resized ({reason}): remove it") from None
 
 
 def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: Files | None = None) -> Split:

@@ -5,6 +5,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+MOST_PIXELS = 89_478_485  # Pillow's own limit; the largest image of the public sets has 61 million
 SHORTER, CROP = 256, 224  # for natural images: the shorter side is resized to 256, then the central 224 are cut out
 
 
@@ -26,6 +27,8 @@ def _shorter_side(image: Image.Image, to: int) -> Image.Image:
         size = (to, int(to * height / width))
     else:
         size = (int(to * width / height), to)
+    if size[0] * size[1] > MOST_PIXELS:
+        raise ValueError(f"an image of {width} x {height} pixels would become one of {size[0]} x {size[1]}")
     return image.resize(size, Image.Resampling.BILINEAR)
 
 

@@ -119,7 +119,7 @@ def test_a_set_whose_folder_was_deleted_is_unpacked_again_without_a_request(web,
 
 @pytest.mark.parametrize("step", ["install.place", "fetch.write_json", "install.extract"])
 def test_a_kill_at_any_step_is_made_good_by_the_next_run(web, of, tmp_path, monkeypatch, step):
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -163,6 +163,28 @@ def test_archives_of_something_else_are_refused(web, tmp_path):
     with pytest.raises(StudyError, match="held no folder elsewhere"):
         fetch(made(source(file(web, "images.tgz", "tar")), layout_root="elsewhere"), wish(tmp_path))
     assert not (tmp_path / "root" / "set").exists()
+
+
+@pytest.mark.parametrize("other", ["receipts/cifar10.json", "other/a.jpg", "locks/other"])
+def test_an_archive_writes_only_below_the_folder_of_its_set(web, tmp_path, other):
+    web.files["a.tar"] = tar(tmp_path / "a.tar", {"set/a.jpg": b"a", other: b"{}"}).read_bytes()
+    with pytest.raises(StudyError, match=rf"a.tar of T held '{other.split('/')[0]}' beside the set's folder set"):
+        fetch(made(source(file(web, "a.tar", "tar", into=""))), wish(tmp_path))
+    assert not (tmp_path / "root" / other).exists() and not (tmp_path / "root" / "set").exists()
+
+
+def test_what_a_file_browser_left_in_an_archive_is_left_there(web, tmp_path):
+    files = {"set/a.jpg": b"a", "__MACOSX/set/._a.jpg": b"?", "._set": b"?"}
+    web.files["a.tar"] = tar(tmp_path / "a.tar", files).read_bytes()
+    fetch(made(source(file(web, "a.tar", "tar", into=""))), wish(tmp_path))
+    assert contents(tmp_path / "root" / "set") == {"a.jpg": b"a"} and not (tmp_path / "root" / "__MACOSX").exists()
+
+
+def test_more_members_than_a_set_can_have_are_refused(web, tmp_path, monkeypatch):
+    monkeypatch.setattr("zsr.data.fetching.install.MEMBERS", 0)
+    web.files["a.tar"] = tar(tmp_path / "a.tar", {f"set/{k}": b"" for k in range(41)}).read_bytes()
+    with pytest.raises(StudyError, match="a.tar holds more than 40 members"):
+        fetch(made(source(file(web, "a.tar", "tar", into=""))), wish(tmp_path))
 
 
 def test_files_are_imported_by_name_and_checked_alike(web, of, tmp_path, monkeypatch):

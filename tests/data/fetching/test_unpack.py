@@ -1,6 +1,9 @@
 """Archives come out whole and inside their folder, or not at all."""
 
 import gzip
+import io
+import random
+import resource
 import shutil
 import stat
 import tarfile
@@ -11,6 +14,7 @@ import pytest
 
 from tests.archives import contents, tar, zipped
 from zsr.data.fetching.unpack import FLOOR, Unpacked, extract
+from zsr.data.tars import BadArchive
 from zsr.params import StudyError
 
 FILES = {"set/a.txt": b"one", "set/deep/b.bin": bytes(range(256)) * 300, "set/empty": b""}
@@ -21,7 +25,7 @@ def refused(archive, kind, match, **limits):
     before = sorted(archive.parent.rglob("*"))
     with pytest.raises(StudyError, match=match) as error:
         extract(archive, archive.parent / "out", kind, **limits)
-    assert "\n" not in str(error.value) and str(archive) in str(error.value)
+    assert str(error.value).isprintable() and str(archive) in str(error.value)
     assert sorted(archive.parent.rglob("*")) == before
 
 
@@ -131,7 +135,7 @@ def test_sizes_that_an_archive_announces_are_not_believed(tmp_path):
 def test_what_the_disk_has_free_is_a_limit(tmp_path, monkeypatch):
     archive = tar(tmp_path / "a.tar", FILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    refused(archive, "tar", "allowed or free")
+    refused(archive, "tar", r"unpacking .* needs .* are free")
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "gz"])
@@ -142,7 +146,7 @@ def test_a_broken_archive_is_one_line(tmp_path, kind):
         "gz": lambda path: path.write_bytes(gzip.compress(FILES["set/deep/b.bin"] * 9)) and path,
     }[kind](tmp_path / "a.archive")
     whole.write_bytes(whole.read_bytes()[:-50])
-    refused(whole, kind, "cannot be unpacked as|cut short")
+    refused(whole, kind, "cannot be unpacked as|cut short|is damaged at")
     whole.write_bytes(b"<html>not found</html>")
     refused(whole, kind, f"cannot be unpacked as {kind}")
 
@@ -160,3 +164,114 @@ def test_a_folder_that_is_there_is_not_touched(tmp_path):
     with pytest.raises(StudyError, match="out is there already"):
         extract(tar(tmp_path / "a.tar", FILES), tmp_path / "out", "tar")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def with_header(path, kind, size, content=b"", name="header"):
+    """A tar whose first member has a header that states a size."""
+    with tarfile.open(path, "w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        info.type = kind
+        info.size = size
+        archive.fileobj.write(info.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512))
+        archive.addfile(tarfile.TarInfo("set/a.txt"))
+    return path
+
+
+HEADERS = [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE]
+
+
+@pytest.mark.parametrize("kind", HEADERS)
+@pytest.mark.parametrize("size", [2**20, 2**33, -512])
+def test_a_header_of_any_stated_size_takes_no_memory(tmp_path, kind, size, monkeypatch):
+    archive = with_header(tmp_path / "a.tar.gz", kind, size, bytes(2**20))
+    read = gzip.GzipFile.read
+
+    def bounded(self, n=-1):
+        assert 0 <= n <= 2**17, "a header is read whole"
+        return read(self, n)
+
+    monkeypatch.setattr(gzip.GzipFile, "read", bounded)
+    refused(archive, "tar", f"states a header of {size} bytes at 'header'")
+
+
+def test_many_small_headers_are_bounded_in_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("zsr.data.tars.HEADERS_BYTES", 1000)
+    files = {f"set/{'x' * 200}{k}": b"" for k in range(9)}  # each has a header of its long name
+    refused(tar(tmp_path / "a.tar", files), "tar", "in all, where .* are read at most")
+
+
+ELSEWHERE = {
+    "a link or special file": {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"},
+    "its size is below 0": {"size": "-512"},
+}
+
+
+@pytest.mark.parametrize("said", ELSEWHERE)
+def test_facts_that_send_the_reader_elsewhere_are_refused(tmp_path, said):
+    """A list of holes is read as long as it goes on; a negative size leads back to where it stands, for ever."""
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info = tarfile.TarInfo("set/bad")
+        info.pax_headers = ELSEWHERE[said]
+        info.size = 512
+        archive.addfile(info, io.BytesIO(b"999999\n" * 256))
+    refused(tmp_path / "a.tar", "tar", f"'set/bad'.* {said}")
+
+
+def test_a_sparse_file_is_refused_before_its_list_of_holes_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(tarfile.TarInfo, "_proc_sparse", pytest.fail)
+    refused(with_header(tmp_path / "a.tar.gz", tarfile.GNUTYPE_SPARSE, 512), "tar", "'header', a link or special file")
+
+
+def test_a_damaged_member_header_is_not_the_end(tmp_path):
+    archive = tar(tmp_path / "a.tar", FILES)
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"set/empty")] = 0xFF
+    archive.write_bytes(content)
+    refused(archive, "tar", "is damaged after 'set/deep/b.bin'")
+
+
+@pytest.mark.parametrize("name", ["set/a\nb", "set/\x1b[31mred", "set/\u202etxt", "set/" + "x" * 2000])
+def test_a_name_that_cannot_be_shown_is_refused_and_shown_in_ascii(tmp_path, name):
+    refused(tar(tmp_path / "a.tar", {name: b""}), "tar", "a name that cannot be shown")
+    refused(zipped(tmp_path / "a.zip", {name: b""}), "zip", "a name that cannot be shown")
+
+
+def test_a_zip_in_a_compression_without_bounds_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("set/a", bytes(2**20))
+    refused(tmp_path / "a.zip", "zip", "'set/a', a file in a compression")
+
+
+def test_a_disk_that_fills_up_is_no_fault_of_the_archive(tmp_path, monkeypatch):
+    archive = tar(tmp_path / "a.tar", FILES)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(StudyError, match=r"b.bin cannot be written .*needs 0.08 MB, and .* are free") as error:
+            extract(archive, tmp_path / "out", "tar")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not isinstance(error.value, BadArchive) and [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_bytes_changed_at_random_are_unpacked_or_make_one_line(tmp_path):
+    rng = random.Random(0)
+    made = {
+        "tar": tar(tmp_path / "a", {"set/a": b"x" * 90}, "w:gz"),
+        "zip": zipped(tmp_path / "b", {"set/a": b"x" * 90}),
+    }
+    made["gz"] = tmp_path / "c.gz"
+    made["gz"].write_bytes(gzip.compress(b"x" * 90))
+    made["plain"] = tar(tmp_path / "d", {"set/a": b"x" * 90})
+    for kind, archive in made.items():
+        whole = archive.read_bytes()
+        for _ in range(40):
+            content = bytearray(whole)
+            for _ in range(3):
+                content[rng.randrange(min(len(content), 512))] = rng.randrange(256)
+            archive.write_bytes(content)
+            try:
+                extract(archive, tmp_path / "out", "tar" if kind == "plain" else kind)
+                shutil.rmtree(tmp_path / "out")
+            except StudyError as error:
+                assert str(error).isprintable() and str(archive) in str(error)

@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from zsr.files import claimed
+from zsr.files import claimed, require_space
 from zsr.params import StudyError
 
 AGENT = "zsr-fetch"
@@ -101,21 +100,6 @@ class Expected:
             raise StudyError(
                 f"{path} has the {error}: put the right file there, or delete it, and fetch again"
             ) from None
-
-
-def require_space(folder: Path, needed: int, purpose: str) -> None:
-    """Raises StudyError where the folder has fewer than `needed` bytes free.
-
-    Where the folder does not exist, the nearest existing folder above it counts.
-    """
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise StudyError(
-            f"{purpose} needs {needed / 1e9:.2f} GB below {folder}, where {free / 1e9:.2f} GB are free: make room, or "
-            "choose another folder with --root"
-        )
 
 
 def download(

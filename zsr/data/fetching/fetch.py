@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from zsr.data.fetching import hub
-from zsr.data.fetching.download import Arrived, Expected, Patience, Refused, Watch, download, require_space, unwatched
+from zsr.data.fetching.download import Arrived, Expected, Patience, Refused, Watch, download, unwatched
 from zsr.data.fetching.imagenet_tars import needed, served
 from zsr.data.fetching.install import install, link_or_copy
 from zsr.data.registry import Entry, File, Source, entry
-from zsr.files import claimed, read_json, write_json
+from zsr.files import claimed, read_json, require_space, write_json
 from zsr.params import ParamError, StudyError
 
 COMMAND = "python -m zsr fetch"

@@ -12,10 +12,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from zsr.data.fetching.download import Expected, Refused, require_space
+from zsr.data.fetching.download import Expected, Refused
 from zsr.data.fetching.install import link_or_copy
 from zsr.data.registry import Entry, Source, entries
-from zsr.files import read_json, write_atomic, write_json
+from zsr.files import read_json, require_space, write_atomic, write_json
 from zsr.params import StudyError
 
 LOCK = Path(__file__).with_name("hub_lock.json")

@@ -3,9 +3,12 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from re import fullmatch
 
 from zsr.data.fetching.unpack import Unpacked, extract
+from zsr.data.outside import read_lines, visible_files
 from zsr.data.registry import File, Source
+from zsr.data.samples import parsing
 from zsr.params import StudyError
 
 KEY = "imagenet"
@@ -62,9 +65,13 @@ def _classes(data: Path) -> list[str]:
     import numpy as np
     from scipy.io import loadmat
 
-    synsets = np.atleast_1d(loadmat(data / "meta.mat", squeeze_me=True)["synsets"])
-    wnids = {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
-    return [wnids[int(number)] for number in (data / "ILSVRC2012_validation_ground_truth.txt").read_text().split()]
+    with parsing(KEY, data, "meta.mat and ILSVRC2012_validation_ground_truth.txt"):
+        synsets = np.atleast_1d(loadmat(data / "meta.mat", squeeze_me=True)["synsets"])
+        wnids = {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
+        for wnid in wnids.values():
+            if not fullmatch(r"n\d{8}", wnid):
+                raise ValueError(f"{wnid!a} is no WordNet id")
+        return [wnids[int(number)] for number in read_lines(data / "ILSVRC2012_validation_ground_truth.txt")]
 
 
 def _train(folder: Path) -> Unpacked:
@@ -73,7 +80,7 @@ def _train(folder: Path) -> Unpacked:
     extract(folder / TRAIN, packed, "tar")
     (folder / "train").mkdir()
     counts = []
-    for archive in sorted(packed.glob("*.tar")):
+    for archive in visible_files(packed, (".tar",)):
         counts.append(extract(archive, folder / "train" / archive.stem, "tar"))
         archive.unlink()  # at once: all archives and all images together would be 300 GB
     packed.rmdir()

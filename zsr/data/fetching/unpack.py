@@ -1,13 +1,11 @@
 """Archives are unpacked with suspicion: every member must stay inside the target folder, or nothing is unpacked."""
 
 import gzip
-import lzma
-import os
+import secrets
 import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,13 +13,23 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
+from zsr.data import tars
+from zsr.data.outside import printable
+from zsr.data.tars import BadArchive
+from zsr.files import require_space, writing
 from zsr.params import StudyError
 
 Kind = Literal["tar", "zip", "gz"]
-Nature = Literal["file", "folder", "a link or special file", "an encrypted file"]  # the kind of a member
-RATIO, FLOOR = 100, 64 * 2**20  # pictures hardly shrink, arrays may; an archive bomb grows a thousandfold
+Nature = Literal[  # the kind of a member
+    "file",
+    "folder",
+    "a link or special file",
+    "an encrypted file",
+    "a file in a compression whose size in memory has no bound",
+]
+RATIO, FLOOR = 10, 64 * 2**20  # pictures hardly shrink, labels may; an archive bomb grows a thousandfold
 MEMBERS = 2_000_000
-BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError, ValueError)
+NAME_LENGTH = 1000
 
 
 @dataclass(frozen=True)
@@ -58,23 +66,27 @@ def extract(archive: Path, folder: Path, kind: Kind, limit: int = 0, members: in
     """Unpack into a folder that does not exist yet: all of an archive, or nothing.
 
     kind: "tar" may be compressed in any way; "gz" is one file, called like the archive without its ending. limit: bytes
-    that may come out, by default a hundred times the archive and at least 64 MiB; never more than the disk has free.
-    members: number of members that may come out. Raises StudyError that names the archive, and the member where one is
+    that may come out, by default ten times the archive and at least 64 MiB.
+    members: number of members that may come out. Raises BadArchive that names the archive, and the member where one is
     at fault: a name outside the folder, a link or device, a name twice, too many bytes or members, a broken archive.
+    Raises StudyError: the disk has no room; the folder is there.
     """
     if folder.exists():
         raise StudyError(f"{folder} is there already: move it away to unpack {archive.name}")
+    require_space(folder.parent, archive.stat().st_size, f"unpacking {archive}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
     try:
-        limit = min(limit or max(RATIO * archive.stat().st_size, FLOOR), shutil.disk_usage(folder.parent).free)
-        temporary.mkdir()
+        limit = limit or max(RATIO * archive.stat().st_size, FLOOR)
+        with writing(temporary):
+            temporary.mkdir()
         unpacked = _write_all(archive, {"tar": _tar, "zip": _zip, "gz": _gz}[kind], temporary, limit, members)
         temporary.replace(folder)
         return unpacked
-    except BROKEN as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StudyError(f"{archive} cannot be unpacked as {kind}: {reason}") from None
+    except StudyError:
+        raise
+    except Exception as error:  # of the readers of archives, of many types
+        raise BadArchive(f"{archive} cannot be unpacked as {kind}: {_reason(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -84,14 +96,14 @@ def _write_all(archive: Path, read: Callable, folder: Path, limit: int, most: in
     with closing(read(archive)) as entries:
         for number, member in enumerate(entries, 1):
             if number > most:
-                raise StudyError(f"{archive} holds more than {most} members: it is refused as an archive bomb")
+                raise BadArchive(f"{archive} holds more than {most} members: it is refused as an archive bomb")
             path = _inside(archive, member)
             target = folder / path
             if member.kind == "folder":
                 target.mkdir(parents=True, exist_ok=True)
                 continue
             if path in seen:
-                raise StudyError(f"{archive} holds '{member.name}' twice: it is refused")
+                raise BadArchive(f"{archive} holds {shown(member)} twice: it is refused")
             seen.add(path)
             if member.size > limit - written:
                 raise _too_much(archive, member, limit)
@@ -103,49 +115,67 @@ def _write_all(archive: Path, read: Callable, folder: Path, limit: int, most: in
 def _inside(archive: Path, member: Member) -> PurePosixPath:
     """The path of a member below the folder. Raises StudyError where it leads out, or is no plain file or folder."""
     path = PurePosixPath(member.name)
+    if not member.name.isprintable() or len(member.name) > NAME_LENGTH:
+        raise BadArchive(f"{archive} holds {shown(member)}, a name that cannot be shown in a line: it is refused")
     drive = member.name[1:2] == ":"
     if path.is_absolute() or ".." in path.parts or drive or set(member.name) & {"\\", "\0"}:
-        raise StudyError(f"{archive} holds '{member.name}', which leads out of its folder: it is refused")
+        raise BadArchive(f"{archive} holds {shown(member)}, which leads out of its folder: it is refused")
     if member.kind not in ("file", "folder"):
-        raise StudyError(f"{archive} holds '{member.name}', {member.kind}: it is refused")
+        raise BadArchive(f"{archive} holds {shown(member)}, {member.kind}: it is refused")
     if member.kind == "file" and not path.parts:
-        raise StudyError(f"{archive} holds a file without a name: it is refused")
+        raise BadArchive(f"{archive} holds a file without a name: it is refused")
     return path
+
+
+def shown(member: Member) -> str:
+    """The name of a member for a message, in quotes and in ASCII."""
+    return ascii(member.name[:NAME_LENGTH])
 
 
 def _copy(archive: Path, member: Member, target: Path, room: int) -> int:
     """Write a member and return its size in bytes. Announced sizes are not trusted."""
     count = 0
-    source = member.open()
-    assert source is not None, "only a file is copied"
-    with source, target.open("xb") as file:
-        while chunk := source.read(2**20):
+    with writing(target, member.size), target.open("xb") as file:
+        for chunk in _chunks(archive, member):
             count += len(chunk)
             if count > room:
                 raise _too_much(archive, member, room)
             file.write(chunk)
     if count < member.size:
-        raise StudyError(f"{archive} holds '{member.name}' with {count} of its {member.size} bytes: it is cut short")
+        raise BadArchive(f"{archive} holds {shown(member)} with {count} of its {member.size} bytes: it is cut short")
     return count
 
 
-def _too_much(archive: Path, member: Member, limit: int) -> StudyError:
-    return StudyError(
-        f"{archive} unpacks to more than the {limit / 2**20:.0f} MiB allowed or free, at '{member.name}': make room on "
-        "the disk; if there is plenty, it is an archive bomb"
+def _chunks(archive: Path, member: Member) -> Iterator[bytes]:
+    try:
+        source = member.open()
+        assert source is not None, "only a file is copied"
+        with source:
+            while chunk := source.read(2**20):
+                yield chunk
+    except Exception as error:  # of the readers of archives, of many types
+        raise BadArchive(f"{archive} is damaged at {shown(member)} ({_reason(error)})") from None
+
+
+def _reason(error: Exception) -> str:
+    return printable((str(error) or type(error).__name__).splitlines()[0])
+
+
+def _too_much(archive: Path, member: Member, limit: int) -> BadArchive:
+    return BadArchive(
+        f"{archive} unpacks to more than {limit / 2**20:.0f} MiB, at {shown(member)}: it is refused as an archive bomb"
     )
 
 
 def _tar(archive: Path) -> Iterator[Member]:
-    with tarfile.open(archive) as tar:
-        for info in tar:
-            plain: Nature = "file" if info.isreg() and not info.issparse() else "a link or special file"
-            kind: Nature = "folder" if info.isdir() else plain
-            member = Member(info.name, info.size, kind, partial(tar.extractfile, info))
-            _inside(archive, member)
-            if hasattr(tarfile, "data_filter"):  # Python's checks, which the oldest patch releases lack
-                tarfile.data_filter(info, str(archive.parent))
-            yield member
+    for tar, info in tars.members(archive):
+        plain: Nature = "file" if info.isreg() and not info.issparse() else "a link or special file"
+        kind: Nature = "folder" if info.isdir() else plain
+        member = Member(info.name, info.size, kind, partial(tar.extractfile, info))
+        _inside(archive, member)
+        if hasattr(tarfile, "data_filter"):  # Python's checks, which the oldest patch releases lack
+            tarfile.data_filter(info, str(archive.parent))
+        yield member
 
 
 def _zip(archive: Path) -> Iterator[Member]:
@@ -156,6 +186,8 @@ def _zip(archive: Path) -> Iterator[Member]:
             kind: Nature = "folder" if info.is_dir() else plain
             if info.flag_bits & 1:
                 kind = "an encrypted file"
+            elif info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                kind = "a file in a compression whose size in memory has no bound"
             yield Member(info.filename, info.file_size, kind, partial(whole.open, info))
 
 

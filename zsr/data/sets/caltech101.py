@@ -16,4 +16,4 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse(root: Path, split: str) -> Samples:
-    return of_class_folders(root / "caltech101", "101_ObjectCategories", without=("BACKGROUND_Google",))
+    return of_class_folders(root / "caltech101", "101_ObjectCategories", without=("BACKGROUND_Google",), deep=False)

@@ -16,4 +16,4 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse(root: Path, split: str) -> Samples:
-    return of_class_folders(root / "caltech256", "256_ObjectCategories")
+    return of_class_folders(root / "caltech256", "256_ObjectCategories", deep=False)

@@ -5,6 +5,7 @@ A variant may contain blanks. The credit at the bottom of every picture stays in
 
 from pathlib import Path
 
+from zsr.data.outside import read_lines
 from zsr.data.samples import Samples, of_files
 from zsr.data.shards import first_found
 
@@ -15,7 +16,8 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse(root: Path, split: str) -> Samples:
-    from torchvision.datasets import FGVCAircraft
-
-    dataset = FGVCAircraft(root, split, annotation_level="variant")
-    return of_files(root / "fgvc-aircraft-2013b", dataset._image_files, dataset._labels, dataset.classes)
+    folder = root / "fgvc-aircraft-2013b"
+    classes = read_lines(folder / "data" / "variants.txt")
+    rows = [line.split(" ", 1) for line in read_lines(folder / "data" / f"images_variant_{split}.txt")]
+    paths = [folder / "data" / "images" / f"{image}.jpg" for image, _ in rows]
+    return of_files(folder, paths, [classes.index(variant) for _, variant in rows], classes)

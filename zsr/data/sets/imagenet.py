@@ -6,7 +6,7 @@ needs a file meta.bin, or else unpacks archives. meta.bin is not needed here.
 
 from pathlib import Path
 
-from zsr.data.samples import Samples, of_files
+from zsr.data.samples import Samples, of_class_folders
 from zsr.data.shards import first_found
 
 FOLDERS = {"test": "val", "train": "train"}
@@ -18,8 +18,4 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse(root: Path, split: str) -> Samples:
-    from torchvision.datasets import ImageFolder
-
-    dataset = ImageFolder(root / "imagenet" / FOLDERS[split])
-    paths, labels = zip(*dataset.samples)
-    return of_files(root / "imagenet", paths, labels, dataset.classes)
+    return of_class_folders(root / "imagenet", FOLDERS[split])

@@ -1,11 +1,11 @@
 """oxford_pets: Oxford-IIIT Pet, 3,669 test images, and 3,680 training images, which the publisher calls trainval.
 
-The key of a breed is the part of a file's name before the number. torchvision writes the names with capitals; on disk,
-cats have one capital and dogs none.
+The key of a breed is the part of a file's name before the number. On disk, cats have one capital and dogs none.
 """
 
 from pathlib import Path
 
+from zsr.data.outside import read_lines
 from zsr.data.samples import Samples, of_files
 from zsr.data.shards import first_found
 
@@ -19,9 +19,9 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse(root: Path, split: str) -> Samples:
-    from torchvision.datasets import OxfordIIITPet
-
-    dataset = OxfordIIITPet(root, LISTS[split])
-    breeds = {label: path.stem.rpartition("_")[0] for path, label in zip(dataset._images, dataset._labels)}
+    folder = root / "oxford-iiit-pet"
+    rows = [line.split() for line in read_lines(folder / "annotations" / f"{LISTS[split]}.txt")]
+    images, labels = [row[0] for row in rows], [int(row[1]) - 1 for row in rows]  # rows "Abyssinian_201 1 1 1"
+    breeds = {label: image.rpartition("_")[0] for image, label in zip(images, labels)}
     keys = [breeds[label] for label in sorted(breeds)]
-    return of_files(root / "oxford-iiit-pet", dataset._images, dataset._labels, keys)
+    return of_files(folder, [folder / "images" / f"{image}.jpg" for image in images], labels, keys)

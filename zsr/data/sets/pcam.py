@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from zsr.data.outside import printable
 from zsr.data.samples import Samples
 from zsr.data.shards import first_found
 from zsr.params import StudyError
@@ -42,8 +43,14 @@ class Patches:
         return {"path": self.path, "owner": None, "file": None}
 
     def __call__(self, row: int) -> Image.Image:
-        """The image of a number."""
-        return Image.fromarray(self._opened()["x"][row])
+        """The image of a number. Raises StudyError where the file does not give it."""
+        try:
+            return Image.fromarray(self._opened()["x"][row]).convert("RGB")
+        except StudyError:
+            raise
+        except Exception as error:  # h5py raises exceptions of many types
+            reason = printable(str(error).partition("\n")[0])
+            raise StudyError(f"image {row} of {self.path} cannot be read ({reason}): fetch the set anew") from None
 
     def _opened(self) -> Any:
         with OPENING:

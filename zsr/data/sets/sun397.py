@@ -1,10 +1,11 @@
-"""sun397: SUN397, all 108,754 images, sorted by path. torchvision lists the images in the order of the disk.
+"""sun397: SUN397, all 108,754 images, sorted by path.
 
 The key of a class is its line of ClassName.txt, "/a/apartment_building/outdoor". Some .jpg files are no JPEG.
 """
 
 from pathlib import Path
 
+from zsr.data.outside import read_lines, visible_files
 from zsr.data.samples import Samples, of_files
 from zsr.data.shards import first_found
 
@@ -15,9 +16,9 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse(root: Path, split: str) -> Samples:
-    from torchvision.datasets import SUN397
-
-    dataset = SUN397(root)
-    paths, labels = zip(*sorted(zip(dataset._image_files, dataset._labels)))
-    keys = (root / "SUN397" / "ClassName.txt").read_text(encoding="utf-8-sig").split()
-    return of_files(root / "SUN397", paths, labels, keys)
+    folder = root / "SUN397"
+    keys = read_lines(folder / "ClassName.txt")
+    label = {key: at for at, key in enumerate(keys)}
+    paths = [path for path in visible_files(folder, (".jpg",)) if path.name.startswith("sun_")]
+    labels = [label[f"/{path.parent.relative_to(folder).as_posix()}"] for path in paths]
+    return of_files(folder, paths, labels, keys)

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from zsr.data.samples import Samples, of_files
+from zsr.data.outside import read_lines, visible, visible_files
+from zsr.data.samples import ENDINGS, Samples, of_files
 from zsr.data.shards import first_found
 from zsr.params import StudyError
 
@@ -24,33 +25,30 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse_train(root: Path, split: str) -> Samples:
-    from torchvision.datasets import ImageFolder
-
-    dataset = ImageFolder(root / FOLDER / "train")
-    return _labelled(root / FOLDER, [(path, dataset.classes[label]) for path, label in dataset.samples])
+    return _labelled(root / FOLDER, _in_class_folders(visible(root / FOLDER / "train")))
 
 
 def _parse_val(root: Path, split: str) -> Samples:
     folder, images = root / FOLDER / "val", root / FOLDER / "val" / "images"
-    sorted_out = [path for path in sorted(folder.iterdir()) if path.is_dir() and path != images]
-    if sorted_out:
-        labelled_paths = [
-            (path, class_folder.name) for class_folder in sorted_out for path in sorted(class_folder.rglob("*.JPEG"))
-        ]
-    else:
+    labelled_paths = _in_class_folders([path for path in visible(folder) if path != images])
+    if not labelled_paths:
         notes = folder / "val_annotations.txt"
         if not notes.exists():
             raise StudyError(f"{images} would be one class, 'images': put back {notes}, which has the labels")
-        rows = [line.split("\t") for line in notes.read_text(encoding="utf-8-sig").splitlines() if line]
+        rows = [line.split("\t") for line in read_lines(notes)]
         labelled_paths = [(images / row[0], row[1]) for row in rows]
     samples = _labelled(root / FOLDER, labelled_paths)
-    return replace(samples, ids=tuple(f"val/{Path(path).name}" for path, _ in labelled_paths))
+    return replace(samples, ids=tuple(f"val/{path.name}" for path, _ in labelled_paths))
 
 
-def _labelled(folder: Path, labelled_paths: Sequence[tuple[str | Path, str]]) -> Samples:
+def _in_class_folders(folders: Sequence[Path]) -> list[tuple[Path, str]]:
+    return [(path, folder.name) for folder in folders if folder.is_dir() for path in visible_files(folder, ENDINGS)]
+
+
+def _labelled(folder: Path, labelled_paths: Sequence[tuple[Path, str]]) -> Samples:
     listed = folder / "wnids.txt"
     here = {wnid for _, wnid in labelled_paths}
-    wnids = sorted(listed.read_text(encoding="utf-8-sig").split() if listed.exists() else here)
+    wnids = sorted(read_lines(listed) if listed.exists() else here)
     if len(here) == 1:
         raise StudyError(f"all images of {folder} are of one class, '{min(here)}': its folders are no classes")
     strange = sorted(here - set(wnids))

@@ -1,0 +1,75 @@
+"""Names and lists from outside: hidden names are no data, lists are read in one way, names in messages are one line."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unicodedata import category
+
+from zsr.params import StudyError
+
+HIDDEN = ("__macosx", "thumbs.db", "desktop.ini")  # what file browsers leave behind without a dot
+LIST_BYTES = 64 * 2**20  # the largest list of the public sets has 8 MB
+SHOWN = 1000  # characters of a name that a message shows
+
+
+def printable(name: object) -> str:
+    """A name for a message: characters that cannot be shown, such as line ends, are escaped; a long name is cut."""
+    text = str(name)
+    text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def hidden(name: str) -> bool:
+    """Is a file or folder of this name made by a file browser or a notebook? Such a file is never data."""
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def visible(folder: Path) -> list[Path]:
+    """The files and folders in a folder, sorted, without hidden ones."""
+    return sorted(path for path in folder.iterdir() if not hidden(path.name))
+
+
+def visible_files(folder: Path, endings: Sequence[str]) -> list[Path]:
+    """The files of a folder and of the folders in it, sorted, without hidden ones. endings: in lower case."""
+    found = []
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not hidden(name)]
+        found += [Path(place, name) for name in names if not hidden(name) and name.lower().endswith(tuple(endings))]
+    return sorted(found)
+
+
+def read_text(path: Path, most: int = LIST_BYTES) -> str:
+    """The text of a file in UTF-8, without a byte order mark.
+
+    most: largest number of bytes. Raises StudyError: there is no such file, it is larger, or it is no UTF-8.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise StudyError(f"{printable(path)} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise StudyError(
+            f"{printable(path)} is no text in UTF-8 (byte {error.start + 1}): write it anew in UTF-8"
+        ) from None
+    if len(content) > most:
+        raise StudyError(f"{printable(path)} has more than {most} bytes: it is not the list that is expected here")
+    return text
+
+
+def read_lines(path: Path, most: int = LIST_BYTES) -> list[str]:
+    """The lines of a list in UTF-8 that are not empty, without blanks around them; any end of line is taken.
+
+    Raises StudyError as `read_text` does, and for a control character in a line.
+    """
+    return [line for _, line in numbered_lines(path, most)]
+
+
+def numbered_lines(path: Path, most: int = LIST_BYTES) -> Iterator[tuple[int, str]]:
+    """As `read_lines`, with the number of each line in the file."""
+    for number, line in enumerate(read_text(path, most).replace("\r\n", "\n").replace("\r", "\n").split("\n"), 1):
+        if line.strip():
+            if any(category(c) == "Cc" and c != "\t" for c in line):
+                raise StudyError(f"{printable(path)}: line {number} has a control character: '{printable(line)}'")
+            yield number, line.strip()
