@@ -120,7 +120,7 @@ def _path_of(error: BaseException) -> str:
         path = trace.tb_frame.f_locals.get("path")
         found = str(path) if isinstance(path, Path) else found
         trace = trace.tb_next
-    return found or "a file"
+    return "".join(letter if letter.isprintable() else "?" for letter in found) or "a file"
 
 
 @dataclass(frozen=True)

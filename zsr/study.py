@@ -56,11 +56,8 @@ Figure = Literal[
     "robustness", "likeness",
 ]  # fmt: skip
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}")
-NAMED_BY_GRAPH = (
-    "protocol",
-    "precision",
-    "counted",
-)  # keys of `evaluate` without a default in dvc.yaml
+# keys of `evaluate` without a default in dvc.yaml
+NAMED_BY_GRAPH = ("protocol", "precision", "counted")
 
 
 @dataclass(frozen=True, kw_only=True)

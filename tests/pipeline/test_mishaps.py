@@ -74,6 +74,7 @@ MISHAPS = {  # what a command does in a folder -> parts of the line
     ),
     "a folder": (lambda x: x.read_bytes(), ["is a folder, and must be a file"]),
     "no file": (lambda x: (x / "none.csv").read_bytes(), ["none.csv: is not there"]),
+    "a name of two lines": (lambda x: (x / "a\nb\udcff").read_bytes(), ["a?b?: is not there"]),
     "no right": (lambda x: fail(PermissionError(errno.EACCES, "?", x / "a")), ["a: permission denied; give"]),
     "read-only": (lambda x: fail(OSError(errno.EROFS, "?", x / "a")), ["a: the file system is read-only; choose"]),
     "many open files": (lambda x: fail(OSError(errno.EMFILE, "?", x / "a")), ["too many files are open; allow more"]),

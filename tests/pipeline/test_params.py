@@ -252,6 +252,16 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     ("- orderings\n", "- quirks\n", "tables: 'quirks' needs quirks, which this study does not have"),
     ("- training\n", "- effective_rate\n", "figures: 'effective_rate' needs grid, which this study does not have"),
     ("- training\n", "- likeness\n", "figures: 'likeness' needs likeness, which this study does not have"),
+    ("threads: 1 ", "threads: 100000 ", "threads must be at least 1 and at most 1,024, got 100000"),
+    ("  pool: 10000 ", "  pool: 1000001 ", "base_model.pool must be at least 1 and at most 1,000,000, got 1000001"),
+    ("      train: 5120\n", "      train: 1000001\n", "data.sets.glyphs.train must be at most 1000000, got 1000001"),
+    ("up: '' ", "up: ../.. ", "up must be '' or one or several times '../', got '../..'"),
+    (
+        "  pgd:\n    eps: 13/255 ",
+        "  pgd:\n    eps: 0.001 ",
+        "eps_sweep.pgd.eps must be at most 0.06375, where attacks.pgd.step_size, which grows with eps, comes to 1; got",
+    ),
+    ("  cw: ", f"  {'c' * 65}: ", "attacks: a name is small letters, digits and _ after a first letter, got 'ccc"),
     ("  cw: ", "  worst_case: ", "attacks: 'worst_case' stands for all attacks together; choose another name"),
 ]
 
@@ -277,7 +287,7 @@ def nested(key: str, value: object) -> dict:
 NAMES = ["my tecoa", "a/b", "t;touch PWNED", "$HOME", "", "TECOA", 7, "tecoa.v2", "_tecoa", "2tecoa", "tecoa\n"]
 
 
-@pytest.mark.parametrize("kind", ["methods", "starts", "attacks", "shared", "data.sets"])
+@pytest.mark.parametrize("kind", ["methods", "starts", "attacks", "shared", "protocols", "data.sets"])
 @pytest.mark.parametrize("name", NAMES, ids=repr)
 def test_a_name_that_could_not_stand_in_a_path_or_a_command_is_refused(document, monkeypatch, kind, name):
     monkeypatch.setattr(study, "read", lambda path: over(document, nested(kind, {name: {}})))
