@@ -144,7 +144,7 @@ def closure(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
     queue = [file for name in modules for file in (_required(root, name), *_module_files(root, name))]
     while queue:
         path = queue.pop()
-        if path in project_files:
+        if path in project_files or is_front(path):
             continue
         project_files.add(path)
         imported, data_files, _ = _read(path)
@@ -185,7 +185,7 @@ def _module_files(root: Path, name: str) -> list[Path]:
         return []
     packages = [home.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
     candidates = [*packages, home.joinpath(*parts[:-1], f"{parts[-1]}.py")]
-    return [path for path in candidates if path.is_file() and not is_front(path)]
+    return [path for path in candidates if path.is_file()]
 
 
 def is_front(path: Path) -> bool:
@@ -193,14 +193,15 @@ def is_front(path: Path) -> bool:
 
     A stage names modules, so a front computes nothing of a stage and does not count.
     """
-    if path.name != "__init__.py":
-        return False
-    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return path.name == "__init__.py" and _parsed(path, path.stat().st_mtime_ns).names_alone
+
+
+def _only_names(body: list[ast.stmt]) -> bool:
     functions = {statement.name for statement in body if isinstance(statement, ast.FunctionDef)}
-    return functions == {"__getattr__", "__dir__"} and all(map(_names_alone, body))
+    return functions <= {"__getattr__", "__dir__"} and all(map(_names, body))
 
 
-def _names_alone(statement: ast.stmt) -> bool:
+def _names(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.ImportFrom):
         return statement.module in ("importlib", "typing")
     if isinstance(statement, ast.Assign):
@@ -241,6 +242,7 @@ def _file_digest(path: Path) -> str:
 @dataclass(frozen=True)
 class _Parsed:
     digest: str
+    names_alone: bool
     imports: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
 
 
@@ -250,7 +252,7 @@ def _parsed(path: Path, changed: int) -> _Parsed:
     tree, total = ast.parse(path.read_text(encoding="utf-8")), hashlib.sha256()
     for part in _structure(tree):
         total.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    return _Parsed(total.hexdigest(), _imports(path, tree))
+    return _Parsed(total.hexdigest(), _only_names(tree.body), _imports(path, tree))
 
 
 def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
