@@ -128,15 +128,18 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
     start, length = len(header()), math.prod(shape)
     disk.require_space(path.parent, start + length, str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    with disk.writing(path, start + length):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        with disk.writing(path, start + length):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
         with open(descriptor, "r+b") as file:
             with disk.writing(path, start + length):
                 disk.reserve(descriptor, start + length)
-            yield np.memmap(file, np.uint8, "r+", start, shape) if length else np.empty(shape, np.uint8)
+            images = np.memmap(file, np.uint8, "r+", start, shape) if length else np.empty(shape, np.uint8)
+            yield images
             with disk.writing(path, start + length):
+                if length:
+                    images.flush()  # type: ignore[attr-defined]  # a map has it
                 assert len(header()) == start
                 file.seek(0)
                 file.write(header())
