@@ -28,6 +28,6 @@ $(READY): requirements.txt
 clean:
 	rm -rf $(VENV) .scratch build
 
-# Newest versions of everything, for all platforms; needs uv. By hand, not by file times.
+# Newest versions of everything with the hashes of their files, for all platforms; needs uv. By hand, not by file times.
 lock:
-	uv pip compile --quiet --universal --python-version 3.10 --extra test --no-header --no-annotate pyproject.toml > requirements.txt
+	uv pip compile --quiet --universal --python-version 3.10 --extra test --no-header --no-annotate --generate-hashes pyproject.toml > requirements.txt

@@ -4,16 +4,22 @@ import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+PAGE = b"<!DOCTYPE html>\n<html>Sign in to continue</html>\n"
+
 
 class Mirror:
-    """files: content by path. faults: by path what the next requests meet, one each: an HTTP status; ("drop", n) or
-    ("stall", n) after n bytes; "whole" ignores Range; "early" starts ten bytes before what was asked for; "endless"
-    announces no length; a byte string is sent instead of the file. seen: (method, path, Range or "") of each request.
-    sent: bytes of bodies by path."""
+    """A server whose answers a test chooses.
+
+    files: content by path. faults: by path what the next requests meet, one each: an HTTP status; ("drop", n) or
+    ("stall", n) after n bytes; ("trickle", seconds) sends a byte at a time, with pauses; "whole" ignores Range, and
+    "ranged" If-Range; "early" starts ten bytes before what was asked for; "endless" announces no length; "page" is an
+    HTML page; a byte string is sent instead of the file. versions: ETags by path; If-Range is heeded. seen: (method,
+    path, Range or "") of each request. sent: bytes of bodies by path.
+    """
 
     def __init__(self, server: ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{server.server_port}"
-        self.files, self.faults, self.seen, self.sent = {}, {}, [], {}
+        self.files, self.faults, self.seen, self.sent, self.versions = {}, {}, [], {}, {}
         self.stalled = threading.Event()
 
     def url(self, path: str) -> str:
@@ -39,7 +45,10 @@ class _Handler(BaseHTTPRequestHandler):
         fault = faults.pop(0) if faults else None
         self.close_connection = True
         content = fault if isinstance(fault, bytes) else mirror.files.get(path)
-        start = int(asked[6:-1]) if asked and fault != "whole" else 0
+        content = PAGE if fault == "page" else content
+        version = mirror.versions.get(path, "")
+        whole = fault in ("whole", "page") or self.headers.get("If-Range", version) != version and fault != "ranged"
+        start = int(asked[6:-1]) if asked and not whole else 0
         start -= 10 if fault == "early" else 0
         status = fault if isinstance(fault, int) else 404 if content is None else 206 if start else 200
         if status in (200, 206) and start >= len(content) and start:
@@ -52,6 +61,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self.end_headers()
         if status == 206:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        if version:
+            self.send_header("ETag", version)
+        if fault == "page":
+            self.send_header("Content-Type", "text/html; charset=utf-8")
         if fault != "endless":
             self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
@@ -60,6 +73,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send(self, path: str, content: bytes, fault):
         mirror = self.server.mirror
+        if isinstance(fault, tuple) and fault[0] == "trickle":
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                if mirror.stalled.wait(fault[1]):
+                    return
         part = content[: fault[1]] if isinstance(fault, tuple) else content
         mirror.sent[path] = mirror.sent.get(path, 0) + len(part)  # before: the client may be done at once
         self.wfile.write(part)

@@ -1,8 +1,13 @@
 import multiprocessing
 import os
+import resource
+import secrets
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -217,3 +222,70 @@ def test_a_digest_of_a_file_is_that_of_its_bytes(tmp_path):
     content = bytes(range(256)) * 10_000
     (tmp_path / "a").write_bytes(content)
     assert files.digest(tmp_path / "a") == files.digest(content)
+
+
+def grow(path, n=2_000_000):
+    return files.growing_images(path, (n, 1, 1, 3), {"ids": np.arange(2)}, {})
+
+
+def test_a_disk_without_room_is_one_line_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=5_000_000))
+    with pytest.raises(StudyError, match=r"new/grown needs 6.00 MB below .*, where 5.00 MB are free: make room"):
+        with grow(tmp_path / "new" / "grown"):
+            pytest.fail("the file is there")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=6_000_500))
+    with pytest.raises(StudyError, match="6.00 MB are free"), grow(tmp_path / "grown"):
+        pytest.fail("a margin stays free")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_reserved_is_one_line_and_leaves_nothing(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5_000_000, limits[1]))
+    try:
+        with pytest.raises(StudyError, match=r"\A.*grown cannot be written .*it needs 6.00 MB, and .* are free.*\Z"):
+            with grow(tmp_path / "grown"):
+                pytest.fail("a write into the map would end the process by a signal")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_room_of_a_growing_file_is_reserved(tmp_path):
+    with grow(tmp_path / "grown"):
+        (temporary,) = tmp_path.iterdir()
+        assert temporary.stat().st_blocks * 512 >= 6_000_000, "the file has holes"
+        assert temporary.name.startswith(".") and temporary.stat().st_mode & 0o400
+
+
+@pytest.mark.parametrize("number", files.CANNOT_RESERVE)
+def test_a_file_system_that_reserves_nothing_is_written_to_all_the_same(tmp_path, monkeypatch, number):
+    def refuse(*_):
+        raise OSError(number, "no way to reserve")
+
+    monkeypatch.setattr("os.posix_fallocate", refuse)
+    with grow(tmp_path / "grown", 2) as images:
+        images[:] = 7
+    assert files.load_arrays(tmp_path / "grown")[0]["images"].tolist() == [[[[7] * 3]]] * 2
+
+
+def test_a_link_in_the_way_of_a_growing_file_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda n: "known")
+    (tmp_path / ".grown.known.tmp").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match="grown cannot be written"), grow(tmp_path / "grown"):
+        pytest.fail("it was followed")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_clone_has_the_same_bytes_whatever_git_does_to_ends_of_lines(tmp_path):
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    shutil.copy(Path(__file__).parents[2] / ".gitattributes", origin)
+    held = {"a.py": b"x = 1\ny = 2\n", "b.png": b"\x89PNG\r\n\x1a\n\n", "c.safetensors": b"{}\n\r\n"}
+    for name, content in held.items():
+        (origin / name).write_bytes(content)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a", "-c", "core.autocrlf=true"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *words], cwd=origin, check=True, capture_output=True)
+    subprocess.run([*git, "clone", "-q", "-c", "core.autocrlf=true", origin, tmp_path / "clone"], check=True)
+    assert {name: (tmp_path / "clone" / name).read_bytes() for name in held} == held

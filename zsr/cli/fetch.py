@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from zsr.cli.command import EXISTING, WRITTEN, OneLine
 from zsr.data import plan
 from zsr.data.fetching import hub
+from zsr.data.fetching.download import Patience
 from zsr.data.fetching.fetch import Wish, fetch_all
 from zsr.data.registry import entries, entry
 from zsr.params import StudyError
@@ -21,12 +23,28 @@ from zsr.params import StudyError
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @click.option("--from", "given", type=EXISTING, help="Import files from this folder instead of downloading them.")
 @click.option("--accept-imagenet-terms", "accepted", is_flag=True, help="You have accepted them at image-net.org.")
+@click.option("--timeout", type=click.FloatRange(0.1), default=30, show_default=True, help="Seconds without a byte.")
+@click.option(
+    "--least-rate",
+    type=click.FloatRange(0),
+    default=1000,
+    show_default=True,
+    help="Bytes a second, over a minute, below which a mirror is left; 0: none.",
+)
 @click.option("--plan", "only", flag_value="plan", help="Print what there is to get, without a network.")
 @click.option("--check", "only", flag_value="check", help="Ask all sources whether they answer.")
 @click.option("--lock", "only", flag_value="lock", help="Ask the Hub for commits and hashes; write the lock file.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan or the check as JSON.")
 def fetch(
-    sets: tuple[str, ...], root: Path, split: Any, given: Path | None, accepted: bool, only: str | None, as_json: bool
+    sets: tuple[str, ...],
+    root: Path,
+    split: Any,
+    given: Path | None,
+    accepted: bool,
+    timeout: float,
+    least_rate: float,
+    only: str | None,
+    as_json: bool,
 ) -> None:
     """Download public SETS, or `all`, below the data root, and check them.
 
@@ -50,8 +68,12 @@ def fetch(
         _show(rows, as_json)
         _fail([row["url"] for row in rows if not row["ok"] and row["status"] != "dead"], "do not answer as they should")
     else:
-        wish = Wish(root=root, split=split, given=given, accepted=accepted, watch=_bars(), warn=_warn)
-        outcomes = list(fetch_all(names, wish))
+        with closing(_Bars()) as bars:
+            wish = Wish(
+                root=root, split=split, given=given, accepted=accepted, watch=bars, warn=bars.warn,
+                patience=Patience(timeout=timeout, rate=least_rate),
+            )  # fmt: skip
+            outcomes = list(fetch_all(names, wish))
         _show([{"set": o.set, "source": o.source, "GB": f"{o.bytes / 1e9:.2f}", "state": o.state} for o in outcomes])
         _fail([o.fault for o in outcomes if o.fault], "failed")
 
@@ -73,20 +95,28 @@ def _fail(faults: list[str], what: str) -> None:
         raise StudyError(faults[0] if len(faults) == 1 else "\n".join([f"{len(faults)} {what}:", *faults]))
 
 
-def _bars():
-    """A progress bar for each file."""
-    from tqdm import tqdm
+class _Bars:
+    """A progress bar for each file. A line of text never stands behind a bar: the bars are closed first."""
 
-    bars = {}
+    def __init__(self) -> None:
+        self._bars: dict[str, Any] = {}
 
-    def watch(name: str, have: int, total: int) -> None:
-        if name not in bars:
+    def __call__(self, name: str, have: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if name not in self._bars:
             often = 0.2 if sys.stderr.isatty() else 10  # seconds between updates; a log gets few lines
-            bars[name] = tqdm(
+            self._bars[name] = tqdm(
                 total=total or None, desc=name, unit="B", unit_scale=True, initial=have, mininterval=often
             )
-        bars[name].update(have - bars[name].n)
+        self._bars[name].update(have - self._bars[name].n)
         if have == total:
-            bars.pop(name).close()
+            self._bars.pop(name).close()
 
-    return watch
+    def warn(self, line: str) -> None:
+        self.close()
+        _warn(line)
+
+    def close(self) -> None:
+        while self._bars:
+            self._bars.popitem()[1].close()

@@ -35,7 +35,7 @@ def members(archive: Path, mode: Literal["r:", "r:*"] = "r:*") -> Iterator[tuple
             if info.size < 0 or tar.offset <= end:
                 raise BadArchive(f"{archive} is damaged at {info.name!a}: its size is below 0")
             last, end = info.name, tar.offset
-            tar.members.clear()  # the reader would keep all of them
+            tar.members.clear()  # type: ignore[attr-defined]  # the reader would keep all of them
             yield tar, info
         if kind.block.strip(b"\0"):
             raise BadArchive(f"{archive} is damaged after {last!a}, at byte {tar.offset}: fetch it anew")

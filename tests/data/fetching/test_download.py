@@ -2,13 +2,18 @@
 
 import hashlib
 import random
+import resource
 import shutil
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
 
-from tests.mirror import mirror
+from tests.mirror import PAGE, mirror
 from zsr.data.fetching.download import Expected, Patience, download
 from zsr.files import require_space
 from zsr.params import StudyError
@@ -103,14 +108,14 @@ def test_a_wrong_hash_is_deleted_and_the_next_mirror_starts_at_zero(web, tmp_pat
 def test_md5_is_checked_where_it_is_all_that_is_known(web, tmp_path):
     with pytest.raises(StudyError, match="wrong md5"):
         get(web, tmp_path / "file", expected=Expected(size=len(CONTENT), md5="0" * 32))
-    assert leftovers(tmp_path) == set()
+    assert leftovers(tmp_path) == {"file.refused"} and (tmp_path / "file.refused").read_bytes() == CONTENT
 
 
-def test_a_wrong_size_is_refused_before_its_body_is_read(web, tmp_path):
+def test_a_wrong_size_is_refused_from_the_header(web, tmp_path):
     web.files["a"] = CONTENT + b"?"
     with pytest.raises(StudyError, match=f"wrong size, {len(CONTENT) + 1} bytes where {len(CONTENT)} are expected"):
         get(web, tmp_path / "file")
-    assert leftovers(tmp_path) == set()
+    assert leftovers(tmp_path) == {"file.refused"}
 
 
 def test_a_mirror_of_another_size_spoils_nothing_of_what_came_before(web, tmp_path):
@@ -213,3 +218,114 @@ def test_two_that_want_one_file_wait_for_each_other(web, tmp_path):
         both = [pool.submit(get, web, tmp_path / "file") for _ in range(2)]
     assert sorted(one.result().url for one in both) == ["", web.url("a")]
     assert web.sent["a"] == len(CONTENT) and (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_a_mirror_that_trickles_is_left_for_the_next(web, tmp_path):
+    web.faults["a"] = [("trickle", 0.02)]
+    patience = Patience(timeout=5, tries=1, pause=0, rate=1000, window=0.3)
+    assert get(web, tmp_path / "file", "ab", patience=patience).url == web.url("b")
+    assert (tmp_path / "file").read_bytes() == CONTENT
+    web.faults["a"] = [("trickle", 0.02)]
+    with pytest.raises(StudyError, match="under 1000 bytes a second over 0.3 seconds"):
+        get(web, tmp_path / "other", "a", patience=patience)
+
+
+def test_a_mirror_that_trickles_its_headers_is_left(tmp_path):
+    """Each byte comes in time, and the answer never does."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def trickle():
+            client, _ = server.accept()
+            with client, suppress(OSError):
+                for byte in b"HTTP/1.1 200 OK\r\nX: " + b"y" * 200:
+                    client.send(bytes([byte]))
+                    time.sleep(0.02)
+
+        Thread(target=trickle, daemon=True).start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        with pytest.raises(StudyError, match="under 1000 bytes a second"):
+            download([url], tmp_path / "file", RIGHT, Patience(timeout=5, tries=1, pause=0, rate=1000, window=0.3))
+
+
+def test_a_slow_start_is_forgiven_and_any_rate_may_be_allowed(web, tmp_path):
+    web.files["a"], web.faults["a"] = CONTENT[:30], [("trickle", 0.01)]
+    few = Expected(size=30, sha256=hashlib.sha256(CONTENT[:30]).hexdigest())
+    get(web, tmp_path / "file", expected=few, patience=Patience(timeout=5, tries=1, pause=0, rate=0, window=0.1))
+    assert (tmp_path / "file").read_bytes() == CONTENT[:30]
+
+
+@pytest.mark.parametrize("expected", [RIGHT, HASH_ALONE, Expected(size=len(CONTENT)), Expected()])
+def test_a_page_in_place_of_the_file_is_kept_aside_and_named(web, tmp_path, expected):
+    web.faults["a"] = ["page"]
+    with pytest.raises(StudyError, match="an HTML page in place of the file; what came is kept as .*file.refused"):
+        get(web, tmp_path / "file", expected=expected)
+    assert (tmp_path / "file.refused").read_bytes() == PAGE and leftovers(tmp_path) == {"file.refused"}
+    get(web, tmp_path / "file", expected=expected)
+    assert (tmp_path / "file").read_bytes() == CONTENT and leftovers(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize("expected", [RIGHT, HASH_ALONE, Expected()])
+def test_a_page_that_does_not_say_so_is_known_by_its_content(web, tmp_path, expected):
+    web.files["a"] = PAGE
+    with pytest.raises(StudyError, match="HTML page|wrong size"):
+        get(web, tmp_path / "file", expected=expected)
+    assert leftovers(tmp_path) == {"file.refused"}
+
+
+def test_a_page_does_not_spoil_what_came_before(web, tmp_path):
+    web.faults["a"] = [("drop", 100_000), "page"]
+    assert get(web, tmp_path / "file", "ab").url == web.url("b")
+    assert web.sent["b"] == len(CONTENT) - 100_000
+
+
+@pytest.mark.parametrize("expected", [RIGHT, Expected(size=len(CONTENT)), Expected()])
+def test_bytes_of_two_versions_are_never_mixed(web, tmp_path, expected):
+    web.versions["a"], web.faults["a"] = '"1"', [("drop", 100_000), 404]
+    with pytest.raises(StudyError):
+        get(web, tmp_path / "file", expected=expected)
+    web.files["a"], web.versions["a"] = bytes(100) + CONTENT[100:], '"2"'
+    if expected.sha256:
+        with pytest.raises(StudyError, match="wrong sha256"):
+            get(web, tmp_path / "file", expected=expected)
+    else:
+        get(web, tmp_path / "file", expected=expected)
+        assert (tmp_path / "file").read_bytes() == web.files["a"]
+        assert web.sent["a"] == 100_000 + len(CONTENT)
+
+
+@pytest.mark.parametrize("other", [bytes(100) + CONTENT[100:], CONTENT + b"?"])
+def test_a_server_that_continues_with_another_version_is_asked_anew(web, tmp_path, other):
+    web.versions["a"], web.faults["a"] = '"1"', [("drop", 100_000), 404]
+    with pytest.raises(StudyError):
+        get(web, tmp_path / "file", expected=Expected())
+    web.files["a"], web.versions["a"], web.faults["a"] = (
+        other,
+        '"1"' if len(other) > len(CONTENT) else '"2"',
+        ["ranged"],
+    )
+    get(web, tmp_path / "file", expected=Expected())
+    assert (tmp_path / "file").read_bytes() == other
+
+
+def test_without_a_hash_another_mirror_starts_anew(web, tmp_path):
+    web.faults["a"], web.files["b"] = [("drop", 100_000), 404], CONTENT[::-1]
+    get(web, tmp_path / "file", "ab", expected=Expected(size=len(CONTENT)))
+    assert (tmp_path / "file").read_bytes() == CONTENT[::-1]
+
+
+def test_a_disk_that_fills_up_is_not_blamed_on_the_mirror(web, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(StudyError, match=r"file.part cannot be written .*it needs 0.30 MB, and .* are free"):
+            get(web, tmp_path / "file", "ab")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path for _, path, _ in web.seen} == {"a"}
+
+
+def test_no_link_is_followed_to_write(web, tmp_path):
+    (tmp_path / "file.part").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StudyError, match="file.part cannot be written"):
+        get(web, tmp_path / "file")
+    assert not (tmp_path / "elsewhere").exists()

@@ -298,3 +298,37 @@ def test_a_check_asks_for_heads_alone_and_fails_unless_the_dead_are_dead(web, co
     other = made(source(file(web, "y.gz", "gz", size=7)))
     ended = command({"set": other}, "set", "--check")
     assert ended.exit_code == 1 and "bytes where 7 are expected" in ended.stdout
+
+
+def test_an_archive_without_a_hash_is_not_met_again_once_refused(web, tmp_path):
+    right = web.files["images.tgz"]
+    unknown = made(source(file(web, "images.tgz", "tar", size=0, sha256="")))
+    web.files["images.tgz"] = b"something else"
+    with pytest.raises(StudyError, match="images.tgz cannot be unpacked .*is kept as .*images.tgz.refused"):
+        fetch(unknown, wish(tmp_path))
+    web.files["images.tgz"] = right
+    assert fetch(unknown, wish(tmp_path)).state == "fetched"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"test": {}}', '{"test": {"folder": 1, "source": {"files": []}}}'])
+def test_a_damaged_receipt_is_one_line(web, of, tmp_path, content):
+    receipt = tmp_path / "root" / "receipts" / "set.json"
+    receipt.parent.mkdir(parents=True)
+    receipt.write_text(content)
+    with pytest.raises(StudyError, match="set.json is damaged: delete it"):
+        fetch(of, wish(tmp_path))
+
+
+def test_an_error_after_a_progress_bar_stands_on_a_line_of_its_own(web, tmp_path, command):
+    web.faults["images.tgz"] = [("drop", 50)] + [404]
+    ended = command({"set": made(source(file(web, "images.tgz", "tar")))}, "set", "--root", tmp_path / "root")
+    assert ended.exit_code == 1 and "images.tgz: " in ended.stderr
+    (line,) = [line for line in ended.stderr.replace("\r", "\n").splitlines() if "could not be fetched" in line]
+    assert line.startswith("Error: ") and "\nError: " in ended.stderr
+
+
+def test_the_patience_with_a_mirror_is_an_option(web, of, tmp_path, command, monkeypatch):
+    given = []
+    monkeypatch.setattr("zsr.cli.fetch.fetch_all", lambda names, request: given.append(request.patience) or [])
+    command({"set": of}, "set", "--least-rate", "0", "--timeout", "5")
+    assert (given[0].rate, given[0].timeout) == (0, 5)

@@ -174,3 +174,10 @@ def test_the_plan_names_shards_as_an_import_wants_them(lock):
 def test_without_a_lock_the_plan_names_what_is_known(client):
     assert {row["file"] for row in plan.plan([made()], "test")} == {f"wds_set/{name}" for name in FILES}
     assert {row["file"] for row in plan.plan([made(shards=0)], "test")} == {"wds_set/test/*", "wds_set/classnames.txt"}
+
+
+@pytest.mark.parametrize("name", ["test/../../receipts/set.json", "/test/0.tar", "test/\x1b[31m.tar"])
+def test_a_name_of_the_hub_that_leads_out_of_its_folder_is_refused(client, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(client, "facts", lambda of: SimpleNamespace(rfilename=name, size=1, blob_id="", lfs=None))
+    with pytest.raises(StudyError, match="leads out of its folder"):
+        fetch(made(), wish(tmp_path, []))

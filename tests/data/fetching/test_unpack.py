@@ -148,7 +148,7 @@ def test_a_broken_archive_is_one_line(tmp_path, kind):
     whole.write_bytes(whole.read_bytes()[:-50])
     refused(whole, kind, "cannot be unpacked as|cut short|is damaged at")
     whole.write_bytes(b"<html>not found</html>")
-    refused(whole, kind, f"cannot be unpacked as {kind}")
+    refused(whole, kind, f"cannot be unpacked as {kind}|is damaged at")
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):

@@ -1,19 +1,26 @@
 """The download of one file over HTTP: resumed after a break, tried at every mirror, checked before the final rename."""
 
 import hashlib
+import io
+import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from zsr.files import claimed, require_space
+from zsr.data.outside import printable
+from zsr.files import claimed, require_space, write_atomic, write_json, writing
 from zsr.params import StudyError
 
 AGENT = "zsr-fetch"
+KEPT_BYTES = 2**20  # of a refused file
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # status codes after which another try may succeed
 Watch = Callable[[str, int, int], None]  # arguments: file name, bytes received, total bytes or 0 where unknown
 
@@ -30,11 +37,15 @@ class Patience:
         timeout: seconds without a byte after which a try ends.
         tries: number of tries in a row that may bring no byte.
         pause: seconds before the second try; doubled before each further try.
+        rate: bytes a second that have to come on average over `window`; a slower mirror is left; 0: any rate will do.
+        window: seconds over which the rate is measured, from the request on.
     """
 
     timeout: float = 30
     tries: int = 5
     pause: float = 1
+    rate: float = 1000
+    window: float = 60
 
     def wait(self, idle: int) -> None:
         """Sleep before the next try. idle: number of tries in a row that have brought no byte."""
@@ -62,6 +73,67 @@ class Refused(Exception):
     """The reason why a file is not the expected file, or why a mirror need not be asked again."""
 
 
+class Answer:
+    """The answer of a mirror, read in a thread of its own, so that no slowness of a mirror holds the caller.
+
+    The thread of an answer that is left ends by itself, at the latest with the process.
+    """
+
+    def __init__(self, request: Request, patience: Patience) -> None:
+        self._patience, self._came = patience, 0
+        self._since = time.monotonic()
+        self._parts: Queue = Queue(8)
+        self._left = Event()
+        Thread(target=self._read, args=(request,), daemon=True).start()
+
+    def next(self) -> Any:
+        """The response, then its bytes as they come, then b"". Raises what the request raised, and Refused if slow."""
+        part = None
+        while part is None:
+            wait = self._since + self._patience.window - time.monotonic()
+            try:
+                part = self._parts.get(timeout=max(wait, 0.001) if self._patience.rate else None)
+            except Empty:
+                self._check_rate()
+        if isinstance(part, Exception):
+            raise part
+        if isinstance(part, bytes):
+            self._came += len(part)
+            if part and time.monotonic() - self._since >= self._patience.window:
+                self._check_rate()
+        return part
+
+    def leave(self) -> None:
+        """Read no more."""
+        self._left.set()
+
+    def _check_rate(self) -> None:
+        if self._came < self._patience.rate * self._patience.window:
+            raise Refused(f"under {self._patience.rate:g} bytes a second over {self._patience.window:g} seconds")
+        self._came, self._since = 0, time.monotonic()
+
+    def _read(self, request: Request) -> None:
+        try:
+            with urlopen(request, timeout=self._patience.timeout) as response:
+                self._put(response)
+                while not self._left.is_set():
+                    chunk = response.read1(
+                        2**18
+                    )  # bytes as they come: `read` would lose them where the rest never comes
+                    self._put(chunk)
+                    if not chunk:
+                        break
+        except Exception as error:
+            self._put(error)
+
+    def _put(self, part: Any) -> None:
+        while not self._left.is_set():
+            try:
+                return self._parts.put(part, timeout=0.5)
+            except Full:
+                continue
+
+
 @dataclass(frozen=True, kw_only=True)
 class Expected:
     """The expected size and hashes of a file.
@@ -80,7 +152,9 @@ class Expected:
         """Size and hashes of a file. Raises Refused where the file is not the expected file."""
         size, sha256, md5 = path.stat().st_size, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         if self.size and size != self.size:
-            raise Refused(f"wrong size, {size} bytes where {self.size} are expected")
+            raise Refused(f"wrong size, {size} bytes where {self.size} are expected{_page(path)}")
+        if not (self.sha256 or self.md5) and _page(path):
+            raise Refused("content of another kind: it is an HTML page")
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 sha256.update(chunk)
@@ -89,7 +163,7 @@ class Expected:
         for kind in ("sha256", "md5"):
             expected, value = getattr(self, kind), getattr(arrived, kind)
             if expected and value != expected:
-                raise Refused(f"wrong {kind}, {value} where {expected} is expected")
+                raise Refused(f"wrong {kind}, {value} where {expected} is expected{_page(path)}")
         return arrived
 
     def require(self, path: Path) -> Arrived:
@@ -119,7 +193,7 @@ def download(
         if target.exists():
             return expected.require(target)
         part = target.with_name(target.name + ".part")
-        require_space(target.parent, expected.size - _size(part), target.name)
+        require_space(target.parent, expected.size - _size(part), target.name, "make room, or choose another --root")
         faults = []
         for url in urls:
             try:
@@ -128,32 +202,51 @@ def download(
                 faults.append(f"{url}: {error}")
             else:
                 part.replace(target)
+                for beside in (_origin_path(part), _refused_path(part)):
+                    beside.unlink(missing_ok=True)
                 return replace(arrived, url=url)
     raise StudyError(
-        f"{target.name} could not be downloaded ({'; '.join(faults) or 'no address is known'}): fetch again to resume, "
-        "or get the file elsewhere and give its folder with --from"
+        f"{target.name} could not be downloaded ({printable('; '.join(faults)) or 'no address is known'}): fetch again "
+        "to resume, or get the file elsewhere and give its folder with --from"
     )
 
 
+def put_aside(path: Path) -> Path:
+    """Give a refused file another name, so that the file is never met again as the expected one.
+
+    Only the first bytes are kept, since a page has few.
+    """
+    aside = _refused_path(path)
+    path.replace(aside)
+    _origin_path(path).unlink(missing_ok=True)
+    if aside.stat().st_size > KEPT_BYTES:
+        os.truncate(aside, KEPT_BYTES)
+    return aside
+
+
+def _refused_path(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(".part") + ".refused")
+
+
 def _from_mirror(url: str, part: Path, expected: Expected, patience: Patience, watch: Watch) -> Arrived:
-    """Ask a mirror until the file is complete, and check the file; a wrong file is deleted. Raises Refused.
+    """Ask a mirror until the file is complete, and check the file; a wrong file is put aside. Raises Refused.
 
     The first bytes of a wrong file may come from another mirror or from an earlier run. Then the mirror is asked again.
     """
     begun = _size(part) > 0
-    _transfer(url, part, expected.size, patience, watch)
+    _transfer(url, part, expected, patience, watch)
     try:
         return expected.check(part)
-    except Refused:
-        part.unlink()
+    except Refused as error:
         if not begun:
-            raise
+            raise Refused(f"{error}; what came is kept as {put_aside(part)}") from None
+        part.unlink()
     return _from_mirror(url, part, expected, patience, watch)
 
 
-def _transfer(url: str, part: Path, size: int, patience: Patience, watch: Watch) -> None:
+def _transfer(url: str, part: Path, expected: Expected, patience: Patience, watch: Watch) -> None:
     """Ask a mirror until all bytes are received. Received bytes stay on disk, also where Refused is raised."""
-    idle, furthest, fault = 0, _size(part), ""
+    idle, furthest, fault, size = 0, _size(part), "", expected.size
     while idle < patience.tries:
         patience.wait(idle)
         if size and _size(part) > size:
@@ -161,7 +254,7 @@ def _transfer(url: str, part: Path, size: int, patience: Patience, watch: Watch)
         if size and _size(part) == size:
             return
         try:
-            if _receive(url, part, size, patience.timeout, watch):
+            if _receive(url, part, expected, patience, watch):
                 return
             fault = "the connection broke"
         except (OSError, HTTPException) as error:
@@ -171,15 +264,64 @@ def _transfer(url: str, part: Path, size: int, patience: Patience, watch: Watch)
     raise Refused(f"{fault}, {patience.tries} times in a row")
 
 
-def _receive(url: str, part: Path, size: int, timeout: float, watch: Watch) -> bool:
+@dataclass(frozen=True)
+class Origin:
+    """Where the bytes of a part come from, so that bytes of two files are never mixed.
+
+    Attributes:
+        url: the address.
+        version: the strong ETag, else the time of the last change, as the server states it; "" where unknown.
+        total: the size of the whole file; 0 where unknown.
+    """
+
+    url: str = ""
+    version: str = ""
+    total: int = 0
+
+
+def _origin_path(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _origin(part: Path) -> Origin:
+    """The origin of a part; of no known place, where nothing was written down, or nothing that can be read."""
+    try:
+        stated = json.loads(_origin_path(part).read_text(encoding="utf-8"))
+        return Origin(str(stated["url"]), str(stated["version"]), int(stated["total"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return Origin()
+
+
+def _receive(url: str, part: Path, expected: Expected, patience: Patience, watch: Watch) -> bool:
     """Ask once for the missing bytes, and return whether the file is complete.
 
-    Raises Refused where another try is pointless; OSError and others.
+    Bytes of an earlier answer are continued where they are of the same version of the same address, or where a hash
+    tells in the end whether all bytes are of one file. Raises Refused where another try is pointless; OSError and
+    others.
     """
-    have = _size(part)
-    request = Request(url, headers={"User-Agent": AGENT} | ({"Range": f"bytes={have}-"} if have else {}))
+    origin = _origin(part)
+    if _size(part) and origin.url != url and not (expected.sha256 or expected.md5):
+        part.unlink()
+    have, headers = _size(part), {"User-Agent": AGENT}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if origin.url == url and origin.version:
+            headers["If-Range"] = origin.version
+    answer = Answer(Request(url, headers=headers), patience)
     try:
-        response = urlopen(request, timeout=timeout)
+        response = answer.next()
+        new = Origin(url, _version(response), _announced(response)[1])
+        start, size = _announced(response)[0], expected.size
+        if not _wanted(response, size):
+            _keep_page(answer, part)
+            raise Refused(_unlike(response, new.total, size) + f"; what came is kept as {_refused_path(part)}")
+        same = origin.url != url or (new.version == origin.version and new.total == origin.total)
+        if start not in (0, have) or (start and not same):
+            part.unlink(missing_ok=True)
+            return False
+        if not start:
+            write_json(_origin_path(part), asdict(new))
+        return _append(answer, part, start, new.total or size, watch)
     except HTTPError as error:
         with error:
             if error.code == 416 and have:
@@ -187,14 +329,37 @@ def _receive(url: str, part: Path, size: int, timeout: float, watch: Watch) -> b
             if error.code in TRANSIENT:
                 raise OSError(f"HTTP {error.code}") from None
             raise Refused(f"HTTP {error.code}") from None
-    with response:
-        start, total = _announced(response)
-        if size and total and total != size:
-            raise Refused(f"wrong size, {total} bytes where {size} are expected")
-        if start not in (0, have):
-            part.unlink(missing_ok=True)
-            return False
-        return _append(response, part, start, total or size, watch)
+    finally:
+        answer.leave()
+
+
+def _version(response: HTTPResponse) -> str:
+    tag = response.headers.get("ETag", "")
+    version = (tag if not tag.startswith("W/") else "") or response.headers.get("Last-Modified", "")
+    return version if version.isprintable() else ""
+
+
+def _wanted(response: HTTPResponse, size: int) -> bool:
+    """Can the answer be the file? No set comes as an HTML page."""
+    total = _announced(response)[1]
+    return not (size and total and total != size) and response.headers.get_content_type() != "text/html"
+
+
+def _unlike(response: HTTPResponse, total: int, size: int) -> str:
+    if response.headers.get_content_type() == "text/html":
+        return "an HTML page in place of the file"
+    return f"wrong size, {total} bytes where {size} are expected"
+
+
+def _keep_page(answer: Answer, part: Path) -> None:
+    """Keep the first bytes of a refused answer, for a person to look at."""
+    kept = b""
+    try:
+        while len(kept) < KEPT_BYTES and (chunk := answer.next()):
+            kept += chunk
+    except (Refused, OSError, HTTPException):
+        pass  # what came suffices
+    write_atomic(_refused_path(part), kept[:KEPT_BYTES])
 
 
 def _past_the_end(content_range: str, part: Path) -> bool:
@@ -215,20 +380,41 @@ def _announced(response: HTTPResponse) -> tuple[int, int]:
     return 0, int(length) if length.isdecimal() else 0
 
 
-def _append(response: HTTPResponse, part: Path, start: int, total: int, watch: Watch) -> bool:
-    """Write the bytes of a response to the part, from offset `start` on, and return whether the file is complete."""
+def _append(answer: Answer, part: Path, start: int, total: int, watch: Watch) -> bool:
+    """Write the bytes of an answer to the part, from offset `start` on, and return whether the file is complete."""
     name, have = part.name.removesuffix(".part"), start
-    with part.open("ab" if start else "wb") as file:
+    require_space(part.parent, total - have, name, "make room, or choose another --root")
+    with _opened(part, start) as file:
         watch(name, have, total)
-        while chunk := response.read1(2**18):  # bytes as they come: `read` would lose them where the rest never comes
-            file.write(chunk)
+        while chunk := answer.next():
+            with writing(part, total):
+                _write(file, chunk)
             have += len(chunk)
             if total and have > total:
                 raise Refused(f"wrong size, more than the {total} bytes expected")
             watch(name, have, total)
-        file.flush()
-        os.fsync(file.fileno())
+        with writing(part, total):
+            os.fsync(file.fileno())
     return have == total or not total
+
+
+def _opened(part: Path, start: int) -> io.FileIO:
+    way = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | (os.O_APPEND if start else os.O_TRUNC)
+    with writing(part):
+        return io.FileIO(os.open(part, way, 0o666), "w")
+
+
+def _write(file: io.FileIO, content: bytes) -> None:
+    rest = memoryview(content)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _page(path: Path) -> str:
+    """The end of a sentence about a file that is an HTML page; "" for another file."""
+    with path.open("rb") as file:
+        start = file.read(1000).lstrip().lower()
+    return ": it is an HTML page" if start.startswith((b"<!doctype html", b"<html")) else ""
 
 
 def _size(path: Path) -> int:

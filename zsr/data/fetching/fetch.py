@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from zsr.data.fetching import hub
-from zsr.data.fetching.download import Arrived, Expected, Patience, Refused, Watch, download, unwatched
+from zsr.data.fetching.download import Arrived, Expected, Patience, Refused, Watch, download, put_aside, unwatched
 from zsr.data.fetching.imagenet_tars import needed, served
 from zsr.data.fetching.install import install, link_or_copy
 from zsr.data.registry import Entry, File, Source, entry
+from zsr.data.tars import BadArchive
 from zsr.files import claimed, read_json, require_space, write_json
 from zsr.params import ParamError, StudyError
 
@@ -134,7 +135,12 @@ def _from_files(dataset: Entry, source: Source, request: Wish) -> dict:
     unpacked = sum(file.size for file in files if file.unpack != "none")
     require_space(request.root, missing + unpacked, dataset.title)
     arrived = [_get(dataset, file, archives / file.name, request) for file in files]
-    counts = install(dataset, files, archives, request.root, _placing(dataset, request.root))
+    try:
+        counts = install(dataset, files, archives, request.root, _placing(dataset, request.root))
+    except BadArchive as error:  # of a file with a hash, the registry is wrong; any other may be a page, or cut
+        aside = [put_aside(archives / file.name) for file in files if not (file.sha256 or file.md5)]
+        kept = "; what came is kept as " + ", ".join(map(str, aside)) if aside else ""
+        raise StudyError(f"{error}{kept}") from None
     listed = [{"name": file.name} | asdict(arrival) for file, arrival in zip(files, arrived)]
     return {"kind": "archive", "files": listed, "unpacked": asdict(counts)}
 
@@ -180,7 +186,14 @@ def _placing(dataset: Entry, root: Path) -> Path:
 def _receipts(dataset: Entry, root: Path) -> dict:
     """The receipts of a set by split."""
     path = _receipt_path(dataset, root)
-    return read_json(path) if path.exists() else {}
+    try:
+        receipts = read_json(path) if path.exists() else {}
+        for receipt in receipts.values():
+            _outcome(dataset, receipt, "here before")
+            assert isinstance(receipt["folder"], str)
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
+        raise StudyError(f"{path} is damaged: delete it, and move away the set to fetch it again") from None
+    return receipts
 
 
 def _outcome(dataset: Entry, receipt: dict, state: Literal["fetched", "here before"]) -> Outcome:

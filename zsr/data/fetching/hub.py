@@ -1,4 +1,7 @@
-"""Shards on the Hugging Face Hub: pinned to a commit, checked file by file against the lock file hub_lock.json.
+"""Shards on the Hugging Face Hub: pinned to a commit, checked file by file.
+
+The lock file hub_lock.json is not there: nobody with a network has written it (`--lock`). Until then, the revision and
+the hashes are those that the Hub states at the time of the download, and a warning says so.
 
 For each repository the lock file has the full commit as "revision", and under "files" the "size" of each file with its
 "sha256", or with its "git" object id where the Hub keeps the file in Git itself.
@@ -9,11 +12,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from zsr.data.fetching.download import Expected, Refused
 from zsr.data.fetching.install import link_or_copy
+from zsr.data.outside import hidden, printable, read_lines
 from zsr.data.registry import Entry, Source, entries
 from zsr.files import read_json, require_space, write_atomic, write_json
 from zsr.params import StudyError
@@ -125,12 +129,13 @@ def _check(dataset: Entry, source: Source, facts: dict, folder: Path) -> None:
             raise StudyError(f"{source.repo}: {name} has the {error}: it was deleted, fetch again") from None
     shards = sum(name.endswith(".tar") for name in facts["files"])
     announced = folder / "test" / "nshards.txt"
-    expected = source.shards or (int(announced.read_text()) if announced.exists() else 0)
+    said = "".join(read_lines(announced, 100)) if announced.exists() else ""
+    expected = source.shards or (int(said) if said.isdecimal() else 0)
     if shards != expected:
         raise StudyError(
             f"{source.repo} has {shards} shards where {expected} are expected: it is not the set of the registry"
         )
-    classes = sum(bool(line.strip()) for line in (folder / "classnames.txt").read_text().splitlines())
+    classes = len(read_lines(folder / "classnames.txt"))
     if classes != dataset.num_classes:
         raise StudyError(
             f"{source.repo} has {classes} classes where {dataset.title} has {dataset.num_classes}: it is another set"
@@ -155,7 +160,11 @@ def _unchecked(source: Source, folder: Path, warn: Callable[[str], None]) -> dic
 
 
 def _included(name: str, source: Source) -> bool:
-    return any(fnmatch(name, pattern) for pattern in source.include)
+    """Is a file of a repository needed? Raises StudyError for a name that leads out of the folder."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+        raise StudyError(f"{source.repo} holds {name[:1000]!a}, which leads out of its folder: it is refused")
+    return not any(map(hidden, path.parts)) and any(fnmatch(name, pattern) for pattern in source.include)
 
 
 def _facts(file: Any) -> dict:
@@ -181,7 +190,7 @@ def _one_line(repo: str) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:  # the client passes on exceptions of its HTTP library, which differs by version
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = printable((str(error).strip() or type(error).__name__).splitlines()[0])
         raise StudyError(
             f"{repo} could not be had from the Hub ({type(error).__name__}: {reason}): fetch again, finished files are "
             "kept; accept its terms and set HF_TOKEN if it is gated; or give a folder that has it with --from"
