@@ -31,6 +31,7 @@ def signed(document: dict) -> dict:
 DAMAGES = {
     "a bit": lambda d: d | {"adv_bits": f"{int(d['adv_bits'], 16) ^ 1 << 9:04x}"},
     "a count": lambda d: d | {"adv_correct": d["adv_correct"] + 1},
+    "a fingerprint": lambda d: d | {"fingerprint": "g"},
     "no digest": lambda d: {key: value for key, value in d.items() if key != "digest"},
     "a list": lambda d: [d],
     "contradicting count": lambda d: signed(d | {"clean_correct": 3}),
