@@ -39,7 +39,7 @@ DAMAGES = {
     "fewer bits": lambda d: signed(d | {"clean_bits": d["clean_bits"][:2]}),
     "more bits": lambda d: signed(d | {"clean_bits": d["clean_bits"] + "00"}),
     "fewer images": lambda d: signed(d | {"ids": d["ids"][:-1], "n": 10}),
-    "an image twice": lambda d: signed(d | {"ids": [0, *d["ids"][:-1]]}),
+    "an image twice": lambda d: signed(record(ids=[0, *range(10)])._document()),
     "a key less": lambda d: signed({key: value for key, value in d.items() if key != "counted"}),
 }
 
