@@ -21,7 +21,8 @@ def main(document: Mapping, code: str, name: str) -> None:
     try:
         for split, n in {"train": size.train, "test": size.test}.items():
             if n:
-                make(name, split, n, seed, image_size, files).save(SETS / name / f"{split}.safetensors", True)
+                path = SETS / name / f"{split}.safetensors"
+                make(name, split, n, seed, image_size, files).save(path, placed=True)
     except StudyError as error:
         absent_sets = [key for key in absent(block(document, "data.sets", dict[str, Any]), files.root) if key != name]
         raise StudyError(

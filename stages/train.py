@@ -83,8 +83,9 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
         best = best_rate(rows)
         _save(name, tasks, [towers[best, task.seed] for task in tasks])
         for (lr, seed), tower in towers.items():
-            path = CHECKPOINTS / name / "rates" / lr / f"{seed}.safetensors"
-            files.save_tensors(path, *files.load_tensors(tower), placed=True)
+            (tensors, facts), rate = files.load_tensors(tower), CHECKPOINTS / name / "rates" / lr
+            facts = {key: value for key, value in facts.items() if key == "norm_stats"}  # without those of kept work
+            files.save_tensors(rate / f"{seed}.safetensors", tensors, facts, placed=True)
         chosen = [row | {"chosen": int(row["lr"] == best)} for row in rows]
         files.write_rows(CHECKPOINTS / name / "rates.csv", chosen)
 

@@ -462,7 +462,7 @@ def listed(folder: Path, suffix: str, stem: str = SEED) -> list[Path]:
 
     stem: a regular expression of the whole name before the suffix.
     """
-    known = re.compile(f"(?:{stem}){re.escape(suffix)}", re.ASCII)
+    known = re.compile(f"(?:{stem}){re.escape(suffix)}")
     paths = [path for path in (folder.iterdir() if folder.is_dir() else []) if known.fullmatch(path.name)]
     return sorted(paths, key=lambda path: int(path.stem) if stem == SEED else path.name)
 

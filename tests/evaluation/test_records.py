@@ -31,6 +31,7 @@ def signed(document: dict) -> dict:
 DAMAGES = {
     "a bit": lambda d: d | {"adv_bits": f"{int(d['adv_bits'], 16) ^ 1 << 9:04x}"},
     "a count": lambda d: d | {"adv_correct": d["adv_correct"] + 1},
+    "a fingerprint": lambda d: d | {"fingerprint": "g"},
     "no digest": lambda d: {key: value for key, value in d.items() if key != "digest"},
     "a list": lambda d: [d],
     "contradicting count": lambda d: signed(d | {"clean_correct": 3}),
@@ -38,7 +39,7 @@ DAMAGES = {
     "fewer bits": lambda d: signed(d | {"clean_bits": d["clean_bits"][:2]}),
     "more bits": lambda d: signed(d | {"clean_bits": d["clean_bits"] + "00"}),
     "fewer images": lambda d: signed(d | {"ids": d["ids"][:-1], "n": 10}),
-    "an image twice": lambda d: signed(d | {"ids": [0, *d["ids"][:-1]]}),
+    "an image twice": lambda d: signed(record(ids=[0, *range(10)])._document()),
     "a key less": lambda d: signed({key: value for key, value in d.items() if key != "counted"}),
 }
 

@@ -333,6 +333,8 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
             stored, facts = files.load_tensors(path)
         else:
             stored = _unarchived(path) if is_archive else _unpickled(path)
+    except files.Unusable as error:
+        raise StudyError(f"{path}: {_refusal(error)}: it {error.reason}") from None
     except StudyError:
         raise
     except OSError as error:
