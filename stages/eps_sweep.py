@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, progress, stage
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
+from stages.progress import over, tell
 from zsr import files, scratch
 from zsr.compute import Compute
 from zsr.data import prepared
@@ -18,7 +19,7 @@ def main(document: Mapping, code: str, attack: str) -> None:
     methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in files.read_json(CATALOGUE)["methods"]}
     seed, names = min(int(path.stem) for path in methods.values()), prepared.names(TEXT_EMBEDDINGS)
     sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name, seed) for name in names}
-    for method, weights in progress("eps sweep", "method")(list(methods.items()), 0):
+    for method, weights in over(f"eps of {attack}", "methods", methods.items()):
         task = SweepTask(
             attack=component(document, "attacks", attack),
             sweep=block(document, f"eps_sweep.{attack}", EpsSweep),
@@ -34,6 +35,9 @@ def main(document: Mapping, code: str, attack: str) -> None:
                 files.write_json(record_path, measure(task, sets))
             rows += [{"method": method} | row for row in files.read_json(record_path)]
     files.write_rows(METRICS / "eps_sweep" / f"{attack}.csv", rows)
+    largest = [row for row in rows if row["eps"] == rows[-1]["eps"]]
+    share = sum(row["correct"] for row in largest) / sum(row["n"] for row in largest)
+    tell(f"{attack}, {len(methods)} methods: {100 * share:.1f} % of the images are right at eps {rows[-1]['eps']}")
 
 
 if __name__ == "__main__":

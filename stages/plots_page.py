@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+
 from stages.command import stage
 from zsr import files
 
@@ -14,6 +16,7 @@ def main(document: Mapping, code: str) -> None:
     import vl_convert
 
     files.write_atomic(OUT, vl_convert.javascript_bundle().encode())
+    click.echo(f"{OUT}: the charts of dvc plots need no network")
 
 
 if __name__ == "__main__":

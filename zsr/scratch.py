@@ -27,7 +27,8 @@ ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
 # Libraries that do not compute results: they read options and params files, and draw progress bars.
 INTERFACE = {"click", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
-Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, the number of steps done) -> the same steps
+# (the steps to come, the number of steps done, what gives the result so far) -> the same steps
+Watch = Callable[[range, int, Callable[[], Any]], Iterable[int]]
 
 
 def folder() -> Path:
@@ -72,7 +73,7 @@ def claimed(kind: str, name: str) -> Iterator[Path]:
         yield path
 
 
-def unwatched(steps: range, done: int) -> Iterable[int]:
+def unwatched(steps: range, done: int, result: Callable[[], Any]) -> Iterable[int]:
     """A Watch that shows no progress: it returns the steps themselves."""
     return steps
 
