@@ -29,6 +29,7 @@ NOISE = re.compile(  # lines of DVC that say nothing about the study
     r"\s*$|> PYTHONPATH=|Updating lock file |Use `dvc push` |To (track|enable) |\tgit add |\tdvc config |"
     r"Stage '.*' didn't change, skipping|Verifying data sources|Generating lock file "
 )
+EVERY_LINE = "ZSR_DVC_LINES"  # where this variable is set, these lines are passed on, too; benchmarks/stage_times.py
 OPEN = {  # what a run makes -> what it is for
     "report.html": "all results on a page for the browser",
     "tables/accuracy.md": "accuracy of every method on every set",
@@ -123,7 +124,7 @@ def _told(command: Sequence[str], environment: Mapping[str, str], lane: int = 0)
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if lane else None}
     with subprocess.Popen(command, env=environment, text=True, errors="replace", **output) as process:
         for line in process.stdout or ():
-            if not NOISE.match(line):
+            if EVERY_LINE in environment or not NOISE.match(line):
                 with _terminal:
                     print(f"{lane}| {line}" if lane else line, end="", flush=True)
     return process.returncode

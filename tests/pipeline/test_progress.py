@@ -68,6 +68,8 @@ def test_on_a_terminal_there_is_one_bar_with_the_loss(monkeypatch, capsys):
 def test_only_the_first_of_several_processes_tells_anything(monkeypatch, clock, capsys, tmp_path):
     monkeypatch.setenv("RANK", "1")
     run(Training("a", tmp_path / "curve.csv"), 5)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    run(Training("a"), 5)
     progress.tell("a result")
     assert capsys.readouterr() == ("", "") and not (tmp_path / "curve.csv").exists()
 
@@ -143,10 +145,14 @@ ERROR: failed to reproduce 'train@clip'
 
 @pytest.mark.parametrize(("lane", "before"), [(0, ""), (2, "2| ")])
 def test_repro_leaves_out_what_dvc_says_of_itself(capfd, lane, before):
-    command = [sys.executable, "-c", f"import sys; print({SAID!r}, end=''); sys.exit(3)"]
-    assert repro._told(command, {}, lane) == 3
-    kept = [0, 2, 6, 8]
-    assert capfd.readouterr().out.splitlines() == [before + SAID.splitlines()[line] for line in kept]
+    command = [sys.executable, "-c", f"import sys; print({SAID!r}, end=''); sys.exit('a bar')"]
+    assert repro._told(command, {}, lane) == 1
+    told = capfd.readouterr()
+    kept = [before + SAID.splitlines()[line] for line in (0, 2, 6, 8)]
+    assert set(told.out.splitlines()) == {*kept, *([f"{before}a bar"] if lane else [])}
+    assert told.err == ("" if lane else "a bar\n")  # without lanes a bar goes to the terminal
+    repro._told(command, {repro.EVERY_LINE: "1"}, lane)
+    assert capfd.readouterr().out.count("\n") == SAID.count("\n") + bool(lane)
 
 
 def test_the_last_line_says_what_to_open(tmp_path):
