@@ -4,6 +4,7 @@ Any command that runs `dvc repro` will do. Seconds of lanes that run side by sid
 than the time on the clock, which is the last line.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import time
 from collections import Counter
 
 from tabulate import tabulate
+
+from stages.repro import EVERY_LINE
 
 LINE = re.compile(r"(?:(\d+)\| )?(?:Running stage '([^@']+)|Updating lock file|(Use `dvc push`))")
 
@@ -55,7 +58,7 @@ class Times:
 
 def main() -> int:
     times, start = Times(), time.monotonic()
-    process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True, env=os.environ | {EVERY_LINE: "1"})
     for line in process.stdout or ():
         print(line, end="", flush=True)
         times.line(line, time.monotonic() - start)

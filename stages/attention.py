@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, progress, stage
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
+from stages.progress import over, tell
 from zsr import files
 from zsr.attacks.pgd import SignAttack
 from zsr.compute import Compute
@@ -25,7 +26,7 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in files.read_json(CATALOGUE)["methods"]}
     data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name, min(int(path.stem) for path in methods.values()))
     maps, rows = {}, []
-    for method, weights in progress("attention maps", "method")(list(methods.items()), 0):
+    for method, weights in over(f"attention maps of {set_name}", "methods", methods.items()):
         task = AttentionTask(
             attack=attack,
             study=shown,
@@ -44,6 +45,7 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     panels = attention.panels(data.split.tensors(range(shown.images))[0], maps, rows, shown.columns)
     title = f"{block(document, 'name', str)}: {figures.ATTENTION_NOTE}"
     figures.attention(METRICS / "attention" / f"{set_name}.png", *panels, title)
+    tell(f"attention maps of {set_name}: {len(methods)} methods, {shown.images} images")
 
 
 if __name__ == "__main__":

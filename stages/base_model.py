@@ -6,7 +6,8 @@ A study of linear heads has none; its trainings begin with random weights, or wi
 from collections.abc import Mapping
 from dataclasses import replace
 
-from stages.command import BASE_MODEL, CURVES, progress, stage
+from stages.command import BASE_MODEL, CURVES, stage
+from stages.progress import Training, tell, trained
 from zsr import files
 from zsr.models.heads import Model
 from zsr.models.pretrained import Pretrained
@@ -14,32 +15,40 @@ from zsr.params import Count, block
 from zsr.training.loop import COLUMNS, mean_curve
 from zsr.training.pretrain import PretrainingTask, base_of, pretrain_once
 
+CURVE = CURVES / "base_model.csv"
+
 
 @stage("base_model")
 def main(document: Mapping, code: str) -> None:
-    model, curves = block(document, "model", Model), []
+    model, rows = block(document, "model", Model), []
     if model.head == "linear":
         files.save_tensors(BASE_MODEL / "0.safetensors", {}, {"arch": model.arch}, placed=True)
+        tell("base model: none, a study of linear heads")
     else:
-        curves = _bases_of_clip(document, code, model)
-    files.write_rows(CURVES / "base_model.csv", mean_curve(curves) if curves else [], COLUMNS)
+        rows = _base_of_clip(document, code, model)
+    files.write_rows(CURVE, rows, COLUMNS)
 
 
-def _bases_of_clip(document: Mapping, code: str, model: Model) -> list[list[dict[str, str]]]:
+def _base_of_clip(document: Mapping, code: str, model: Model) -> list[dict]:
+    """Write the base models; returns their mean curve, which is empty for weights of open_clip."""
     from zsr.models import clip, pretrained
 
-    recipe, curves = base_of(document), []
+    recipe, curves, runs = base_of(document), [], []
     if isinstance(recipe, Pretrained):
         clip.save(BASE_MODEL / "0.safetensors", pretrained.load(model.arch, recipe), model.arch, placed=True)
+        tell(f"base model: {model.arch}, weights of open_clip")
         return []
     image_size = block(document, "data.image_size", Count)
     for seed in recipe.seeds:
         alone = replace(recipe, seeds=(seed,))
         task = PretrainingTask(recipe=alone, seed=seed, arch=model.arch, image_size=image_size)
-        weights, curve = pretrain_once(task, code, progress(f"pre-training, seed {seed}", "step"))
+        runs.append(Training(f"pre-training, seed {seed}", CURVE))
+        weights, curve = pretrain_once(task, code, runs[-1])
         clip.save(BASE_MODEL / f"{seed}.safetensors", clip.create(model.arch, weights), model.arch, placed=True)
         curves.append(curve)
-    return curves
+    rows = mean_curve(curves)
+    tell(trained("base model", rows, runs))
+    return rows
 
 
 if __name__ == "__main__":

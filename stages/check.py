@@ -6,6 +6,8 @@ The one output never changes, so an edit of params.yaml reruns only what it affe
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+
 from stages.command import CATALOGUE, stage
 from zsr import files, study
 
@@ -14,7 +16,9 @@ from zsr import files, study
 def main(document: Mapping, code: str) -> None:
     checked = study.check(Path("params.yaml"))
     files.write_atomic(CATALOGUE.with_name("params.ok"), b"params.yaml is valid\n")
-    files.write_json(CATALOGUE, study.catalogue(checked, document))
+    names = study.catalogue(checked, document)
+    files.write_json(CATALOGUE, names)
+    click.echo(", ".join(f"{len(names[kind])} {kind}" for kind in ("methods", "attacks", "sets")))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
+from tabulate import tabulate
+
 from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, stage
 from zsr import files
 from zsr.data.prepared import classes
@@ -36,6 +39,17 @@ def main(document: Mapping, code: str) -> None:
     files.write_rows(RESULTS / "checks.csv", audit.check_rows(cells, marks))
     files.write_rows(RESULTS / "rates.csv", results.rate_rows(CHECKPOINTS, RECORDS, study), header=["method"])
     files.write_json(RESULTS / "study.json", study | {"classes": classes(TEXT_EMBEDDINGS)})
+    click.echo(averages(rows["averages"], study))
+
+
+def averages(rows: list[dict], study: Mapping) -> str:
+    """The means over all sets as a table: a line for each method, a column for each attack."""
+    means = {(row["method"], row["attack"]): row["mean"] for row in rows if row["group"] == "all"}
+    columns = list(dict.fromkeys(attack for _, attack in means))
+    lines = [[method, *(means[method, attack] for attack in columns)] for method in study["methods"]]
+    n = len(study["groups"]["all"])
+    table = tabulate(lines, [f"accuracy in %, mean over {n} sets", *columns], floatfmt=".1f", tablefmt="plain")
+    return f"{table}\nintervals, other groups of sets and marks of the audit: {RESULTS}, tables"
 
 
 def _records(method: str, attack: str, set_name: str) -> list[Record]:

@@ -1,11 +1,11 @@
-"""What all stages share: where a study's files lie, one-line errors, progress bars, the digest of their code."""
+"""What all stages share: where a study's files lie, one-line errors, the digest of their code."""
 
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -289,19 +289,3 @@ def _compare(code: str, name: str, cell: list[str]) -> None:
             f"{CODE}: {key_of(name, cell)} is {stored_digest}, but the code and libraries here are {code}; "
             "run dvc repro -f -s code first"
         )
-
-
-def progress(label: str, unit: str) -> Callable[[Iterable, int], Iterable]:
-    """A progress bar with the remaining time, for loops that may resume. `done` counts range values, not steps."""
-    from tqdm import tqdm
-
-    if os.environ.get("RANK", "0") != "0":  # only the first of several processes shows a bar
-        return lambda items, done: items
-
-    def watch(items, done: int):
-        stride = items.step if isinstance(items, range) else 1
-        before = -(-done // stride)
-        often = 0.2 if sys.stderr.isatty() else 10  # seconds between updates; a log gets few lines
-        return tqdm(items, desc=label, unit=unit, initial=before, total=before + len(items), mininterval=often)
-
-    return watch

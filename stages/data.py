@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
+
 from stages.command import ROOT, SETS, stage
 from zsr.data.config import PromptSet, Resolution, SetSize
 from zsr.data.sources import Files, absent, make
@@ -18,16 +20,18 @@ def main(document: Mapping, code: str, name: str) -> None:
     prompt_set, complete = block(document, "data.prompt_set", PromptSet), block(document, "data.complete", bool)
     files = Files(Path(os.environ.get("DATA_ROOT", ROOT / "downloads")), native, prompt_set, complete)
     size = block(document, f"data.sets.{name}", SetSize)
+    counts = {split: n for split, n in {"train": size.train, "test": size.test}.items() if n}
     try:
-        for split, n in {"train": size.train, "test": size.test}.items():
-            if n:
-                path = SETS / name / f"{split}.safetensors"
-                make(name, split, n, seed, image_size, files).save(path, placed=True)
+        for split, n in counts.items():
+            made = make(name, split, n, seed, image_size, files)
+            made.save(SETS / name / f"{split}.safetensors", placed=True)
     except StudyError as error:
         absent_sets = [key for key in absent(block(document, "data.sets", dict[str, Any]), files.root) if key != name]
         raise StudyError(
             f"{error}. Not there either: {', '.join(absent_sets)}" if absent_sets else str(error)
         ) from None
+    images = ", ".join(f"{n:,} {split} images" for split, n in counts.items())
+    click.echo(f"{name}: {images}, {len(made.classnames)} classes")
 
 
 if __name__ == "__main__":

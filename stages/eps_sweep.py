@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from functools import partial
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, progress, stage
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
+from stages.progress import over, tell
 from zsr import files, scratch
 from zsr.compute import Compute
 from zsr.data import prepared
@@ -19,7 +20,7 @@ def main(document: Mapping, code: str, attack: str) -> None:
     methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in files.read_json(CATALOGUE)["methods"]}
     seed, names = min(int(path.stem) for path in methods.values()), prepared.names(TEXT_EMBEDDINGS)
     sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name, seed) for name in names}
-    for method, weights in progress("eps sweep", "method")(list(methods.items()), 0):
+    for method, weights in over(f"eps of {attack}", "methods", methods.items()):
         task = SweepTask(
             attack=component(document, "attacks", attack),
             sweep=block(document, f"eps_sweep.{attack}", EpsSweep),
@@ -33,6 +34,9 @@ def main(document: Mapping, code: str, attack: str) -> None:
         measured = scratch.kept_json("eps_sweep", scratch.key(task, code), partial(measure, task, sets))
         rows += [{"method": method} | row for row in measured]
     files.write_rows(METRICS / "eps_sweep" / f"{attack}.csv", rows)
+    largest = [row for row in rows if row["eps"] == rows[-1]["eps"]]
+    share = sum(row["correct"] for row in largest) / sum(row["n"] for row in largest)
+    tell(f"{attack}, {len(methods)} methods: {100 * share:.1f} % of the images are right at eps {rows[-1]['eps']}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import click
+
 from stages.command import CURVES, METRICS, NAME, RESULTS, stage
 from zsr import files
 from zsr.params import Positive, block
@@ -74,6 +76,7 @@ FIGURES: dict[str, Callable[[str, Mapping], None]] = {
 def main(document: Mapping, code: str) -> None:
     for name in document["figures"]:
         FIGURES[name](block(document, "name", str), document)
+    click.echo(f"{OUT}: {', '.join(sorted(path.name for path in OUT.glob('*.png')))}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from functools import partial
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, progress, stage
+from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, stage
+from stages.progress import over, tell
 from zsr import files, scratch
 from zsr.compute import Compute
 from zsr.measures.likeness import Likeness, LikenessTask, measure
@@ -17,7 +18,7 @@ def main(document: Mapping, code: str, start: str) -> None:
     methods, rows = files.read_json(CATALOGUE)["methods"], []
     target, seeds = SETS / block(document, "data.source", str), block(document, "seeds", tuple[Natural, ...])
     pairs = [(name, seed) for name in methods for seed in seeds]
-    for name, seed in progress("likeness", "model")(pairs, 0):
+    for name, seed in over(f"likeness with {start}", "models", pairs):
         task = LikenessTask(
             likeness=block(document, f"likeness.{start}", Likeness),
             seed=seed,
@@ -34,6 +35,7 @@ def main(document: Mapping, code: str, start: str) -> None:
         key = {"run": name, "start": start_of_row, "method": method, "seed": seed}
         rows += [key | row for row in measured]
     files.write_rows(METRICS / "likeness" / f"{start}.csv", rows)
+    tell(f"likeness with {start}: {len(pairs)} models")
 
 
 if __name__ == "__main__":

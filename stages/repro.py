@@ -10,6 +10,7 @@ are spared the imports.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,17 @@ from stages.warm import serving
 from zsr.params import StudyError, read
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
+NOISE = re.compile(  # lines of DVC that say nothing about the study
+    r"\s*$|> PYTHONPATH=|Updating lock file |Use `dvc push` |To (track|enable) |\tgit add |\tdvc config |"
+    r"Stage '.*' didn't change, skipping|Verifying data sources|Generating lock file "
+)
+EVERY_LINE = "ZSR_DVC_LINES"  # where this variable is set, these lines are passed on, too; benchmarks/stage_times.py
+OPEN = {  # what a run makes -> what it is for
+    "report.html": "all results on a page for the browser",
+    "tables/accuracy.md": "accuracy of every method on every set",
+    "tables": "the tables",
+    "figures": "the figures",
+}
 
 
 @click.command(cls=StageCommand, help=__doc__, context_settings={"allow_interspersed_args": False})
@@ -45,6 +57,13 @@ def main(lanes: int | None, command: tuple[str, ...]) -> None:
             for stages in (_trainings(document), _measurements(document)):
                 _side_by_side([stages[lane::lanes] for lane in range(lanes)], environment)
         _run(DVC, environment)
+    click.echo(results(Path()))
+
+
+def results(study: Path) -> str:
+    """What to open after a run, in a line: the first of the files, and the commands that show numbers and charts."""
+    made = [f"{name} ({what})" for name, what in OPEN.items() if (study / name).exists()]
+    return f"Open {', '.join(made[:2])}. `dvc metrics show` prints the averages, `dvc plots show` draws charts."
 
 
 def _lanes(document: Mapping) -> int:
@@ -92,20 +111,24 @@ def _side_by_side(lanes: Sequence[list[str]], environment: Mapping[str, str]) ->
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> None:
-    if subprocess.run(command, env=environment).returncode:
+    if _told(command, environment):
         raise StudyError("dvc repro failed; its message is above. What is finished is kept")
 
 
 _terminal = Lock()
 
 
-def _told(command: Sequence[str], environment: Mapping[str, str], lane: int) -> int:
-    """The exit status of a command. Its output is passed on line by line, behind the number of the lane."""
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    with subprocess.Popen(command, env=environment, **output) as process:
+def _told(command: Sequence[str], environment: Mapping[str, str], lane: int = 0) -> int:
+    """The exit status of a command. Its output is passed on line by line, but for noise.
+
+    lane: a number that stands before each line. 0: there is one lane, whose bars go to the terminal as they are.
+    """
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT if lane else None}
+    with subprocess.Popen(command, env=environment, text=True, errors="replace", **output) as process:
         for line in process.stdout or ():
-            with _terminal:
-                print(f"{lane}| {line}", end="", flush=True)
+            if EVERY_LINE in environment or not NOISE.match(line):
+                with _terminal:
+                    print(f"{lane}| {line}" if lane else line, end="", flush=True)
     return process.returncode
 
 

@@ -6,7 +6,8 @@ One stage owns them all, so that no row that was taken out leaves a folder behin
 from collections.abc import Mapping
 from pathlib import Path
 
-from stages.command import BASE_MODEL, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
+from stages.command import BASE_MODEL, SETS, STARTS, TEXT_EMBEDDINGS, stage
+from stages.progress import Training, tell, trained
 from zsr import compute, files
 from zsr.models import heads
 from zsr.params import Natural, block, row
@@ -18,14 +19,16 @@ from zsr.training.loop import COLUMNS, mean_curve
 def main(document: Mapping, code: str) -> None:
     first = compute.rank() == 0
     for name in document["starts"]:
-        curves = [_train(document, code, name, seed) for seed in block(document, "seeds", tuple[Natural, ...])]
+        runs = {seed: Training(f"{name}, seed {seed}") for seed in block(document, "seeds", tuple[Natural, ...])}
+        rows = mean_curve([_train(document, code, name, seed, run) for seed, run in runs.items()])
         if first:
-            files.write_rows(STARTS / name / "curve.csv", mean_curve(curves), COLUMNS)
+            files.write_rows(STARTS / name / "curve.csv", rows, COLUMNS)
+            tell(trained(name, rows, list(runs.values())))
     if first:
         files.write_json(STARTS / "starts.json", list(document["starts"]))
 
 
-def _train(document: Mapping, code: str, name: str, seed: int) -> list[dict[str, str]]:
+def _train(document: Mapping, code: str, name: str, seed: int, run: Training) -> list[dict[str, str]]:
     source, start = block(document, "data.start_source", str), row(document, "starts", name)
     origin = "file" if start.file else without_start(document)
     task = task_of(
@@ -39,7 +42,7 @@ def _train(document: Mapping, code: str, name: str, seed: int) -> list[dict[str,
         origin=origin,
         sha256=start.sha256,
     )
-    tower, rows = train_once(task, code, progress(f"training {name}, seed {seed}", "step"))
+    tower, rows = train_once(task, code, run)
     if compute.rank() == 0:
         whole = heads.load(task.model, files.of_seed(BASE_MODEL, seed), tower)
         heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, task.method.norm_stats, placed=True)

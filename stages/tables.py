@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import click
+
 from stages.command import CURVES, METRICS, NAME, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
@@ -130,6 +132,7 @@ def main(document: Mapping, code: str) -> None:
     measured = Measured(document)
     for name in document["tables"]:
         TABLES[name](measured)
+    click.echo(f"{OUT}: {', '.join(sorted(path.name for path in OUT.glob('*.md')))}")
 
 
 if __name__ == "__main__":

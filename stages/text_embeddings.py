@@ -6,6 +6,7 @@ A linear head reads no text: its set has a file of the class names alone.
 from collections.abc import Mapping
 from pathlib import Path
 
+import click
 import torch
 
 from stages.command import BASE_MODEL, CATALOGUE, SETS, TEXT_EMBEDDINGS, stage
@@ -36,6 +37,8 @@ def main(document: Mapping, code: str) -> None:
         if name in catalogue["judged"]:
             index[name] = entry(test, out)  # the index tells evaluations when the images are new
     files.write_json(TEXT_EMBEDDINGS / INDEX, index)
+    n = sum(facts["classes"] for facts in index.values())
+    click.echo(f"text embeddings: {n:,} class prompts of {len(index)} sets, from {len(bases)} base models")
 
 
 def _embedder(model: Model, base: Path):

@@ -7,8 +7,10 @@ choose.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
-from stages.command import BASE_MODEL, CHECKPOINTS, CURVES, SETS, STARTS, TEXT_EMBEDDINGS, progress, stage
+from stages.command import BASE_MODEL, CHECKPOINTS, CURVES, SETS, STARTS, TEXT_EMBEDDINGS, stage
+from stages.progress import Images, Training, tell, trained
 from zsr import compute, files
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Judging, judge
@@ -19,20 +21,20 @@ from zsr.params import Diverged, Natural, block, row
 from zsr.training.finetune import TrainingTask, task_of, train_once, without_start
 from zsr.training.loop import COLUMNS, mean_curve
 
-Trained = tuple[
-    list[TrainingTask], list[Path | None], list[list[dict[str, str]]]
-]  # tasks, towers and curves, one of each per seed
-
 
 @stage("train", "name", parallel=True)
 def main(document: Mapping, code: str, name: str) -> None:
     grid, tasks = grid_of(document), _tasks(document, name)
     if grid and tasks[0].method.trains:
         return _train_grid(document, code, name, grid, tasks)
-    tasks, towers, curves = _train(name, tasks, code)
+    path = CURVES / name / "curve.csv"
+    runs = [Training(f"{name}, seed {task.seed}", path) for task in tasks]
+    done = [train_once(task, code, run) for task, run in zip(tasks, runs)]
     if compute.rank() == 0:
-        _save(name, tasks, towers)
-        files.write_rows(CURVES / name / "curve.csv", mean_curve(curves), COLUMNS)
+        _save(name, tasks, [tower for tower, _ in done])
+        rows = mean_curve([curve for _, curve in done])
+        files.write_rows(path, rows, COLUMNS)
+        tell(trained(name, rows, runs))
 
 
 def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
@@ -49,11 +51,6 @@ def _tasks(document: Mapping, name: str) -> list[TrainingTask]:
     return list({task.weights: task for task in reversed(tasks)}.values())[::-1]
 
 
-def _train(name: str, tasks: list[TrainingTask], code: str) -> Trained:
-    trained = [train_once(task, code, progress(f"fine-tuning {name}, seed {task.seed}", "step")) for task in tasks]
-    return tasks, [tower for tower, _ in trained], [curve for _, curve in trained]
-
-
 def _save(name: str, tasks: list[TrainingTask], towers: list[Path]) -> None:
     for task, tower in zip(tasks, towers):
         whole = heads.load(task.model, task.weights, tower)
@@ -65,12 +62,12 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
     """Train at every rate. Write towers, accuracies and curves of all rates, and the models of the chosen rate."""
     rows, towers = [], {}
     for lr in map(str, grid.lrs):
-        curves = []
+        curves, path = [], CURVES / name / f"{lr}.csv"
         for task in tasks:
             task = replace(task, recipe=replace(task.recipe, lr=float(lr)), held_out=grid.held_out)
             key = {"method": name, "lr": lr, "seed": task.seed}
             try:
-                tower, curve = train_once(task, code, progress(f"{name}, rate {lr}, seed {task.seed}", "step"))
+                tower, curve = train_once(task, code, Training(f"{name}, rate {lr}, seed {task.seed}", path))
             except Diverged:  # a rate may be too high for a method; this is a result, too
                 rows.append(key | accuracies("held_out", None))
                 continue
@@ -78,7 +75,7 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
             towers[lr, task.seed] = tower
             rows.append(key | accuracies("held_out", _judged(document, code, grid, task, tower, key)))
         if compute.rank() == 0:
-            files.write_rows(CURVES / name / f"{lr}.csv", mean_curve(curves) if curves else [], COLUMNS)
+            files.write_rows(path, mean_curve(curves) if curves else [], COLUMNS)
     if compute.rank() == 0:
         best = best_rate(rows)
         _save(name, tasks, [towers[best, task.seed] for task in tasks])
@@ -88,6 +85,8 @@ def _train_grid(document: Mapping, code: str, name: str, grid: Grid, tasks: list
             files.save_tensors(rate / f"{seed}.safetensors", tensors, facts, placed=True)
         chosen = [row | {"chosen": int(row["lr"] == best)} for row in rows]
         files.write_rows(CHECKPOINTS / name / "rates.csv", chosen)
+        held_out = fmean(float(row["held_out_robust"]) for row in chosen if row["chosen"])
+        tell(f"{name}: rate {best} of {', '.join(map(str, grid.lrs))}, {held_out:.1f} % of held-out images right")
 
 
 def _judged(document: Mapping, code: str, grid: Grid, task: TrainingTask, tower: Path, key: Mapping) -> Record:
@@ -105,8 +104,10 @@ def _judged(document: Mapping, code: str, grid: Grid, task: TrainingTask, tower:
         tower=tower,
     )
     data = {"held_out": prepared.held_out(SETS, TEXT_EMBEDDINGS, source, grid.held_out, task.seed)}
+    images = Images(f"{key['method']}, rate {key['lr']}, held-out images")
+    images.expect([grid.held_out])
     out = CHECKPOINTS / key["method"] / "rates" / key["lr"] / str(task.seed)
-    judge(judging, data, code, lambda set_name: progress(f"{key['method']} {key['lr']} {set_name}", "batch"), out)
+    judge(judging, data, code, lambda set_name: images.watch, out)
     return Record.load(out / "held_out.json", method=judging.method, seed=judging.seed, attack=judging.attack_name)
 
 

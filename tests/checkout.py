@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from zsr.params import read
@@ -45,13 +46,14 @@ class Checkout:
     """A copy of the project as its own git repository, with its own DVC cache and scratch folder.
 
     It has the tracked and the new files as they lie. scale: the folder of the study that is meant, "" or
-    "studies/paper". variables: of the environment of its commands.
+    "studies/paper". only: the files and folders of the root that are copied; (): all. variables: of the environment of
+    its commands.
     """
 
-    def __init__(self, folder: Path, scale: str = "", **variables: str):
+    def __init__(self, folder: Path, scale: str = "", only: Collection[str] = (), **variables: str):
         self.folder, self.scale, self.variables = folder, scale, variables
         for name in files():
-            if (ROOT / name).is_file():
+            if (ROOT / name).is_file() and (not only or name.split("/")[0] in only):
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, folder / name)
         self.commit("start")

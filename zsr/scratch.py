@@ -30,7 +30,8 @@ PACKAGES = ("zsr", "stages")
 INTERFACE = {"click", "psutil", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
 LITERALS = (ast.Constant, ast.Dict, ast.Tuple, ast.List, ast.expr_context)
 T = TypeVar("T")
-Watch = Callable[[range, int], Iterable[int]]  # (the steps to come, the number of steps done) -> the same steps
+# (the steps to come, the number of steps done, what gives the result so far) -> the same steps
+Watch = Callable[[range, int, Callable[[], Any]], Iterable[int]]
 
 
 def folder() -> Path:
@@ -112,7 +113,7 @@ def set_aside(error: files.Unusable) -> None:
         files.say(f"{error.path} {error.reason}; it is computed anew")
 
 
-def unwatched(steps: range, done: int) -> Iterable[int]:
+def unwatched(steps: range, done: int, result: Callable[[], Any]) -> Iterable[int]:
     """A Watch that shows no progress: it returns the steps themselves."""
     return steps
 

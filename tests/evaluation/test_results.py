@@ -185,10 +185,17 @@ def test_methods_that_saw_other_images_are_not_compared():
         results.pair_rows(made, {"all": ["a"]})
 
 
-def test_summaries_are_one_small_file_per_group_and_method(tmp_path):
+def test_summaries_are_one_small_file_per_method(tmp_path):
     results.write_summaries(tmp_path, results.average_rows(records(), GROUPS))
-    assert read_json(tmp_path / "all" / "m.json") == {"clean": 90.0, "pgd": 50.0}
-    assert read_json(tmp_path / "unseen" / "n.json") == {"clean": 90.0, "pgd": 0.0}
+    assert read_json(tmp_path / "m.json") == {"clean": 90.0, "robust": 50.0, "unseen": 20.0}
+    assert read_json(tmp_path / "n.json") == {"clean": 90.0, "robust": 30.0, "unseen": 0.0}
+
+
+def test_what_a_summary_calls_robust_is_what_all_attacks_leave(tmp_path):
+    key = {"group": "all", "method": "m"}
+    means = {"clean": 90.0, "pgd": 50.0, "autoattack": 30.0, "worst_case": 20.0}
+    results.write_summaries(tmp_path, [key | {"attack": attack, "mean": mean} for attack, mean in means.items()])
+    assert read_json(tmp_path / "m.json") == {"clean": 90.0, "robust": 20.0}
 
 
 def of_three_seeds():

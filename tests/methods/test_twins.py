@@ -559,7 +559,7 @@ def test_a_run_that_was_killed_continues_bit_for_bit(resnet, texts, source, reci
     whole, killed = copy.deepcopy(resnet), copy.deepcopy(resnet)
     rows = finetune(twins(), whole, texts, source, recipe, 0, tmp_path / "whole")
 
-    def watch(steps, _done):
+    def watch(steps, _done, _rows):
         for step in steps:
             if step == 2:
                 raise KeyboardInterrupt

@@ -85,7 +85,7 @@ def test_a_run_that_was_killed_continues_bit_for_bit(plain, source, recipe, tmp_
     whole, killed, resumed = (copy.deepcopy(plain) for _ in range(3))
     rows = finetune_plain(METHODS["twins_at"], whole, source, recipe, 0, tmp_path / "whole")
 
-    def watch(steps, _done):
+    def watch(steps, _done, _rows):
         for step in steps:
             if step == 3:
                 raise KeyboardInterrupt

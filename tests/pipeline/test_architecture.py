@@ -178,4 +178,6 @@ def opens_text(call: ast.Call) -> bool:
     modes = [text for text in constants if isinstance(text, str) and re.fullmatch("[rwaxbt+]+", text)]
     plain = isinstance(call.func, ast.Name) or "newline" in {keyword.arg for keyword in call.keywords}
     is_text = any("b" not in mode for mode in modes) or not modes and plain
-    return called in ("read_text", "write_text") and isinstance(call.func, ast.Attribute) or called == "open" and is_text
+    return (
+        called in ("read_text", "write_text") and isinstance(call.func, ast.Attribute) or called == "open" and is_text
+    )

@@ -371,7 +371,7 @@ def _are_measured_and_shown(wanted):
     assert len(shown) == 8 and list(shown[0])[-4:] == ["robust@7.5/255", "DR@7.5/255", "robust@15/255", "DR@15/255"]
     rows = {(r["init"], r["method"]) for r in shown}  # flags of what has collapsed go from one to the other
     assert rows == {(r["start"], r["method"]) for r in measured} and ("robust", "at") in rows
-    assert {p.stem for p in Path("metrics/summary/source").glob("*.json")} == set(wanted["methods"])
+    assert {p.stem for p in Path("metrics/summary").glob("*.json")} == set(wanted["methods"])
     assert "It is no evidence for the paper's claim" in Path("tables/transfer.md").read_text()
     assert {path.name for path in Path("figures").iterdir()} == {"robustness.png", "likeness_pretrained.png"}
 

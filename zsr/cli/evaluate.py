@@ -306,23 +306,20 @@ class Bar:
     def __exit__(self, *error: Any) -> None:
         self.bar.close()
 
-    def watch_of(self, set_name: str, attack: str, path: Path) -> Callable[[range, int], Iterator[int]]:
-        """How to watch an evaluation whose record grows in the file."""
+    def watch_of(self, set_name: str, attack: str, path: Path) -> Callable[..., Iterator[int]]:
+        """How to watch an evaluation."""
 
-        def watch(steps: range, done: int) -> Iterator[int]:
+        def watch(steps: range, done: int, record_so_far: Callable[[], Any]) -> Iterator[int]:
             self.bar.set_description(f"{set_name} {attack}")
             self.bar.update(done)
             for start in steps:
                 yield start
                 self.bar.update(min(steps.step, steps.stop - start))
-                self._accuracy(set_name, attack, path, last=start + steps.step >= steps.stop)
+                self._accuracy(set_name, attack, record_so_far(), last=start + steps.step >= steps.stop)
 
         return watch
 
-    def _accuracy(self, set_name: str, attack: str, path: Path, last: bool) -> None:
-        from zsr.evaluation.records import Record
-
-        record = Record.load(path)
+    def _accuracy(self, set_name: str, attack: str, record: Any, last: bool) -> None:
         percent = 100 * float(record.hits.mean())
         self.bar.set_postfix_str(f"{percent:.1f} % of {record.n} right")
         if last and not self.terminal:

@@ -89,7 +89,7 @@ def _bar(label: str) -> Callable[[str], Watch]:
     from tqdm import tqdm
 
     def of(set_name: str) -> Watch:
-        return lambda steps, done: tqdm(steps, desc=f"{label} {set_name}", leave=False)
+        return lambda steps, done, record_so_far: tqdm(steps, desc=f"{label} {set_name}", leave=False)
 
     return of
 

@@ -355,7 +355,8 @@ def evaluate(
             record = replace(record, marks=inspect(model, images, labels))
         step = evaluation.batch_size * evaluation.save_every
         done, n = record.n, len(shard_split.ids)
-        for start in watch(range(done, n, step), done):
+        starts = watch(range(done, n, step), done, lambda: record)
+        for start in starts:
             images, labels, ids = shard_split.tensors(range(start, min(start + step, n)), device)
             record = _extended(record, model, attack, images, labels, ids, evaluation)
             record.save(record_path)

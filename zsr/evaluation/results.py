@@ -33,6 +33,8 @@ from zsr.evaluation.records import BITS, Record, accuracies
 Z = 1.959964  # quantile of the normal law for 95 %
 CLEAN = "clean"  # the name of the evaluation without an attack
 WORST = "worst_case"  # the name of all attacks of a study together
+ROBUST = "robust"  # the name of the accuracy under all attacks of a study, however many there are
+UNSEEN = "unseen"  # the name of the group of sets that were not trained on
 STRONGEST = "autoattack"  # the attack that the others are compared with
 Cell = tuple[str, str, str]  # method, attack, set
 Records = Mapping[Cell, Sequence[Record]]
@@ -304,18 +306,23 @@ def _percent(share: float) -> float:
 
 
 def write_summaries(folder: Path, averages: Sequence[dict]) -> None:
-    """Write folder/<group>/<method>.json = {attack: percent}: the layout that `dvc metrics show` prints as a table.
+    """Write folder/<method>.json: the numbers that `dvc metrics show` prints as a table, means over sets, in percent.
 
-    Where averages have marks, `marked` counts the attacks whose number the audit has marked.
+    `clean` is the accuracy without an attack on all sets. `robust` is that under all attacks together; in a study of
+    one attack, under this attack. `unseen` is `robust` on the sets that were not trained on, where there are any. Where
+    averages have marks, `marked` counts the attacks whose number on all sets the audit has marked.
     """
-    summaries: dict[tuple[str, str], dict[str, float]] = {}
+    summaries: dict[str, dict[str, float]] = {}
     for row in averages:
-        summaries.setdefault((row["group"], row["method"]), {})[row["attack"]] = row["mean"]
-        if "marks" in row:
-            summary = summaries[row["group"], row["method"]]
-            summary["marked"] = summary.pop("marked", 0) + bool(row["marks"])
-    for (group, method), summary in summaries.items():
-        files.write_json(folder / group / f"{method}.json", summary)
+        summary, attacked = summaries.setdefault(row["method"], {}), row["attack"] != CLEAN
+        if row["group"] == "all":
+            summary[ROBUST if attacked else CLEAN] = row["mean"]  # the row of all attacks together comes last
+            if "marks" in row:
+                summary["marked"] = summary.get("marked", 0) + bool(row["marks"])
+        elif row["group"] == UNSEEN and attacked:
+            summary[UNSEEN] = row["mean"]
+    for method, summary in summaries.items():
+        files.write_json(folder / f"{method}.json", summary)
 
 
 def rate_rows(checkpoints: Path, records: Path, study: Mapping) -> list[dict]:

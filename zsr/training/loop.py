@@ -136,7 +136,7 @@ def fit(
     optimizers = _optimizers(model, recipe)
     run = _resume(unfinished, model, optimizers)
     objective, on_cpu = _objective(model, losses), next(model.parameters()).device.type == "cpu"
-    for step in watch(range(run.step, n_steps), run.step):
+    for step in watch(range(run.step, n_steps), run.step, lambda: run.rows):
         torch.manual_seed(mix(seed, step))
         lr = learning_rate(step, n_steps, recipe)
         model.zero_grad(set_to_none=True)
