@@ -16,7 +16,7 @@ BLOCK = re.compile(r"(?<=<!-- graph -->\n).*?(?=<!-- end graph -->)", re.DOTALL)
 
 
 def main() -> None:
-    files.write_atomic(PAGE, with_picture(PAGE.read_text(), read(ROOT / "dvc.yaml")["stages"]).encode())
+    files.write_atomic(PAGE, with_picture(PAGE.read_text(encoding="utf-8"), read(ROOT / "dvc.yaml")["stages"]).encode())
 
 
 def with_picture(page: str, stages: Mapping[str, Mapping]) -> str:

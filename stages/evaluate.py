@@ -15,7 +15,7 @@ from zsr.compute import Compute
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
 from zsr.evaluation.records import Record
-from zsr.models.heads import Model
+from zsr.models.heads import Model, checkpoints
 from zsr.params import Count, block, component, nested_component, under_protocol
 
 
@@ -25,7 +25,7 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
     names = prepared.names(TEXT_EMBEDDINGS)
     folder, out, source = CHECKPOINTS / method, RECORDS / f"{method}-{attack}", block(document, "data.source", str)
     configured = component(document, "attacks", attack)
-    models = sorted(folder.glob("*.safetensors"), key=lambda path: int(path.stem))
+    models = checkpoints(folder)
     images = Images(f"{method}, {attack}", len(models))
 
     def run(weights: Path, judged: Sequence[str], out: Path, images: Images, tower: Path | None = None) -> None:

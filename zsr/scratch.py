@@ -5,8 +5,8 @@ where a path counts by the content of the file; the digest of the stage's code a
 
 A stage runs its script, all modules of the project that the script imports, the modules that params.yaml names (a
 method, an attack, a set), the data files that these modules read, and libraries. Comments, docstrings and code of other
-stages do not count, nor does a package that only names what its modules define. A module that reads a file or folder
-beside itself names it in a constant `PACKAGE_DATA`.
+stages do not count, nor do progress bars and packages that only name what their modules define. A module that reads a
+file or folder beside itself names it in a constant `PACKAGE_DATA`.
 """
 
 import ast
@@ -28,6 +28,7 @@ ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
 # Libraries that do not compute results: they read options and params files, draw progress bars, and watch processes.
 INTERFACE = {"click", "psutil", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
+INTERFACE_MODULE = "progress.py"  # of the package stages: it shows what is computed, and no output depends on it
 LITERALS = (ast.Constant, ast.Dict, ast.Tuple, ast.List, ast.expr_context)
 T = TypeVar("T")
 # (the steps to come, the number of steps done, what gives the result so far) -> the same steps
@@ -145,7 +146,7 @@ def closure(modules: Iterable[str], root: Path = ROOT) -> set[Path]:
     queue = [file for name in modules for file in (_required(root, name), *_module_files(root, name))]
     while queue:
         path = queue.pop()
-        if path in project_files or is_front(path):
+        if path in project_files or computes_nothing(path):
             continue
         project_files.add(path)
         imported, data_files, _ = _read(path)
@@ -165,7 +166,7 @@ def loaded_files(root: Path = ROOT) -> set[Path]:
     """The files of the project's modules that this process has loaded."""
     named = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
     homes = tuple(f"{root / folder}{os.sep}" for folder in (*PACKAGES, EXTENSIONS.name))
-    return {Path(name) for name in named if name and name.startswith(homes) and not is_front(Path(name))}
+    return {Path(name) for name in named if name and name.startswith(homes) and not computes_nothing(Path(name))}
 
 
 _packages = cache(packages_distributions)
@@ -189,11 +190,13 @@ def _module_files(root: Path, name: str) -> list[Path]:
     return [path for path in candidates if path.is_file()]
 
 
-def is_front(path: Path) -> bool:
-    """Is the file a package that only names what its modules define, and imports a module when its name is used?
+def computes_nothing(path: Path) -> bool:
+    """Does the file show what is computed, or is it a package that only names what its modules define?
 
-    A stage names modules, so a front computes nothing of a stage and does not count.
+    Such a package imports a module when its name is used. A stage names modules, so the package does not count.
     """
+    if path.name == INTERFACE_MODULE and path.parent.name == "stages":
+        return True
     return path.name == "__init__.py" and _parsed(path, path.stat().st_mtime_ns).names_alone
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from stages.command import modules_of
 from zsr.params import read
-from zsr.scratch import closure, is_front
+from zsr.scratch import closure, computes_nothing
 
 ROOT = Path(__file__).parents[2]
 ROOMS = [  # modules and folders of zsr, from the ground up; those of one line do not know each other
@@ -88,7 +88,7 @@ def test_methods_and_sets_import_no_sibling(kind):
 def test_packages_are_empty_so_that_they_are_no_dependency():
     fronts = [ROOT / front for front in FRONTS]
     assert all(path.read_text() == "" for path in CODE if path.name == "__init__.py" and path not in fronts)
-    assert all(is_front(path) for path in fronts)
+    assert all(computes_nothing(path) for path in fronts)
 
 
 def test_the_front_door_opens_at_once_and_names_what_is_there():
@@ -178,6 +178,5 @@ def opens_text(call: ast.Call) -> bool:
     modes = [text for text in constants if isinstance(text, str) and re.fullmatch("[rwaxbt+]+", text)]
     plain = isinstance(call.func, ast.Name) or "newline" in {keyword.arg for keyword in call.keywords}
     is_text = any("b" not in mode for mode in modes) or not modes and plain
-    return (
-        called in ("read_text", "write_text") and isinstance(call.func, ast.Attribute) or called == "open" and is_text
-    )
+    of_path = called in ("read_text", "write_text") and isinstance(call.func, ast.Attribute)
+    return of_path or called == "open" and is_text

@@ -25,13 +25,14 @@ def __dir__():
     return list(_MODULES)
 """
 FILES = {
-    "stages/a.py": '"""A stage."""\nfrom zsr import used\n\nX = 1\n',
+    "stages/a.py": '"""A stage."""\nfrom stages import progress\nfrom zsr import used\n\nX = 1\n',
     "zsr/used.py": 'import numpy\n\nPACKAGE_DATA = ["table.txt"]\n\n\n'
     'def f():\n    "says"\n    from zsr import deep\n    return 2\n',
     "zsr/deep.py": "Y = 3\n",
     "zsr/unused.py": "Z = 4\n",
     "zsr/table.txt": "5\n",
     "zsr/__init__.py": "",
+    "stages/progress.py": "BAR = 1\n",
 }
 
 
@@ -58,16 +59,20 @@ def edit(root, name, text):
 
 
 SAME = {
-    "a comment": ("stages/a.py", '"""A stage."""\nfrom zsr import used  # why\n\n# more\nX = 1\n'),
-    "a docstring": ("stages/a.py", '"""Another text."""\nfrom zsr import used\n\nX = 1\n'),
+    "a comment": (
+        "stages/a.py",
+        '"""A stage."""\nfrom stages import progress\nfrom zsr import used  # why\n\n# more\nX = 1\n',
+    ),
+    "a docstring": ("stages/a.py", '"""Another text."""\nfrom stages import progress\nfrom zsr import used\n\nX = 1\n'),
     "the docstring of a function": ("zsr/used.py", FILES["zsr/used.py"].replace("says", "says more")),
-    "layout": ("stages/a.py", '"""A stage."""\nfrom zsr import used\nX = (\n    1\n)\n'),
+    "layout": ("stages/a.py", '"""A stage."""\nfrom stages import progress\nfrom zsr import used\nX = (\n    1\n)\n'),
     "code that nothing imports": ("zsr/unused.py", "Z = 5\n"),
+    "a bar": ("stages/progress.py", "BAR = 2\n"),
     "a package that only names modules": ("zsr/__init__.py", FRONT),
 }
 OTHER = {
-    "a constant": ("stages/a.py", '"""A stage."""\nfrom zsr import used\n\nX = 2\n'),
-    "1 and 1.0": ("stages/a.py", '"""A stage."""\nfrom zsr import used\n\nX = 1.0\n'),
+    "a constant": ("stages/a.py", '"""A stage."""\nfrom stages import progress\nfrom zsr import used\n\nX = 2\n'),
+    "1 and 1.0": ("stages/a.py", '"""A stage."""\nfrom stages import progress\nfrom zsr import used\n\nX = 1.0\n'),
     "a text that is no docstring": ("zsr/deep.py", 'Y = 3\n"""text"""\n'),
     "a module imported inside a function": ("zsr/deep.py", "Y = 4\n"),
     "a data file": ("zsr/table.txt", "6\n"),
