@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 SIZE = 8.5  # points, the size of a label
 GAP = 1.45  # distance between the baselines of two labels, in sizes
@@ -51,7 +52,8 @@ def at_points(axis: Axes, labels: Sequence[Label], bars: Sequence[Sequence[tuple
         placed = np.vstack([placed, box])
         where = {"xytext": (box[:2] + box[2:]) / 2 - point, "textcoords": "offset points", "fontsize": SIZE}
         leader = LEADER if _distance(box, point) > DISTANT else None
-        axis.annotate(label.text, (label.x, label.y), arrowprops=leader, ha="center", va="center", zorder=5, **where)
+        text = axis.annotate(label.text, (label.x, label.y), arrowprops=leader, ha="center", va="center", **where)
+        text.set(zorder=5, path_effects=[withStroke(linewidth=2, foreground="white")])
 
 
 def _cost(box, point, placed, marks, spots, inside) -> float:
@@ -68,7 +70,7 @@ def _cost(box, point, placed, marks, spots, inside) -> float:
         crossed = ((others[:, :2] < leader) & (leader < others[:, 2:])).all(axis=2).any(axis=0).sum()
     nearer = [mark for mark in marks if _distance(box, (mark[:2] + mark[2:]) / 2) < distance]  # whose label is it?
     struck = ((box[:2] < spots) & (spots < box[2:])).all(axis=1).sum()
-    return 1000 * (hidden + outside) + 200 * crossed + 40 * len(nearer) + 6 * struck + distance
+    return 1000 * (hidden + outside) + 200 * crossed + 40 * len(nearer) + 10 * struck + distance
 
 
 def _distance(box, point) -> float:
