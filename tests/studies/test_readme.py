@@ -42,14 +42,14 @@ def paper(method: str, attack: str, value: str, table: str = "first") -> dict[st
 
 
 def test_the_table_has_the_highest_worst_case_first_the_best_in_bold_and_the_papers_numbers_beside():
-    averages = [row("b", "unseen", attack, 50) for attack in readme_table.COLUMNS]
+    averages = [row("b", "unseen", attack, 50, sd="0.5") for attack in readme_table.COLUMNS]
     averages += [row("a", "unseen", attack, 60, sd="0.7", marks="underflow") for attack in readme_table.COLUMNS]
-    averages += [row("c", "unseen", attack, 20) for attack in readme_table.COLUMNS]
+    averages += [row("c", "unseen", attack, 20, sd="0.5") for attack in readme_table.COLUMNS]
     published = [paper("a", "none", "77.77"), paper("a", "none", "1", "later"), paper("c", "pgd100", "3.21")]
     lines = readme_table.table([*averages, row("d", "all", "clean", 0)], published).splitlines()
     cells = [[" ".join(cell.split()) for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["method", "clean", "paper", "PGD", "paper", "AutoAttack", "paper", "worst case"]
-    ours, best, last = "60.0 ± 0.7 †", "**50.0 [49.0, 52.0]**", "20.0 [19.0, 22.0]"  # the first is marked
+    ours, best, last = "60.0 ± 0.7 †", "**50.0 ± 0.5**", "20.0 ± 0.5"  # the first is marked
     assert cells[2:] == [
         ["a", ours, "77.8", ours, "", ours, "", ours],
         ["b", best, "", best, "", best, "", best],

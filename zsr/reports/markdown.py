@@ -13,8 +13,8 @@ Line = Sequence[str]
 def table(header: Line, body: Sequence[Line], keys: int = 1) -> str:
     """A table, or as many as it takes, each with the first `keys` columns.
 
-    A table has blanks beside the bars where it fits the page with them. Columns that do not fit the page even alone
-    make longer lines.
+    A table has blanks beside the bars where it fits the page with them. Where a column does not fit the page even
+    alone, a list takes the place of the table.
     """
     lines = [[INSIDE.sub(BLANK, str(cell)) for cell in line] for line in (header, *body)]
     shown = len(header) - keys
@@ -22,9 +22,13 @@ def table(header: Line, body: Sequence[Line], keys: int = 1) -> str:
         parts = [_columns(lines, keys, start, stop) for start, stop in _cuts(shown, n)]
         for padding in (" ", ""):
             texts = [_drawn(part, padding) for part in parts]
-            if n == shown or max(len(line) for text in texts for line in text) <= WIDTH:
+            if max(len(line) for text in texts for line in text) <= WIDTH:
                 return "\n\n".join("\n".join(text) for text in texts)
-    return "\n".join(_drawn(lines, " "))
+    return "\n".join(item(f"{' '.join(line[:keys])}: {_told(header[keys:], line[keys:])}") for line in lines[1:])
+
+
+def _told(header: Line, line: Line) -> str:
+    return "; ".join(f"{name} {cell}" for name, cell in zip(header, line))
 
 
 def _cuts(columns: int, n: int) -> list[tuple[int, int]]:

@@ -323,8 +323,7 @@ def vs(folder: Path, pairs: Rows, subject: str, title: str, marks: Rows = ()) ->
         f"{_covers(pairs)}. Bold: the interval leaves out zero. Above zero the method is better."
     )
     for group in _groups(rows):
-        worst = {r["method"]: float(r["mean"]) for r in rows if (r["group"], r["attack"]) == (group, attacks[1])}
-        order = sorted(worst, key=lambda method: -worst[method])
+        order = by_worst_case(rows, group)
         body = [
             [method, *(_differing(parts_of[group, method, attack], marks) for attack in attacks)] for method in order
         ]
