@@ -27,13 +27,6 @@ SWEEP = [
     for s in ("a", "b")
     for e in (0, 1, 8)
 ]
-RATES = {"clip": [{"step": str(i), **dict.fromkeys(figures.MEASURES, str(i + 1))} for i in range(3)]}
-GRID = [
-    {"method": m, "lr": lr, "seed": s, "test_clean": "50", "test_robust": value, "chosen": str(int(lr == "0.1"))}
-    for m, value in (("at", "20"), ("trades", "30"))
-    for lr in ("0.1", "0.2")
-    for s in "01"
-]
 NOTE = ("title", "note")
 DRAWINGS = {
     "trade_off": lambda path: figures.trade_off(path, averages("clean", "pgd"), "all", *NOTE),
@@ -43,8 +36,6 @@ DRAWINGS = {
     "training": lambda path: figures.training(path, {"clip": [], "tecoa": CURVE}, *NOTE),
     "training of nothing": lambda path: figures.training(path, {"clip": []}, *NOTE),
     "eps_sweep": lambda path: figures.eps_sweep(path, SWEEP, {"training": "8/255", "the tables": "1/255"}, *NOTE),
-    "effective_rates": lambda path: figures.effective_rates(path, RATES, *NOTE),
-    "learning_rates": lambda path: figures.learning_rates(path, GRID, *NOTE),
     "attention": lambda path: figures.attention(path, {"i": (IMAGES, None), "m": (IMAGES, MAPS)}, *NOTE),
 }
 

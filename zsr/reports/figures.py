@@ -183,8 +183,8 @@ def per_set(path: Path, cells: Rows, title: str, note: str) -> None:
         axis.tick_params(length=0)
     for shown in attacks:
         place = rows[next(iter(panels)), shown, sets[0]]["accuracy"] if sets else 0
-        where = {"va": "center", "ha": "left" if place < 50 else "right", "fontsize": 7.5, "color": "0.3"}
-        axes[0].text(place, -0.9, shown.replace("_", " "), **where)
+        side = "left" if place < 50 else "right"
+        axes[0].text(place, -0.9, shown.replace("_", " "), va="center", ha=side, fontsize=7.5, color="0.3")
     _outer_labels(axes, 5, "accuracy, %", "")
     marked = any(row.get("marks") for row in rows.values() if row["attack"] in attacks)
     _titled(figure, title, f"{note} {MARKED}" if marked else note)
@@ -325,7 +325,7 @@ def learning_rates(path: Path, grid: Rows, title: str, note: str) -> None:
     """
     figure, axes = _panels(2, 2, 4.2)
     style, parts = styles(distinct(grid, "method")), ("test_clean", "test_robust")
-    ends = []
+    ends: list[list[Label]] = []
     for axis, part in zip(axes, parts):
         ends.append([_rate_line(axis, grid, part, method, style[method]) for method in style])
         axis.set(xscale="log", xlabel="learning rate", ylabel=f"{part.replace('_', ' ')} accuracy, %")

@@ -38,11 +38,12 @@ def at_points(axis: Axes, labels: Sequence[Label], bars: Sequence[Sequence[tuple
     figure = axis.get_figure(root=True)
     if not labels or figure is None:
         return
-    to_type = axis.transData.transform, 72 / figure.dpi
-    points = np.array([to_type[0]((label.x, label.y)) for label in labels]) * to_type[1]  # in points of type
-    spots = [to_type[0](spot) * to_type[1] for bar in bars for spot in np.linspace(*map(np.array, bar), 25)]
-    marks, spots = np.hstack([points - 5, points + 5]), np.reshape(spots, (-1, 2))
-    inside = np.array(axis.get_window_extent().extents) * to_type[1]
+    type_size, to_pixels = 72 / figure.dpi, axis.transData.transform  # from here on, places are in points of type
+    points = np.array([to_pixels((label.x, label.y)) for label in labels]) * type_size
+    ends = np.reshape([to_pixels(end) for bar in bars for end in bar], (-1, 2, 2)) * type_size
+    spots = (ends[:, :1] + np.linspace(0, 1, 25)[:, None] * (ends[:, 1:] - ends[:, :1])).reshape(-1, 2)
+    marks = np.hstack([points - 5, points + 5])
+    inside = np.array(axis.get_window_extent().extents) * type_size
     placed = np.empty((0, 4))
     for label, point in zip(labels, points):
         half = np.array([0.33 * len(label.text) + 0.2, 0.65]) * SIZE

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 WIDTH = 100  # characters of a line
 BLANK = "\N{NO-BREAK SPACE}"
-INSIDE = re.compile(r"(?<=\d) (?=[±\[†])|(?<=±) |(?<=\d,) (?=[+-]?\d[\d.]*\])")  # blanks inside a number's interval
+INSIDE = re.compile(r"(?<=[\d†]) (?=[±\[†])|(?<=±) |(?<=\d,) (?=[+-]?\d[\d.]*\])")  # blanks inside a number's interval
 Line = Sequence[str]
 
 
