@@ -134,7 +134,9 @@ def write(folder: Path, name: str, title: str, parts: Mapping[str, Part], notes:
         for caption, part in parts.items()
     ]
     below = "\n".join(item(note) for note in notes)
-    files.write_atomic(folder / f"{name}.md", ("\n\n".join([f"# {title}", *texts, below]) + "\n").encode())
+    files.write_atomic(
+        folder / f"{name}.md", ("\n\n".join([f"# {title}", *texts, *([below] if notes else [])]) + "\n").encode()
+    )
     texts = [_latex(f"{title}: {caption}", part) for caption, part in parts.items()]
     below = "\n".join(rf"\item {_escaped(note)}" for note in notes)
     below = f"\\begin{{itemize}}\\footnotesize\n{below}\n\\end{{itemize}}"
