@@ -45,6 +45,7 @@ def main(lanes: int | None, command: tuple[str, ...]) -> None:
             for stages in (_trainings(document), _measurements(document)):
                 _side_by_side([stages[lane::lanes] for lane in range(lanes)], environment)
         _run(DVC, environment)
+    click.echo("report.html shows the study; open it in a browser")
 
 
 def _lanes(document: Mapping) -> int:
