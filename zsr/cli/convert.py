@@ -49,6 +49,4 @@ def convert(
     """
     from zsr.models import checkpoints
 
-    checkpoints.convert(
-        file, out, arch, format_name, base, epoch=epoch, activation=activation, norm_stats=norm_stats
-    )
+    checkpoints.convert(file, out, arch, format_name, base, epoch=epoch, activation=activation, norm_stats=norm_stats)

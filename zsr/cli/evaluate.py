@@ -317,4 +317,3 @@ class Bar:
         self.bar.set_postfix_str(f"{percent:.1f} % of {record.n} right")
         if last and not self.terminal:
             click.echo(f"{set_name} {attack}: {percent:.1f} % of {record.n} images", err=True)
-

@@ -40,4 +40,3 @@ def main() -> None:
     zsr evaluate openai --arch ViT-B-32-quickgelu --data my_pictures
     zsr compare results/a results/b
     """
-

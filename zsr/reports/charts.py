@@ -365,14 +365,15 @@ def levels(eps: str) -> float:
     return round(255 * float(top) / float(bottom or 1), 4)
 
 
-def attack_looks(names: Sequence[str]) -> dict[str, str]:
-    """Attack -> the path of its marker."""
-    return {name: SHAPES["o^sDvPpX*"[i % 9]] for i, name in enumerate(names)}
+def attack_looks(names: Sequence[str]) -> list[dict[str, str]]:
+    """The marker of each attack, as `look` has it for methods."""
+    return [{"method": name, "shape": SHAPES["o^sDvPpX*"[i % 9]]} for i, name in enumerate(names)]
 
 
 def attacks(averages: Rows, group: str, styles: Styles) -> dict:
     """Accuracy under each attack, mean over a group: one line of marks for each method, one kind of mark an attack."""
-    kinds = attack_looks([name for name in distinct(averages, "attack") if name != CLEAN])
+    names = [name for name in distinct(averages, "attack") if name != CLEAN]
+    kinds = {kind["method"]: kind["shape"] for kind in attack_looks(names)}
     points = [
         look(row["method"], styles)
         | {"attack": row["attack"], "shape": kinds[row["attack"]], "x": float(row["mean"]), "text": number(row)}

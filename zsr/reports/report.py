@@ -7,12 +7,11 @@ all sentences, and shows no section that has no data.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from zsr import files
 from zsr.evaluation.results import CLEAN, STRONGEST, WORST, over_seeds
 from zsr.files import distinct
 from zsr.reports import charts
@@ -528,27 +527,30 @@ def attention(source: Source) -> dict[str, dict[str, Any]]:
     return result
 
 
-def page(source: Source, script: str) -> str:
-    """The text of the page. script: the JavaScript of Vega-Lite and Vega-Embed."""
+@cache
+def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, lstrip_blocks=True)
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+
+
+def page(source: Source, script: str) -> str:
+    """The text of the page. script: the JavaScript of Vega-Lite and Vega-Embed."""
     assert "</script" not in script
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    averages, group, looks = source.averages, source.leading, source.styles
+    return _template().render(
         source=source,
-        study=source.study,
-        title=source.document["name"],
-        caution=source.document["caution"],
         script=script,
-        looks=[charts.look(method, source.styles) for method in source.study["methods"]],
+        looks=[charts.look(method, looks) for method in source.study["methods"]],
         headline=headline(source),
         trade_offs={
-            name: [charts.trade_off(source.averages, source.leading, a, source.styles, size) for a in source.attacked]
+            name: [charts.trade_off(averages, group, attack, looks, size) for attack in source.attacked]
             for name, size in charts.SIZES.items()
         },
         per_set=per_set(source),
-        attacks=charts.attacks(source.averages, source.leading, source.styles) if len(source.attacked) > 1 else None,
-        attack_looks=[{"method": name, "shape": path} for name, path in charts.attack_looks(source.attacked).items()],
+        attacks=charts.attacks(averages, group, looks) if len(source.attacked) > 1 else None,
+        attack_looks=charts.attack_looks(source.attacked),
         attack_differences=attack_differences(source),
         eps_charts=eps_charts(source),
         attention=attention(source),
