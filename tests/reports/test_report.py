@@ -74,8 +74,16 @@ def pairs():
     return rows
 
 
+RATES = [  # method, rate, seed, accuracy, chosen; the third rate diverged in a seed
+    {"method": "tecoa", "lr": lr, "seed": seed, "test_clean": clean, "test_robust": "31.0", "chosen": chosen}
+    for lr, seed, clean, chosen in (
+        ("0.1", "0", "71.0", "1"), ("0.1", "1", "73.0", "1"), ("0.01", "0", "60.0", "0"), ("1", "0", "", "0"),
+    )
+]  # fmt: skip
+
+
 def source(**changes) -> Source:
-    """A study that has data for every section."""
+    """A study that has data for every section but that of learning rates."""
     marks = [{"method": "tga_zsr", "attack": "pgd", "set": "b", "mark": "underflow", "reason": "7 % < zero"}]
     maps = {
         "method": "clip",
@@ -94,7 +102,6 @@ def source(**changes) -> Source:
     }
     gap = {"first": "x", "second": "y", "eps": "1/255", "clean": "0.1", "robust": "0.2", "robust_sd": "0.01"}
     gap |= {"drop_rate": "0.3", "drop_rate_sd": "0.02", "agree": "1", "seeds": "4", "saturated": "False"}
-    rate = {"method": "tecoa", "seed": "0", "test_clean": "71.0", "test_robust": "31.0"}
     minus = {"group": "unseen", "method": "clip", "attack": "pgd", "against": "autoattack", "marks": "", "mean": "1.5"}
     alike = {"run": "tecoa", "measure": "cka", "input": "clean", "layer": "l1", "value": "0.83"}
     quirks = {"tga_zsr": {"id": "G5", "against": "tecoa"}}
@@ -114,7 +121,6 @@ def source(**changes) -> Source:
         attacks=[minus | {"low": "0.5", "high": "2.5"}],
         marks=marks,
         checks=[{"check": "underflow", "rule": "zeros", "cells": "12", "marked": "1"}],
-        rates=[rate | {"lr": "0.1", "chosen": "1"}, rate | {"lr": "0.01", "chosen": "0"}],
         sweeps={
             "pgd": [{"method": "clip", "set": "a", "eps": f"{e}/255", "n": "10", "correct": str(9 - e)} for e in (0, 4)]
         },
@@ -248,11 +254,25 @@ def test_pairs_are_turned_so_that_the_papers_difference_is_positive():
     assert (point["low"], point["high"]) == (-12.7, 5.3)
 
 
+def test_attacks_are_compared_with_autoattack_over_the_sets_that_training_did_not_show():
+    other = source().attacks[0] | {"group": "all", "mean": "7.0"}
+    (row,) = report.attack_differences(source(attacks=[other, *source().attacks])).rows
+    assert (row[0].text, row[1].text, row[1].small) == ("clip", "+1.5", "+0.5 to +2.5")
+
+
 def test_a_quirk_is_its_row_minus_the_other_in_either_order():
     (row,) = report.quirks(source()).rows
     assert row[-1].text == "−3.7"
     backwards = source().document | {"quirks": {"tecoa": {"id": "G5", "against": "tga_zsr"}}}
     assert report.quirks(source(document=backwards)).rows[0][-1].text == "+3.7"
+
+
+def test_a_grid_has_a_section_and_is_about_the_set_that_was_trained_on():
+    page = parsed(rates=RATES)
+    assert page.sections - parsed().sections == {"rates"}
+    assert page.column(0, 1)["clip"]["text"] == f"{mean('clip', 'clean', 'source'):.1f}"
+    clean = report.rate_charts(source(rates=RATES))["no attack"]["data"]["values"]
+    assert [(p["x"], p["y"], p["chosen"]) for p in clean] == [(0.1, 72, True), (0.01, 60, False)]
 
 
 EMPTY = {
@@ -261,7 +281,6 @@ EMPTY = {
     "likeness": {"likeness": {}},
     "orderings": {"orderings": ()},
     "quirks": {"document": source().document | {"quirks": {}}},
-    "rates": {"rates": ()},
     "starts": {"differences": ()},
 }
 
@@ -314,6 +333,7 @@ PAGES = {"the small study": report.page(source(), "/* the script */")} | {
 
 
 def test_pages_are_small():
+    assert PAGES["the small study"].count("/* the script */") == 1
     assert all(len(text.encode()) < 3_000_000 for text in PAGES.values())
     script = 1_500_000  # that of the charts; the rest of this page are two tables for each attack, and the charts
     assert len(report.page(source(), "/* the script */").encode()) < 3_000_000 - script
@@ -355,6 +375,7 @@ def test_labels_hide_no_point_and_no_label_and_stay_inside(size):
     random.seed(1)
     for _ in range(3):
         points = [(random.gauss(size[0] / 2, 40), random.gauss(size[1] / 2, 15)) for _ in range(10)]
+        points[:2] = [(3.0, 3.0), (size[0] - 3.0, size[1] - 3.0)]
         labels = boxes(points, ["embedding_anchor"] * 5 + ["tga_zsr"] * 5, size)
         assert None not in labels
         for i, box in enumerate(labels):

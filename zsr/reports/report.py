@@ -76,17 +76,21 @@ class Source:
 
     @cached_property
     def groups(self) -> dict[str, list[str]]:
-        """Group -> its sets, the sets that training did not show first. Of equal groups there is the first alone."""
+        """Group -> its sets, the group that the study is about first. Of equal groups there is the first alone.
+
+        A study of CLIP is about sets that training did not show, and a study with a grid about the set it did show.
+        """
         known: dict[str, list[str]] = {}
         for name, sets in self.study["groups"].items():
             if sets not in known.values():
                 known[name] = sets
-        order = [name for name in ("unseen_strict", "unseen", "source", "all") if name in known]
-        return {name: known[name] for name in dict.fromkeys([*order, *known])}
+        order = ["unseen_strict", "unseen", "source", "all"]
+        order = ["source", *order] if self.rates else order
+        return {name: known[name] for name in dict.fromkeys([*order, *known]) if name in known}
 
     @property
     def leading(self) -> str:
-        """The group of the charts: the strictest one of sets that training did not show."""
+        """The group of the charts."""
         return next(iter(self.groups))
 
     def reason(self, row: Row) -> str:
