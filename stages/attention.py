@@ -1,4 +1,4 @@
-"""Attention maps of clean and attacked images of one set under every method: the figure, and what was measured."""
+"""Attention maps of clean and attacked images of one set: what was measured of every method, and a figure of two."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,6 +14,7 @@ from zsr.measures.attention import AttentionStudy, AttentionTask
 from zsr.models import heads
 from zsr.params import Count, block, component
 from zsr.reports import figures
+from zsr.reports.ranking import under_study
 
 
 @stage("attention", "set_name")
@@ -22,7 +23,8 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     attack = component(document, "attacks", shown.attack)
     if isinstance(attack, SignAttack):
         attack = replace(attack, success="last")  # maps show images after all steps of the attack
-    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in files.read_json(CATALOGUE)["methods"]}
+    catalogue = files.read_json(CATALOGUE)["methods"]
+    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in catalogue}
     data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name, min(int(path.stem) for path in methods.values()))
     maps, rows = {}, []
     for method, weights in progress("attention maps", "method")(list(methods.items()), 0):
@@ -41,9 +43,12 @@ def main(document: Mapping, code: str, set_name: str) -> None:
         maps[method], facts = attention.measure_once(task, data, code)
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
     files.write_rows(METRICS / "attention" / f"{set_name}.csv", rows)
-    panels = attention.panels(data.split.tensors(range(shown.images))[0], maps, rows, shown.columns)
-    title = f"{block(document, 'name', str)}: {figures.ATTENTION_NOTE}"
-    figures.attention(METRICS / "attention" / f"{set_name}.png", *panels, title)
+    compared = list(dict.fromkeys([next(iter(methods)), under_study(catalogue)]))
+    images = data.split.tensors(range(shown.images))[0]
+    panels = attention.panels(images, {method: maps[method] for method in compared}, shown.columns)
+    note = f"{block(document, 'name', str)}. {figures.ATTENTION_NOTE} {attention.told(rows, compared)}"
+    title = f"Where {' and '.join(compared)} look, on clean and on attacked images"
+    figures.attention(METRICS / "attention" / f"{set_name}.png", panels, title, note)
 
 
 if __name__ == "__main__":

@@ -7,63 +7,105 @@ from stages.command import CURVES, METRICS, RESULTS, stage
 from zsr import files
 from zsr.params import Positive, block
 from zsr.reports import figures
+from zsr.reports.ranking import group_of
 from zsr.reports.tables import rows_of_cells, with_rates
 
 OUT = Path("figures")
-BARS = "bars: ± sd over seeds; of one seed 95 % over the choice of images"
-SPREAD = "mean over seeds; bars: ± sd"
+BARS = "Bars: ± standard deviation over seeds; of one seed the 95 % interval over the choice of images."
+SPREAD = "Mean ± standard deviation over seeds."
+WORST = "Under attack an image counts when it survives every attack of the study."
+OF_GROUP = {
+    "unseen": "Mean over the sets that fine-tuning does not show.",
+    "all": "Mean over all sets.",
+    "source": "The set that was trained on.",
+}
 
 
 def _rows(name: str) -> list[dict[str, str]]:
     return files.read_rows(RESULTS / f"{name}.csv")
 
 
-def _training(title: str, document: Mapping) -> None:
+def _trade_off(group: str) -> Callable[[str, Mapping], None]:
+    def draw(study: str, document: Mapping) -> None:
+        averages = _rows("averages")
+        shown = group or group_of(averages)
+        title = "What each method keeps: accuracy on clean and on attacked images"
+        note = f"{study}. {OF_GROUP[shown]} {WORST} {BARS}"
+        figures.trade_off(OUT / "trade_off.png", averages, shown, title, note)
+
+    return draw
+
+
+def _rows_figure(study: str, document: Mapping) -> None:
+    averages = _rows("averages")
+    group = group_of(averages)
+    note = f"{study}. {OF_GROUP[group]} Dashed: {averages[0]['method']}. {BARS}"
+    figures.of_rows(OUT / "rows.png", averages, group, "Accuracy of each row, clean and under attack", note)
+
+
+def _per_set(study: str, document: Mapping) -> None:
+    note = f"{study}. {WORST} {BARS}"
+    figures.per_set(OUT / "per_set.png", _rows("accuracy"), "Accuracy on each set, clean and under attack", note)
+
+
+def _training(study: str, document: Mapping) -> None:
     methods = files.read_json(RESULTS / "study.json")["methods"]
     curves = {method: files.read_rows(CURVES / method / "curve.csv") for method in methods}
-    figures.training(OUT / "training.png", curves, f"{title}: loss terms of training, as weighted in the sum")
+    note = f"{study}. Every term as weighted in the sum, mean over seeds."
+    figures.training(OUT / "training.png", curves, "The terms of the loss during training", note)
 
 
-def _eps_sweep(title: str, document: Mapping) -> None:
+def _eps_sweep(study: str, document: Mapping) -> None:
+    evaluated = files.read_json(RESULTS / "study.json")["attacks"]
+    trained = block(document, "train.attack.eps", str)
     for path in sorted((METRICS / "eps_sweep").glob("*.csv")):
-        note = f"{title}: {path.stem}, the first images of each set, one seed"
-        figures.eps_sweep(OUT / f"eps_sweep_{path.stem}.png", files.read_rows(path), note)
+        rows = files.read_rows(path)
+        marked = {"training": trained, "the tables": evaluated[path.stem]}
+        counts = sorted({int(row["n"]) for row in rows})
+        images = f"the first {counts[0]} images of each set" if len(counts) == 1 else "the first images of each set"
+        note = (
+            f"{study}. Mean over sets, {images}, one seed. Bars: 95 % intervals over the choice of images. "
+            "Dashed: the eps of training and of the tables. Grey: the other methods."
+        )
+        title = f"Accuracy under {path.stem.upper()} of growing strength"
+        figures.eps_sweep(OUT / f"eps_sweep_{path.stem}.png", rows, marked, title, note)
 
 
-def _effective_rate(title: str, document: Mapping) -> None:
+def _rates(study: str, document: Mapping) -> None:
+    note = f"{study}. {OF_GROUP['source']} {SPREAD}"
+    figures.learning_rates(OUT / "rates.png", _rows("rates"), "Accuracy at every learning rate", note)
+
+
+def _effective_rate(study: str, document: Mapping) -> None:
     shown = str(block(document, "grid.shown_lr", Positive))
     curves = {method: rows for (method, lr), rows in with_rates(CURVES, _rows("rates")).items() if lr == shown}
-    note = f"{title}: at lr {shown}, mean over convolutions and seeds"
-    figures.effective_rates(OUT / "effective_rate.png", curves, note)
+    note = f"{study}. W: the weights of a convolution, g: their gradient. Means over convolutions and seeds."
+    title = f"How far a step turns the weights, at lr {shown}"
+    figures.effective_rates(OUT / "effective_rate.png", curves, title, note)
 
 
-def _robustness(title: str, document: Mapping) -> None:
-    study = files.read_json(RESULTS / "study.json")
-    rows = rows_of_cells(_rows("accuracy"), study)
-    figures.robustness(OUT / "robustness.png", rows, list(study["attacks"].values()), f"{title}; {SPREAD}")
+def _robustness(study: str, document: Mapping) -> None:
+    facts = files.read_json(RESULTS / "study.json")
+    rows, eps = rows_of_cells(_rows("accuracy"), facts), list(facts["attacks"].values())
+    title = "Accuracy under attacks of growing strength, by start of training"
+    figures.robustness(OUT / "robustness.png", rows, eps, title, f"{study}. eps 0: clean. {SPREAD}")
 
 
-def _likeness(title: str, document: Mapping) -> None:
+def _likeness(study: str, document: Mapping) -> None:
     for path in sorted((METRICS / "likeness").glob("*.csv")):
-        note = f"likeness with {path.stem}; {title}; {SPREAD}"
-        figures.likeness(OUT / f"likeness_{path.stem}.png", files.read_rows(path), note)
+        title = f"Likeness with the {path.stem} model (CKA), by start of training"
+        note = f"{study}. Clean images. {SPREAD}"
+        figures.likeness(OUT / f"likeness_{path.stem}.png", files.read_rows(path), title, note)
 
 
 FIGURES: dict[str, Callable[[str, Mapping], None]] = {
-    "trade_off": lambda title, _: figures.trade_off(
-        OUT / "trade_off.png", _rows("averages"), "all", f"{title}\nmean over all sets; {BARS}"
-    ),
-    "trade_off_source": lambda title, _: figures.trade_off(
-        OUT / "trade_off.png", _rows("averages"), "source", f"{title}\nthe set that was trained on; {BARS}"
-    ),
-    "per_set": lambda title, _: figures.per_set(
-        OUT / "per_set.png", _rows("accuracy"), f"{title}: accuracy per set; {BARS}"
-    ),
+    "trade_off": _trade_off(""),
+    "trade_off_source": _trade_off("source"),
+    "rows": _rows_figure,
+    "per_set": _per_set,
     "training": _training,
     "eps_sweep": _eps_sweep,
-    "rates": lambda title, _: figures.learning_rates(
-        OUT / "rates.png", _rows("rates"), f"{title}: the set that was trained on, at every learning rate\n{SPREAD}"
-    ),
+    "rates": _rates,
     "effective_rate": _effective_rate,
     "robustness": _robustness,
     "likeness": _likeness,

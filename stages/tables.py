@@ -9,6 +9,7 @@ from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
 from zsr.reports import comparison, leaderboard, tables
+from zsr.reports.ranking import under_study
 from zsr.scratch import ROOT
 
 OUT = Path("tables")
@@ -77,6 +78,11 @@ def _differences(measured: Measured) -> None:
     tables.differences(OUT, tables.difference_rows(rows, facts), facts)
 
 
+def _vs(measured: Measured) -> None:
+    subject = under_study(measured.study["methods"])
+    tables.vs(OUT, measured.pairs, subject, f"Every method minus {subject}, {measured.title}", measured.marks)
+
+
 def _leaderboard(measured: Measured) -> None:
     rows = leaderboard.measured(measured.study, measured.averages, measured.accuracy, measured.title)
     text = leaderboard.table(leaderboard.read(ENTRIES) + rows)
@@ -92,6 +98,7 @@ TABLES: dict[str, Callable[[Measured], None]] = {
         measured.marks,
         measured.study["bases"],
     ),
+    "vs": _vs,
     "attacks": lambda measured: tables.attacks(
         OUT, measured.averages, measured.attacks, "all", f"Attacks side by side, {measured.title}", measured.marks
     ),

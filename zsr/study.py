@@ -42,14 +42,14 @@ from zsr.training.pretrain import base_of
 PACKAGE_DATA = ["models/configs"]
 Launcher = Literal["python", "torchrun"]
 Table = Literal[
-    "accuracy", "attacks", "audit", "orderings", "published",  # tables of a study of CLIP
+    "accuracy", "vs", "attacks", "audit", "orderings", "published",  # tables of a study of CLIP
     "ablation", "quirks",
     "leaderboard",  # the rows of the study beside the folder `leaderboard`
     "rates", "effective_rate", "elsewhere",  # tables of the study of TWINS
     "transfer", "differences", "likeness",
 ]  # fmt: skip
 Figure = Literal[
-    "trade_off", "trade_off_source", "per_set", "training", "eps_sweep",
+    "trade_off", "trade_off_source", "rows", "per_set", "training", "eps_sweep",
     "rates", "effective_rate",
     "robustness", "likeness",
 ]  # fmt: skip

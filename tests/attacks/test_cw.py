@@ -7,9 +7,7 @@ from zsr.attacks.batch import Noise
 from zsr.attacks.cw import CW
 from zsr.models.passes import margin
 
-CW20 = CW(
-    eps=0.015, step_size=0.004, n_iter=20, kappa=50.0, precision="fp32", reduction="sum", success="last"
-)
+CW20 = CW(eps=0.015, step_size=0.004, n_iter=20, kappa=50.0, precision="fp32", reduction="sum", success="last")
 NOISE = Noise(0, "test", range(16))
 
 
@@ -40,9 +38,7 @@ def test_cw_lowers_the_margin_of_right_images_and_of_wrong_ones():
 def test_an_image_that_leads_by_kappa_moves_no_further():
     weights = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     images, labels = torch.tensor([0.5, 0.5]).view(1, 1, 1, 2), torch.tensor([0])
-    attack = CW(
-        eps=0.4, step_size=0.05, n_iter=20, random_start=False, kappa=0.25, success="last"
-    )
+    attack = CW(eps=0.4, step_size=0.05, n_iter=20, random_start=False, kappa=0.25, success="last")
     x = attack(lambda x: x.flatten(1) @ weights.T, images, labels, NOISE.take(torch.tensor([0])))
     torch.testing.assert_close(x.flatten(), torch.tensor([0.35, 0.65]))  # the first of its steps that leads by 0.25
     further = dataclasses.replace(attack, kappa=50.0)

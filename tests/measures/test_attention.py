@@ -4,7 +4,7 @@ import torch
 from zsr.attacks.batch import Noise
 from zsr.attacks.clean import Clean
 from zsr.attacks.pgd import PGD
-from zsr.measures.attention import measure, panels
+from zsr.measures.attention import measure, panels, told
 
 NOISE = Noise(0, "shapes", range(6))
 
@@ -44,11 +44,15 @@ def test_the_object_is_where_the_picture_is_bright(model, batch):
     assert facts["object_share"] == 0.25 and facts["peak_on_object"] == pytest.approx(inside.float().mean().item())
 
 
-def test_captions_say_what_was_measured(model, batch):
+def test_the_figure_gets_the_first_images_with_their_maps_and_what_was_measured(model, batch):
     maps, facts = measure(model, Clean(), batch.images, batch.labels, NOISE)
-    shown, pairs, captions = panels(batch.images, {"clip": maps}, [{"method": "clip"} | facts], columns=2)
-    assert shown[0].shape == (2, 24, 24, 3) and pairs["clip"][1].shape == (2, 6, 6)
-    assert f"a random patch would be in {facts['object_share']:.0%}" in captions["clip"]
+    rows = panels(batch.images, {"clip": maps}, columns=2)
+    assert [images.shape for images, _ in rows.values()] == [(2, 24, 24, 3)] * 3
+    (_, nothing), (_, clean), (adv, attacked) = rows.values()
+    assert nothing is None and clean.tolist() == maps.clean[:2].tolist() and attacked.shape == (2, 6, 6)
+    assert adv[1, 2, 3].tolist() == maps.adv[1, :, 2, 3].tolist()
+    note = told([{"method": name} | facts for name in ("clip", "other")], ["clip"])
+    assert note.endswith(f"A random patch lies on the object in {facts['object_share']:.0%}.") and "other" not in note
 
 
 def test_maps_of_a_model_are_made_once(tmp_path, monkeypatch, clip_model, split, text_embeddings):

@@ -119,7 +119,7 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "seeds": ([0, 1], TRAIN | {"start"}),
     "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | MEASURES),
     "train.lr": (0.001, TRAIN | {"start"}),
-    "train.attack.eps": ("4/255", TRAIN | {"start", "report"}),
+    "train.attack.eps": ("4/255", TRAIN | {"start", "figures", "report"}),
     "evaluate.seed": (1, EVALUATE | MEASURES),
     "evaluate.protocol": ("published", EVALUATE | MEASURES),
     "protocols.published.attacks.pgd.reduction": ("sum", set()),  # of the protocol that is not in force

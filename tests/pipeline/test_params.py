@@ -226,7 +226,11 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     ("  columns: 6", "  columns: 101", "attention.things: columns <= images <= 100, got 101 and 100"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
     ("- orderings\n", "- ordering\n", "must be one of accuracy, attacks, audit, orderings, published, ablation,"),
-    ("- trade_off\n", "- tradeoff\n", "figures[0] must be one of trade_off, trade_off_source, per_set, training,"),
+    (
+        "- trade_off\n",
+        "- tradeoff\n",
+        "figures[0] must be one of trade_off, trade_off_source, rows, per_set, training,",
+    ),
     ("quirks: {} ", "quirks: {tekoa: {id: T1, against: clip}} ", "quirks is none of methods (clip, ft_clean, ft_adv,"),
     (
         "quirks: {} ",

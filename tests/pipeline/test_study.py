@@ -135,7 +135,9 @@ def test_the_study_runs_to_tables_figures_and_metrics(study):
     assert [(r["method"], r["attack"], r["set"], r["seed"]) for r in rows] == [
         (m, a, s, i) for m in seeds for a in ("clean", "pgd") for s in ("shapes", "digits_real") for i in seeds[m]
     ]
-    assert "standard deviation over 2 training seeds (0, 1)" in (study.folder / "tables/accuracy.md").read_text()
+    assert "standard deviation over 2 training seeds (0, 1)" in " ".join(
+        (study.folder / "tables/accuracy.md").read_text().split()
+    )
     assert all(0 <= float(r["low"]) <= float(r["accuracy"]) <= float(r["high"]) <= 100 for r in rows)
     summary = read_json(study.folder / "metrics/summary/all/clip.json")
     assert summary["pgd"] <= summary["clean"]
@@ -239,7 +241,7 @@ def test_a_row_of_another_module_trains_is_judged_and_stands_in_the_tables(study
     assert {"train@tecoa_two", "evaluate@tecoa_two-pgd"} <= ran(output)
     assert not ran(output) & {"train@clip", "train@tga_zsr", "base_model"}
     table = (study.folder / "tables/accuracy.md").read_text()
-    assert len(re.findall(r"^\| tecoa_two +\|", table, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\| ?tecoa_two *\|", table, re.MULTILINE)) >= 3  # averages, and sets of each attack
     without(study, "tecoa_two")
 
 
@@ -264,7 +266,7 @@ def test_a_method_is_one_file_and_one_block(study):
     assert {"train@throwaway", "evaluate@throwaway-pgd"} <= ran(output)
     assert not ran(output) & {"train@clip", "train@tga_zsr", "base_model"}
     table = (study.folder / "tables/accuracy.md").read_text()
-    assert len(re.findall(r"^\| throwaway +\|", table, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\| ?throwaway *\|", table, re.MULTILINE)) >= 3  # averages, and sets of each attack
     assert set(read_json(study.folder / "metrics/summary/all/throwaway.json")) == {"clean", "pgd", "marked"}
 
 

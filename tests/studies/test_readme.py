@@ -32,27 +32,40 @@ def row(method: str, group: str, attack: str, mean: float, sd: str = "", marks: 
 def test_the_table_of_the_readme_is_that_of_the_metrics():
     readme = readme_table.README.read_text()
     averages = versions(str(readme_table.AVERAGES.relative_to(ROOT)))
-    made = [readme_table.with_table(readme, rows_of(text)) for text in averages]
-    assert readme in (made or [readme_table.with_table(readme, [])]), "run python -m benchmarks.readme_table"
+    published = [row for name in readme_table.PAPERS for row in rows_of((readme_table.PUBLISHED / name).read_text())]
+    made = [readme_table.with_table(readme, rows_of(text), published) for text in averages]
+    assert readme in (made or [readme_table.with_table(readme, [], [])]), "run python -m benchmarks.readme_table"
 
 
-def test_the_table_shows_each_method_with_intervals_or_deviations_and_marks():
-    averages = [row("b", *column, 50) for column in readme_table.COLUMNS]
-    averages += [row("a", *column, 20, sd="0.7", marks="underflow") for column in readme_table.COLUMNS]
-    lines = readme_table.table([*averages, row("a", "all", "other", 0)]).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0] == ["method", *readme_table.COLUMNS.values()]
-    assert cells[2:] == [["b", *["50.0 [49.0, 52.0]"] * 6], ["a", *["20.0 ± 0.7 †"] * 6]]
+def paper(method: str, attack: str, value: str, table: str = "first") -> dict[str, str]:
+    return {"table": table, "dataset": "average", "method": method, "attack": attack, "top1_percent": value}
+
+
+def test_the_table_has_the_highest_worst_case_first_the_best_in_bold_and_the_papers_numbers_beside():
+    averages = [row("b", "unseen", attack, 50, sd="0.5") for attack in readme_table.COLUMNS]
+    averages += [row("a", "unseen", attack, 60, sd="0.7", marks="underflow") for attack in readme_table.COLUMNS]
+    averages += [row("c", "unseen", attack, 20, sd="0.5") for attack in readme_table.COLUMNS]
+    published = [paper("a", "none", "77.77"), paper("a", "none", "1", "later"), paper("c", "pgd100", "3.21")]
+    lines = readme_table.table([*averages, row("d", "all", "clean", 0)], published).splitlines()
+    cells = [[" ".join(cell.split()) for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["method", "clean", "paper", "PGD", "paper", "AutoAttack", "paper", "worst case"]
+    ours, best, last = "60.0 ± 0.7 †", "**50.0 ± 0.5**", "20.0 ± 0.5"  # the first is marked
+    assert cells[2:] == [
+        ["a", ours, "77.8", ours, "", ours, "", ours],
+        ["b", best, "", best, "", best, "", best],
+        ["c", last, "", last, "3.2", last, "", last],
+    ]
 
 
 def test_what_stands_around_the_table_stays():
-    averages = [row("a", *column, 50) for column in readme_table.COLUMNS]
+    averages = [row("a", "unseen", attack, 50) for attack in readme_table.COLUMNS]
     before, after = "# t\n\n<!-- table -->\n", "<!-- end table -->\n\nmore\n"
-    once = readme_table.with_table(before + after, averages)
-    assert once == before + readme_table.table(averages) + "\n" + after
-    assert readme_table.with_table(once, averages) == once and readme_table.with_table(once, []) == before + after
+    once = readme_table.with_table(before + after, averages, [])
+    assert once == before + readme_table.table(averages, []) + "\n" + after
+    assert readme_table.with_table(once, averages, []) == once
+    assert readme_table.with_table(once, [], []) == before + after
     with pytest.raises(SystemExit, match="has no place for the table"):
-        readme_table.with_table("# t\n", averages)
+        readme_table.with_table("# t\n", averages, [])
 
 
 def test_the_readme_stays_short():

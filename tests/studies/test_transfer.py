@@ -288,7 +288,7 @@ def test_differences_are_paired_by_seed_and_say_how_many_agree(tmp_path):
     assert start["robust_sd"] == pytest.approx(np.std([-0.1, 0.1], ddof=1))
     assert (method["robust"], method["agree"]) == (pytest.approx(0.3), 0)
     tables.differences(tmp_path, found, FACTS)
-    text = (tmp_path / "differences.md").read_text()
+    text = " ".join((tmp_path / "differences.md").read_text().split())
     assert "| robust ft | scratch ft | 15/255 | +0.0" in text and "1 of 2" in text and "- no evidence" in text
     assert len(read_rows(tmp_path / "differences.csv")) == 2
 
@@ -297,11 +297,11 @@ def test_tables_show_means_and_deviations_and_flag_what_collapsed(tmp_path):
     flags = tables.flags(alike(), 5)
     assert flags == {"robust dm": "collapsed 1 of 2"}
     tables.transfer(tmp_path, rows(), FACTS, flags)
-    text = (tmp_path / "transfer.md").read_text()
-    assert "45.0 ± 7.1" in text and "collapsed 1 of 2" in text and "final" in text and "- no evidence" in text
+    text = " ".join((tmp_path / "transfer.md").read_text().split())
+    assert "45.0 ± 7.1" in text and "collapsed 1 of 2" in text and "- no evidence" in text
     assert r"\begin{table}" in (tmp_path / "transfer.tex").read_text()
     tables.likeness(tmp_path, alike(), "pretrained", FACTS)
-    assert "| scratch | ft       | 55.0 ± 7.1" in (tmp_path / "likeness.md").read_text()
+    assert "| scratch | ft | 55.0 ± 7.1" in " ".join((tmp_path / "likeness.md").read_text().split())
 
 
 def test_a_model_that_is_never_right_has_no_drop_rate_and_stops_no_table(tmp_path):
@@ -314,8 +314,8 @@ def test_a_model_that_is_never_right_has_no_drop_rate_and_stops_no_table(tmp_pat
 
 def test_equal_rows_draw_equal_figures(tmp_path):
     for name in "ab":
-        figures.robustness(tmp_path / name / "robustness.png", rows(), FACTS.eps, "note")
-        figures.likeness(tmp_path / name / "likeness.png", alike(), "note")
+        figures.robustness(tmp_path / name / "robustness.png", rows(), FACTS.eps, "title", "note")
+        figures.likeness(tmp_path / name / "likeness.png", alike(), "title", "note")
     for figure in ("robustness.png", "likeness.png"):
         assert (tmp_path / "a" / figure).read_bytes() == (tmp_path / "b" / figure).read_bytes()
 
@@ -372,8 +372,8 @@ def _are_measured_and_shown(wanted):
     rows = {(r["init"], r["method"]) for r in shown}  # flags of what has collapsed go from one to the other
     assert rows == {(r["start"], r["method"]) for r in measured} and ("robust", "at") in rows
     assert {p.stem for p in Path("metrics/summary/source").glob("*.json")} == set(wanted["methods"])
-    assert "It is no evidence for the paper's claim" in Path("tables/transfer.md").read_text()
-    assert {path.name for path in Path("figures").iterdir()} == {"robustness.png", "likeness_pretrained.png"}
+    assert "It is no evidence for the paper's claim" in " ".join(Path("tables/transfer.md").read_text().split())
+    assert {path.name for path in Path("figures").glob("*.png")} == {"robustness.png", "likeness_pretrained.png"}
 
 
 PETS = {

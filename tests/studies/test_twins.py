@@ -200,7 +200,7 @@ def test_held_out_images_are_those_that_training_leaves(tmp_path):
 
 
 def table(path, caption):
-    text = path.read_text().split(f"**{caption}**")[1].split("**")[0]
+    text = path.read_text().split(f"**{caption}**")[1].split("\n**")[0].replace("**", "")
     lines = [[c.strip() for c in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     return lines[0], {line[0] if len(lines[0]) != len(set(lines[0])) else tuple(line[:2]): line for line in lines[2:]}
 
@@ -214,19 +214,21 @@ def test_the_tables_show_the_chosen_rate_and_the_sign_of_a_difference(tmp_path):
     pairs = [{"group": g, "attack": a, "first": "at", "second": "twins_at", "mean": "-3", "low": "-5", "high": "0.5",
               "seeds": "2", "sd": "1"} for g, a in cells]  # fmt: skip
     tables.rates(tmp_path, averages, pairs, [("twins_at", "at")], grid, [], 8, "T")
-    _, own = table(tmp_path / "rates.md", "accuracy in %, each method at its own rate")
-    assert own["twins_at", "0.01"][2:] == ["50.0 ± 1.5"] * 4
-    assert own["at", "0.1"][2:] == ["50.0 [40.0, 61.0]"] * 4
-    _, differences = table(tmp_path / "rates.md", "TWINS minus its controls, points")
-    assert list(differences.values()) == [["twins_at - at", *["+3.0 [-0.5, +5.0]"] * 4]]
-    _, rates = table(tmp_path / "rates.md", "accuracy in % at every rate")
+    for group in ("target", "unseen"):
+        _, own = table(tmp_path / "rates.md", f"{group}: accuracy in %, each method at its own rate")
+        assert own["twins_at", "0.01"][2:] == ["50.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}1.5"] * 2
+        assert [" ".join(cell.split()) for cell in own["at", "0.1"][2:]] == ["50.0 [40.0, 61.0]"] * 2
+        _, differences = table(tmp_path / "rates.md", f"{group}: TWINS minus its controls, points")
+        (difference,) = differences.values()
+        assert [" ".join(cell.split()) for cell in difference] == ["twins_at - at", *["+3.0 [-0.5, +5.0]"] * 2]
+    _, rates = table(tmp_path / "rates.md", "target: accuracy in % at every rate")
     assert [cell[1] for cell in rates.values()] == ["0.01", "0.1*", "0.01*", "0.1"]
-    assert rates["at", "0.1*"][2] == "15.0 ± 7.1"
+    assert rates["at", "0.1*"][2].split() == ["15.0", "±", "7.1"]
     gone = [r | dict.fromkeys(tables.GRID_COLUMNS, "") if (r["lr"], r["method"]) == ("0.01", "at") else r for r in grid]
     tables.rates(tmp_path, averages, pairs, [("twins_at", "at")], gone, [], 8, "T")
-    _, rates = table(tmp_path / "rates.md", "accuracy in % at every rate")
+    _, rates = table(tmp_path / "rates.md", "target: accuracy in % at every rate")
     assert rates["at", "0.01"][2:] == ["diverged in 2 of 2 seeds"] * 3
-    notes = (tmp_path / "rates.md").read_text()
+    notes = " ".join((tmp_path / "rates.md").read_text().split())
     assert "8 images held out of training, mean over 2 seeds" in notes and "Test images chose nothing" in notes
 
 
@@ -295,9 +297,9 @@ def test_the_study_runs_from_drawing_to_tables(small, tmp_path, monkeypatch):
     curve = read_rows(tmp_path / "metrics/curves/twins_at/0.003.csv")
     assert len(curve) == 2 and {"rho", "radial", "frozen_ce_adv", "adaptive_ce_adv"} <= set(curve[0])
     assert read_rows(tmp_path / "metrics/curves/twins_at/1e+38.csv") == []
-    header, own = table(tmp_path / "tables/rates.md", "accuracy in %, each method at its own rate")
-    assert [line[0] for line in own.values()] == ["clip", "start", "at", "twins_at"] and "target autoattack" in header
-    _, grid = table(tmp_path / "tables/rates.md", "accuracy in % at every rate")
+    _, own = table(tmp_path / "tables/rates.md", "target: accuracy in %, each method at its own rate")
+    assert {method for method, _ in own} >= {"clip", "start", "at", "twins_at"}
+    _, grid = table(tmp_path / "tables/rates.md", "target: accuracy in % at every rate")
     assert grid["at", "1e+38"][2:] == ["diverged in 1 of 1 seeds"] * 3 and ("at", "0.003*") in grid
     first = read_rows(tmp_path / "metrics/results/accuracy.csv")
     assert {row["set"] for row in first} == {"letters", "shapes"} and {row["seed"] for row in first} == {"3"}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,16 +134,29 @@ def _maps(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: in
     return torch.cat(maps)
 
 
-def panels(images: Tensor, maps: Mapping[str, Maps], rows: Sequence[Mapping], columns: int) -> tuple:
-    """The arguments of `zsr.reports.figures.attention`: the first images, their maps, and one caption per row."""
-    first = next(iter(maps))
-    shown = tuple(x[:columns].permute(0, 2, 3, 1).numpy() for x in (images, maps[first].adv))
-    pairs = {name: (m.clean[:columns].numpy(), m.attacked[:columns].numpy()) for name, m in maps.items()}
-    captions = {"image": f"images, clean and attacked under {first}"}
-    for row in rows:
-        captions[row["method"]] = (
-            f"{row['method']}: maps move by {row['shift_attack']:.2f} under the attack, {row['shift_noise']:.2f} under "
-            f"noise of the same eps; clean peak on the object in {row['peak_on_object']:.0%} of the images, "
-            f"a random patch would be in {row['object_share']:.0%}"
-        )
-    return shown, pairs, captions
+def panels(images: Tensor, maps: Mapping[str, Maps], columns: int) -> dict[str, tuple]:
+    """The rows of `zsr.reports.figures.attention`: caption -> (images, maps) of the first `columns` images.
+
+    The clean images, then the maps of each method on clean images and on images attacked under the method.
+    """
+    clean = _pixels(images, columns)
+    rows: dict[str, tuple] = {"clean image": (clean, None)}
+    for method, made in maps.items():
+        rows[f"{method}\non clean"] = clean, made.clean[:columns].numpy()
+        rows[f"{method}\non attacked"] = _pixels(made.adv, columns), made.attacked[:columns].numpy()
+    return rows
+
+
+def _pixels(images: Tensor, n: int) -> np.ndarray:
+    return images[:n].permute(0, 2, 3, 1).numpy()
+
+
+def told(rows: Sequence[Mapping], methods: Sequence[str]) -> str:
+    """What was measured of these methods, in sentences. rows: rows of metrics/attention/*.csv."""
+    texts = [
+        f"{row['method']}: the attack moves the maps by {row['shift_attack']:.2f}, noise of the same eps by "
+        f"{row['shift_noise']:.2f}; on clean images the peak lies on the object in {row['peak_on_object']:.0%}."
+        for row in rows
+        if row["method"] in methods
+    ]
+    return " ".join([*texts, f"A random patch lies on the object in {rows[0]['object_share']:.0%}."])

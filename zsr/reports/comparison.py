@@ -120,7 +120,8 @@ def write(
         body = [
             [s, *(_beside(by_cell.get((attack, s, m)), marks) for m in methods)] for s in distinct(attack_rows, "set")
         ]
-        parts[f"{attack}, accuracy in %: ours / published / difference"] = (["set", *methods], body)
+        cell = "A cell: ours / published / ours - published in points, taken before rounding."
+        parts[f"{attack}, accuracy in %: ours / published / difference"] = tables.Part(["set", *methods], body, cell)
     shown = [m for m in marks if (m["attack"], m["set"], m["method"]) in by_cell]
     below = notes(compared, cells, published) + tables.reasons(marks, shown)
     tables.write(folder, "published", title, parts, below)
@@ -222,12 +223,11 @@ def notes(compared: Sequence[Mapping], cells: Sequence[Row], published: Sequence
     if not compared:
         return [LEFT_OUT]
     seeds = len(distinct(cells, "seed"))
-    ours = "ours" if seeds == 1 else f"ours (mean over {seeds} fine-tuning seeds)"
+    ours = "" if seeds == 1 else f"ours: mean over {seeds} fine-tuning seeds. "
     images = {row["set"]: row["n"] for row in cells}
     shared = ", ".join(f"{name} {images[name]}" for name in _shared(cells, published))
     return [
-        f"A cell: {ours} / published / ours - published in points, taken before rounding. Blank: not measured here, or "
-        "not in the papers. Daggers belong to ours. Intervals are in the CSV.",
+        f"{ours}Blank: not measured here, or not in the papers. Daggers belong to ours. Intervals are in the CSV.",
         "published: from the TGA-ZSR paper, its first table that has the number; Comp-TGA from the README of its "
         "repository, which has averages only.",
         f"Our test images: {shared}.",

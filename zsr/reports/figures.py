@@ -1,73 +1,135 @@
-"""Figures, drawn from tables and arrays. Matplotlib only, no model."""
+"""Figures, drawn from tables and arrays. Matplotlib only, no model.
+
+Every figure is 840 pixels wide where it is shown, at twice the density of the screen: 8.4 inches at 200 dots per inch.
+Pages show the PNG file. The SVG file beside it, with the same drawing, is for papers. Both files are the same bytes for
+the same rows. A row has the colour and the marker of `zsr.reports.style`, and labels stand at points and lines.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 
-from zsr.evaluation.results import over_seeds
-from zsr.files import distinct
+from zsr.evaluation.results import CLEAN, Sample, average, over_seeds  # noqa: E402
+from zsr.files import distinct  # noqa: E402
+from zsr.reports import labels  # noqa: E402
+from zsr.reports.labels import Label  # noqa: E402
+from zsr.reports.ranking import worst_attack  # noqa: E402
+from zsr.reports.style import COLOURS, Style, label, styles  # noqa: E402
 
-CLEAN = "clean"  # the name of the evaluation without an attack
 ATTENTION_NOTE = (
-    "text-guided attention, TGA-ZSR's map for the true class. Brightest: the patch that agrees most with the prompt.\n"
-    "Each map is stretched to [0, 1] whatever its contrast. It is no segmentation: the object may be its darkest part."
+    "Bright: patches that agree with the prompt of the true class, by the text-guided attention of TGA-ZSR; white "
+    "frame: the patch that agrees most. Each map is stretched to [0, 1] whatever its contrast. It is no segmentation."
 )
-MARKED = "marked by the audit, see the table of the audit"
-MARKERS = ("o", "s", "^", "D", "v")
-STILL = {"Software": None}  # no version in the file: equal figures are equal bytes
+WIDTH, DPI = 8.4, 200  # inches, dots per inch
+CHARACTERS = 132  # of a line of a note
+MARKED = "Hollow: the audit does not trust the number, see the table of the audit."
+STILL = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}  # equal figures are equal bytes
+plt.rcParams |= {
+    "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+    "grid.alpha": 0.25, "grid.linewidth": 0.6, "svg.hashsalt": "zsr",
+}  # fmt: skip
+Rows = Sequence[Mapping[str, str]]
 
 
-def _colours(methods: Sequence[str]) -> dict:
-    return {method: plt.get_cmap("tab10")(i % 10) for i, method in enumerate(methods)}
-
-
-def _panels(n: int, width: float, height: float):
-    """A figure of n panels, five to a row, and the axes of the panels; one empty panel where n is 0."""
-    columns = min(max(n, 1), 5)
-    rows = math.ceil(max(n, 1) / columns)
+def _panels(n: int, columns: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels, at most `columns` to a row of this height, and the axes of the panels; at least one."""
+    columns, n = min(max(n, 1), columns), max(n, 1)
+    rows = math.ceil(n / columns)
     figure, axes = plt.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout="constrained"
+        rows, columns, figsize=(WIDTH, height * rows + 0.7), squeeze=False, layout="constrained", **shared
     )
-    for unused in axes.flat[max(n, 1) :]:
+    for unused in axes.flat[n:]:
         unused.axis("off")
-    return figure, axes.flat
+    return figure, list(axes.flat[:n])
 
 
-def _write(figure, path: Path) -> None:
+def _outer_labels(axes: Sequence[Axes], columns: int, across: str, up: str) -> None:
+    """Write the label of x below the last row of panels, and the label of y left of each row."""
+    for i, axis in enumerate(axes):
+        axis.tick_params(labelbottom=True)
+        if i // columns == (len(axes) - 1) // columns:
+            axis.set_xlabel(across)
+        if i % columns == 0:
+            axis.set_ylabel(up)
+
+
+def _titled(figure: Figure, title: str, note: str) -> None:
+    """Write the title above and the note below, and fix the places of the axes. Labels come after this."""
+    figure.suptitle(title, fontsize=11.5, fontweight="bold", x=0.012, ha="left")
+    text = "\n".join(textwrap.fill(line, CHARACTERS) for line in note.splitlines())
+    figure.supxlabel(text, fontsize=8, x=0.012, ha="left", color="0.25")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+
+
+def _write(figure: Figure, path: Path) -> None:
+    """Write the figure as path, which ends in .png, and beside it as SVG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata=STILL)
+    for file in (path, path.with_suffix(".svg")):
+        figure.savefig(file, dpi=DPI, metadata=STILL[file.suffix])
     plt.close(figure)
 
 
-def trade_off(path: Path, averages: Sequence[Mapping[str, str]], group: str, note: str) -> None:
-    """Draw robust against clean accuracy, mean over a group of sets, one panel per attack.
+def _coinciding(looks: Mapping[str, Hashable]) -> dict[str, str]:
+    """The first name of all that look alike -> the label of them all, such as "tecoa = vision_attention"."""
+    alike: dict[Hashable, list[str]] = {}
+    for name, look in looks.items():
+        alike.setdefault(look, []).append(name)
+    return {names[0]: label(*names) for names in alike.values()}
+
+
+# Methods
+
+
+def trade_off(path: Path, averages: Rows, group: str, title: str, note: str) -> None:
+    """Draw worst-case against clean accuracy, mean over a group of sets, a point per method.
 
     Bars: ± standard deviation over seeds; for one seed, the 95 % interval.
     """
     rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
-    methods = distinct(averages, "method")
-    attacks = [attack for attack in distinct(averages, "attack") if attack != CLEAN]
-    figure, axes = _panels(len(attacks), 5.6, 4.4)
-    for axis, attack in zip(axes, attacks):
-        for method, colour in _colours(methods).items():
-            x, y = rows[method, CLEAN], rows[method, attack]
-            spans = {bar: _spans(row) for bar, row in (("xerr", x), ("yerr", y))}
-            fill = "none" if x.get("marks") or y.get("marks") else colour
-            point = float(x["mean"]), float(y["mean"])
-            axis.errorbar(*point, **spans, fmt="o", color=colour, mfc=fill, capsize=2, label=method)
-        axis.set(xlabel="clean accuracy, %", ylabel=f"accuracy under {attack}, %")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    hollow = any(row.get("marks") for row in rows.values())
-    figure.suptitle(f"{note}\nhollow: {MARKED}" if hollow else note, fontsize=9)
+    methods, attack = distinct(averages, "method"), worst_attack(averages)
+    figure, (axis,) = _panels(1, 1, 5.0)
+    axis.set(xlabel="clean accuracy, %", ylabel=f"accuracy under attack ({attack.replace('_', ' ')}), %")
+    style, points, bars = styles(methods), [], []
+    pairs = {method: (rows[method, CLEAN], rows[method, attack]) for method in methods if attack != CLEAN}
+    for method, text in _coinciding({m: tuple(_look(row) for row in pair) for m, pair in pairs.items()}).items():
+        x, y = pairs[method]
+        point = float(x["mean"]), float(y["mean"])
+        across, up = _spans(x), _spans(y)
+        axis.errorbar(*point, **_pen(style[method], x.get("marks") or y.get("marks")), xerr=across, yerr=up)
+        points.append(Label(*point, text))
+        bars.append([(point[0] - across[0][0], point[1]), (point[0] + across[1][0], point[1])])
+        bars.append([(point[0], point[1] - up[0][0]), (point[0], point[1] + up[1][0])])
+    hollow = any(row.get("marks") for pair in pairs.values() for row in pair)
+    axis.margins(0.08)
+    axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
+    _titled(figure, title, f"{note} {MARKED}" if hollow else note)
+    labels.at_points(axis, points, bars)
     _write(figure, path)
+
+
+def _look(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row[key] for key in ("mean", "low", "high", "sd"))
+
+
+def _pen(style: Style, marked: object = "", size: float = 7) -> dict[str, Any]:
+    """The arguments of `errorbar` for a row: its colour and marker, hollow where the audit has marked the number."""
+    size = size * {"*": 1.7, "o": 1.0, "D": 0.9, "s": 0.95}.get(style.marker, 1.15)
+    edge = {"mec": style.colour if marked else "white", "mew": 1.2 if marked else 0.6}
+    line = {"color": style.colour, "elinewidth": 1.0, "capsize": 2.5}
+    return line | edge | {"fmt": style.marker, "ms": size, "mfc": "none" if marked else style.colour}
 
 
 def _spans(row: Mapping[str, str]) -> list[list[float]]:
@@ -78,29 +140,62 @@ def _spans(row: Mapping[str, str]) -> list[list[float]]:
     return [[max(mean - low, 0.0)], [max(high - mean, 0.0)]]
 
 
-def per_set(path: Path, cells: Sequence[Mapping[str, str]], note: str) -> None:
-    """Draw the accuracy of methods on sets, one panel per attack. Bars: ± sd over seeds; for one seed, Wilson 95 %."""
-    methods, attacks, sets = (distinct(cells, key) for key in ("method", "attack", "set"))
-    rows = {(r["method"], r["attack"], r["set"]): _with_bounds(r) for r in over_seeds(cells)}
-    figure, axes = plt.subplots(len(attacks), 1, figsize=(10, 3 * len(attacks)), squeeze=False, layout="constrained")
-    width = 0.8 / len(methods)
-    for axis, attack in zip(axes[:, 0], attacks):
-        for i, (method, colour) in enumerate(_colours(methods).items()):
-            low, value, high = (
-                np.array([float(rows[method, attack, s][key]) for s in sets]) for key in ("low", "accuracy", "high")
-            )
-            place = np.arange(len(sets)) + (i + 0.5) * width - 0.4
-            spans = np.clip([value - low, high - value], 0, None)
-            bars = axis.bar(place, value, width, yerr=spans, color=colour, label=method, error_kw={"lw": 0.8})
-            for bar, s in zip(bars, sets):
-                bar.set_hatch("////" if rows[method, attack, s].get("marks") else None)
-        axis.set_xticks(np.arange(len(sets)), sets)
-        axis.set(ylabel=f"{attack}, %", ylim=(0, 100))
-    hatched = any(row.get("marks") for row in rows.values())
-    axes[0, 0].set_title(f"{note}\nhatched: {MARKED}" if hatched else note, fontsize=9)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, fontsize=8, ncols=5, loc="outside lower center")
+def of_rows(path: Path, averages: Rows, group: str, title: str, note: str) -> None:
+    """Draw clean and worst-case accuracy, mean over a group of sets, a line per row: for studies with many rows.
+
+    Bars: ± standard deviation over seeds; for one seed, the 95 % interval. Dashed: the first row, to compare with.
+    """
+    methods, attack = distinct(averages, "method"), worst_attack(averages)
+    rows = {(r["method"], r["attack"]): r for r in averages if r["group"] == group}
+    figure, axes = _panels(2, 2, 0.19 * len(methods) + 0.6, sharey=True)
+    style, attacks = styles(methods), (CLEAN, attack)
+    for axis, shown in zip(axes, attacks):
+        for place, method in enumerate(methods):
+            row = rows[method, shown]
+            pen = _pen(style[method], row.get("marks"), size=6)
+            axis.errorbar(float(row["mean"]), place, xerr=_spans(row), **pen)
+        axis.axvline(float(rows[methods[0], shown]["mean"]), color="0.3", lw=0.9, ls="--", zorder=0)
+        axis.set(title=shown.replace("_", " "), xlabel="accuracy, %", ylim=(len(methods) - 0.4, -0.6))
+        axis.set_yticks(range(len(methods)), methods)
+        axis.tick_params(axis="y", length=0)
+    hollow = any(rows[method, shown].get("marks") for method in methods for shown in attacks)
+    _titled(figure, title, f"{note} {MARKED}" if hollow else note)
     _write(figure, path)
+
+
+def per_set(path: Path, cells: Rows, title: str, note: str) -> None:
+    """Draw clean and worst-case accuracy on every set, one panel per method.
+
+    Bars: ± standard deviation over seeds; for one seed, Wilson's 95 % interval.
+    """
+    methods, sets, attack = distinct(cells, "method"), distinct(cells, "set"), worst_attack(cells)
+    rows = {(r["method"], r["attack"], r["set"]): _with_bounds(r) for r in over_seeds(cells)}
+    style, attacks = styles(methods), list(dict.fromkeys((CLEAN, attack)))
+    looks = {m: tuple((rows[m, a, s]["accuracy"], rows[m, a, s]["sd"]) for a in attacks for s in sets) for m in methods}
+    panels = _coinciding(looks)
+    figure, axes = _panels(len(panels), 5, 0.16 * len(sets) + 0.75, sharex=True, sharey=True)
+    for axis, (method, text) in zip(axes, panels.items()):
+        for shown in attacks:
+            for place, name in enumerate(sets):
+                _set_point(axis, rows[method, shown, name], place, style[method], pale=shown == CLEAN)
+        axis.set(title=text.replace(" = ", " =\n"), xlim=(-3, 103), ylim=(len(sets) - 0.4, -1.5), xticks=(0, 50, 100))
+        axis.set_yticks(range(len(sets)), sets)
+        axis.tick_params(length=0)
+    for shown in attacks:
+        place = rows[next(iter(panels)), shown, sets[0]]["accuracy"] if sets else 0
+        side = "left" if place < 50 else "right"
+        axes[0].text(place, -0.9, shown.replace("_", " "), va="center", ha=side, fontsize=7.5, color="0.3")
+    _outer_labels(axes, 5, "accuracy, %", "")
+    marked = any(row.get("marks") for row in rows.values() if row["attack"] in attacks)
+    _titled(figure, title, f"{note} {MARKED}" if marked else note)
+    _write(figure, path)
+
+
+def _set_point(axis: Axes, row: Mapping, place: int, style: Style, pale: bool) -> None:
+    spans = np.clip([[row["accuracy"] - float(row["low"])], [float(row["high"]) - row["accuracy"]]], 0, None)
+    look = style._replace(marker="o") if pale else style
+    pen = _pen(look, row.get("marks"), size=5) | {"capsize": 0, "alpha": 0.45 if pale else 1}
+    axis.errorbar(row["accuracy"], place, xerr=spans, **pen)
 
 
 def _with_bounds(cell: dict) -> dict:
@@ -110,35 +205,90 @@ def _with_bounds(cell: dict) -> dict:
     return cell | {"low": cell["accuracy"] - cell["sd"], "high": cell["accuracy"] + cell["sd"]}
 
 
-def training(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
+def training(path: Path, curves: Mapping[str, Rows], title: str, note: str) -> None:
     """Draw the loss terms of every trained method against the step, one panel per method, mean over seeds."""
     trained = {method: rows for method, rows in curves.items() if rows}
-    figure, axes = _panels(len(trained), 3.2, 3.2)
+    terms = list(dict.fromkeys(term for rows in trained.values() for term in _terms(rows)))
+    colour = {term: COLOURS[i % len(COLOURS)] for i, term in enumerate(terms)}
+    figure, axes = _panels(len(trained), 3, 2.0)
     for axis, (method, rows) in zip(axes, trained.items()):
-        terms = [name for name in rows[0] if name not in ("step", "lr", "loss")]
-        for term in terms:
-            axis.plot([int(r["step"]) for r in rows], [float(r[term]) for r in rows], lw=1, label=term)
-        axis.set(xlabel="step", title=method)
-        axis.legend(fontsize=7)
-    figure.suptitle(note, fontsize=10)
+        for term in _terms(rows):
+            steps, values = [int(r["step"]) for r in rows], [float(r[term]) for r in rows]
+            axis.plot(steps, values, lw=0.9, color=colour[term], label=term.replace("_", " "))
+        axis.set_title(method)
+        axis.set_ylim(bottom=0)
+        axis.legend(fontsize=7.5, frameon=False, labelcolor="linecolor", handlelength=0.9, borderaxespad=0.1)
+    _outer_labels(axes, 3, "step", "loss")
+    _titled(figure, title, note)
     _write(figure, path)
 
 
-def eps_sweep(path: Path, rows: Sequence[Mapping[str, str]], note: str) -> None:
-    """Draw accuracy against eps, mean over sets, one line per method. rows: method, set, eps, n, correct."""
-    figure, axes = _panels(1, 7.5, 4.8)
-    for method, colour in _colours(distinct(rows, "method")).items():
-        method_rows = [row for row in rows if row["method"] == method]
-        eps = distinct(method_rows, "eps")
-        means = [np.mean([int(r["correct"]) / int(r["n"]) for r in method_rows if r["eps"] == e]) for e in eps]
-        axes[0].plot(
-            [255 * _fraction(e) for e in eps], [100 * m for m in means], "o-", ms=3, color=colour, label=method
-        )
-    axes[0].set(xlabel="eps, in 1/255", ylabel="accuracy, %, mean over sets", ylim=(0, 100))
-    axes[0].grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.suptitle(note, fontsize=9)
+def _terms(rows: Rows) -> list[str]:
+    return [name for name in rows[0] if name not in ("step", "lr", "loss")]
+
+
+# Accuracy against eps
+
+
+def eps_sweep(path: Path, rows: Rows, marked_eps: Mapping[str, str], title: str, note: str) -> None:
+    """Draw accuracy against eps, mean over sets with its 95 % interval, one line per method.
+
+    Args:
+        path: the PNG file.
+        rows: method, set, eps, n, correct.
+        marked_eps: label -> eps, drawn as a vertical line, such as "training" -> "13/255".
+        title: the title.
+        note: the text below.
+    """
+    sweeps, methods = {}, distinct(rows, "method")
+    for method in methods:
+        own = [row for row in rows if row["method"] == method]
+        by_eps = {eps: [row for row in own if row["eps"] == eps] for eps in distinct(own, "eps")}
+        sweeps[method] = tuple((255 * _fraction(eps), *_mean_of_sets(same)) for eps, same in by_eps.items())
+    panels, style = _coinciding(sweeps), styles(methods)
+    figure, axes = _panels(len(panels), 5, 1.95, sharex=True, sharey=True)
+    for axis, (method, text) in zip(axes, panels.items()):
+        for other in panels:
+            eps, mean, low, high = map(np.array, zip(*sweeps[other]))
+            if other == method:
+                pen = _pen(style[method], size=5) | {"fmt": style[method].marker + "-", "lw": 1.4, "zorder": 3}
+                axis.errorbar(eps, mean, np.clip([mean - low, high - mean], 0, None), **pen)
+            else:
+                axis.plot(eps, mean, color="0.8", lw=0.8, zorder=1)
+        axis.set(title=text.replace(" = ", " =\n"), ylim=(-3, 103), xticks=eps)
+        _mark_eps(axis, marked_eps, named=axis is axes[0])
+    _outer_labels(axes, 5, "eps, in 1/255", "accuracy, %")
+    _titled(figure, title, note)
     _write(figure, path)
+
+
+def _mean_of_sets(rows: Rows) -> tuple[float, float, float]:
+    """The mean over sets of the share of images that count, and its 95 % limits, in percent."""
+    shares = [(int(row["n"]), int(row["correct"]) / int(row["n"])) for row in rows]
+    summary = average([Sample(n, share, share, np.array([share]), 0.0) for n, share in shares])
+    return float(summary["mean"]), float(summary["low"]), float(summary["high"])
+
+
+def _mark_eps(axis: Axes, marked: Mapping[str, str], named: bool) -> None:
+    """Draw a vertical line at each eps. One line where two are equal. named: with the names of the eps at the lines."""
+    places: dict[str, list[str]] = {}
+    for text, eps in marked.items():
+        places.setdefault(eps, []).append(text)
+    for eps, texts in places.items():
+        axis.axvline(255 * _fraction(eps), color="0.3", lw=0.9, ls="--", zorder=0)
+        if named:
+            axis.annotate(
+                " and ".join(texts), (255 * _fraction(eps), 0.97), (2, 0), textcoords="offset points",
+                xycoords=axis.get_xaxis_transform(), fontsize=7.5, rotation=90, va="top", color="0.3",
+            )  # fmt: skip
+
+
+def _fraction(text: str) -> float:
+    top, bottom = text.split("/")
+    return float(top) / float(bottom)
+
+
+# Learning rates
 
 
 MEASURES = {  # measures of `zsr.measures.effective_rate` and their formulas
@@ -149,135 +299,157 @@ MEASURES = {  # measures of `zsr.measures.effective_rate` and their formulas
 }
 
 
-def effective_rates(path: Path, curves: Mapping[str, Sequence[Mapping[str, str]]], note: str) -> None:
+def effective_rates(path: Path, curves: Mapping[str, Rows], title: str, note: str) -> None:
     """Draw the measures of `zsr.measures.effective_rate` against the step: a panel per measure, a line per method."""
-    figure, axes = _panels(len(MEASURES), 3.6, 3.4)
+    figure, axes = _panels(len(MEASURES), 2, 2.8)
+    style, ends = styles(list(curves)), []
     for axis, (measure, formula) in zip(axes, MEASURES.items()):
-        for method, colour in _colours(list(curves)).items():
-            steps, values = ([float(row[key]) for row in curves[method] if measure in row] for key in ("step", measure))
-            axis.plot(steps, values, lw=1, color=colour, label=method)
-        axis.set(xlabel="step", title=f"{measure}: {formula}", yscale="log")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.suptitle(note, fontsize=9)
+        ends.append([])
+        for method, rows in curves.items():
+            steps, values = ([float(row[key]) for row in rows if measure in row] for key in ("step", measure))
+            axis.plot(steps, values, lw=1, color=style[method].colour)
+            ends[-1] += [Label(steps[-1], values[-1], method)] if steps else []
+        axis.set(xlabel="step", title=f"{measure.replace('_', ' ')}: {formula}", yscale="log")
+    _titled(figure, title, note)
+    for axis, panel_ends in zip(axes, ends):
+        labels.at_ends(axis, panel_ends, room=0.4)
     _write(figure, path)
 
 
-def learning_rates(path: Path, grid: Sequence[Mapping[str, str]], note: str) -> None:
+def learning_rates(path: Path, grid: Rows, title: str, note: str) -> None:
     """Draw clean and robust accuracy on test images against the learning rate.
 
     The point of the rate that was chosen on held-out images is filled.
 
     grid: rows {method, lr, seed, test_clean, test_robust, chosen}.
     """
-    figure, axes = _panels(2, 5.0, 4.0)
-    for axis, part in zip(axes, ("test_clean", "test_robust")):
-        for method, colour in _colours(distinct(grid, "method")).items():
-            method_rows = [row for row in grid if row["method"] == method]
-            rates = [
-                lr
-                for lr in distinct(method_rows, "lr")
-                if all(row[part] != "" for row in method_rows if row["lr"] == lr)
-            ]
-            values = [[float(row[part]) for row in method_rows if row["lr"] == lr] for lr in rates]
-            best = next(row["lr"] for row in method_rows if int(row["chosen"]))
-            x, means = list(map(float, rates)), [np.mean(accuracies) for accuracies in values]
-            bars = [np.std(accuracies, ddof=1) if len(accuracies) > 1 else 0.0 for accuracies in values]
-            axis.errorbar(x, means, bars, fmt="o-", ms=5, mfc="none", lw=1, capsize=2, color=colour, label=method)
-            axis.plot(float(best), means[rates.index(best)], "o", ms=5, color=colour)
+    figure, axes = _panels(2, 2, 4.2)
+    style, parts = styles(distinct(grid, "method")), ("test_clean", "test_robust")
+    ends: list[list[Label]] = []
+    for axis, part in zip(axes, parts):
+        ends.append([_rate_line(axis, grid, part, method, style[method]) for method in style])
         axis.set(xscale="log", xlabel="learning rate", ylabel=f"{part.replace('_', ' ')} accuracy, %")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.suptitle(
-        f"{note}; filled: the rate chosen on held-out images; where training diverged, no point", fontsize=9
-    )
+    _titled(figure, title, f"{note} Filled: the rate chosen on held-out images. Where training diverged, no point.")
+    for axis, part_ends in zip(axes, ends):
+        labels.at_ends(axis, part_ends, room=0.4)
     _write(figure, path)
 
 
-def _fraction(text: str) -> float:
-    top, bottom = text.split("/")
-    return float(top) / float(bottom)
+def _rate_line(axis: Axes, grid: Rows, part: str, method: str, style: Style) -> Label:
+    """Draw the line of a method, and give its label."""
+    rows = [row for row in grid if row["method"] == method]
+    by_rate = {lr: [row[part] for row in rows if row["lr"] == lr] for lr in distinct(rows, "lr")}
+    values = {lr: [float(text) for text in texts] for lr, texts in by_rate.items() if "" not in texts}
+    best = next(row["lr"] for row in rows if int(row["chosen"]))
+    x, means = list(map(float, values)), [fmean(accuracies) for accuracies in values.values()]
+    pen = _pen(style, marked=True, size=5) | {"fmt": f"{style.marker}-", "lw": 1}
+    axis.errorbar(x, means, [_deviation(accuracies) for accuracies in values.values()], **pen)
+    axis.plot(float(best), fmean(values[best]), style.marker, ms=pen["ms"], color=style.colour)
+    return Label(x[-1], means[-1], method)
 
 
-def attention(
-    path: Path,
-    images: tuple[np.ndarray, np.ndarray],
-    panels: Mapping[str, tuple],
-    captions: Mapping[str, str],
-    note: str,
-) -> None:
-    """Draw maps of clean and attacked images side by side, one row per method under a row of the images.
+def _deviation(values: Sequence[float]) -> float:
+    return stdev(values) if len(values) > 1 else 0.0
 
-    images: (clean, attacked) arrays (N, H, W, 3) in [0, 1]; panels: method -> (clean, attacked) maps (N, h, w).
+
+# Attention
+
+
+def attention(path: Path, rows: Mapping[str, tuple], title: str, note: str) -> None:
+    """Draw images with their attention maps laid over them. A white frame marks the brightest patch.
+
+    rows: caption -> (images, maps): images (N, H, W, 3) and maps (N, h, w) in [0, 1], or None for images without maps.
     """
-    n = len(images[0])
-    rows = {"image": images} | dict(panels)
-    figure = plt.figure(figsize=(2 * n, 1.35 * len(rows) + 0.6), layout="constrained")
-    figure.suptitle(note, fontsize=9)
-    parts = figure.subfigures(len(rows), 1)
-    assert isinstance(parts, np.ndarray)  # there are at least two rows: the images and one method
-    for part, (name, pair) in zip(parts, rows.items()):
-        part.suptitle(captions[name], fontsize=8, x=0.01, ha="left")
-        style = {} if name == "image" else {"cmap": "viridis", "vmin": 0, "vmax": 1}
-        for i, axis in enumerate(part.subplots(1, 2 * n)):
-            axis.imshow(pair[i % 2][i // 2], interpolation="nearest", **style)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_xlabel(("clean", "attacked")[i % 2] if name == "image" else "", fontsize=7)
-    _write(figure, path)
+    n = max(len(images) for images, _ in rows.values())
+    figure, axes = plt.subplots(
+        len(rows), n, figsize=(WIDTH, (WIDTH - 1.1) / n * len(rows) + 0.9), squeeze=False, layout="constrained"
+    )
+    for line, (caption, (images, maps)) in zip(axes, rows.items()):
+        for i, axis in enumerate(line):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            axis.grid(False)
+            if maps is None:
+                axis.imshow(images[i], interpolation="nearest")
+            else:
+                _overlay(axis, images[i], maps[i])
+        line[0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=labels.SIZE, labelpad=6)
+    _titled(figure, title, note)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI, metadata=STILL[".png"])
+    plt.close(figure)
 
 
-def robustness(path: Path, rows: Sequence[Mapping], eps: Sequence[str], note: str) -> None:
+def _overlay(axis: Axes, image: np.ndarray, heat: np.ndarray) -> None:
+    """Draw a map over a grey picture, and a frame around the brightest patch of the map."""
+    height, width = image.shape[:2]
+    patch = height / heat.shape[0], width / heat.shape[1]
+    axis.imshow(image.mean(axis=2), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+    axis.imshow(heat, cmap="inferno", vmin=0, vmax=1, alpha=0.5, interpolation="nearest", extent=extent)
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    corner = column * patch[1] - 0.5, row * patch[0] - 0.5
+    axis.add_patch(plt.Rectangle(corner, patch[1], patch[0], fill=False, ec="white", lw=1.4))
+
+
+# The transfer study
+
+
+def robustness(path: Path, rows: Sequence[Mapping], eps: Sequence[str], title: str, note: str) -> None:
     """Draw robust accuracy against eps, clean at 0, one panel per method, one line per start. Bars: ± sd over seeds.
 
     rows: rows of `zsr.reports.transfer.row`. eps: texts such as "15/255".
     """
-    methods, starts = distinct(rows, "method"), distinct(rows, "init")
-    figure, axes = _method_panels(len(methods))
+    methods, style = distinct(rows, "method"), styles(distinct(rows, "init"))
+    columns = ("clean", *(f"robust@{e}" for e in eps))
     places = [0.0, *(float(text.split("/")[0]) for text in eps)]
-    for axis, method in zip(axes, methods):
-        for colour, start in enumerate(starts):
+    lines: dict[str, dict[str, list]] = {method: {} for method in methods}
+    for method in methods:
+        for start in style:
             start_rows = [r for r in rows if (r["method"], r["init"]) == (method, start)]
-            cells = [[100 * r[column] for r in start_rows] for column in ("clean", *(f"robust@{e}" for e in eps))]
             if start_rows:
-                _line(axis, places, cells, colour, start)
-        axis.set(title=method, xlabel="eps, in 1/255", ylim=(0, 100))
-    axes[0].set_ylabel("accuracy, %")
-    _finish(figure, axes, path, note)
+                lines[method][start] = [[100 * r[column] for r in start_rows] for column in columns]
+    ticks = places, [f"{place:g}" for place in places]
+    _panels_of_starts(path, lines, ticks, ("eps, in 1/255", "accuracy, %", (-3, 103)), style, (title, note))
 
 
-def likeness(path: Path, alike: Sequence[Mapping[str, str]], note: str) -> None:
+def likeness(path: Path, alike: Rows, title: str, note: str) -> None:
     """Draw CKA with the pre-trained model on clean images, by layer, one panel per method, one line per start."""
     rows = [r for r in alike if (r["measure"], r["input"]) == ("cka", "clean")]
-    layers, starts = distinct(rows, "layer"), distinct(rows, "start")
-    figure, axes = _method_panels(max(len(distinct(rows, "method")), 1))
-    for axis, method in zip(axes, distinct(rows, "method")):
-        for colour, start in enumerate(starts):
+    layers, methods, style = distinct(rows, "layer"), distinct(rows, "method"), styles(distinct(rows, "start"))
+    lines: dict[str, dict[str, list]] = {method: {} for method in methods}
+    for method in methods:
+        for start in style:
             start_rows = [r for r in rows if (r["method"], r["start"]) == (method, start)]
-            cells = [[float(r["value"]) for r in start_rows if r["layer"] == layer] for layer in layers]
             if start_rows:
-                _line(axis, list(range(len(layers))), cells, colour, start)
-        axis.set_xticks(range(len(layers)), layers, rotation=30, fontsize=8)
-        axis.set(title=method, ylim=(0, 1.02))
-    axes[0].set_ylabel("CKA")
-    _finish(figure, axes, path, note)
+                cells = [[float(r["value"]) for r in start_rows if r["layer"] == layer] for layer in layers]
+                lines[method][start] = cells
+    ticks = [float(i) for i in range(len(layers))], layers
+    _panels_of_starts(path, lines, ticks, ("layer", "CKA", (0, 1.02)), style, (title, note))
 
 
-def _method_panels(n: int):
-    figure, axes = plt.subplots(1, n, figsize=(3.1 * n, 3.5), squeeze=False, sharey=True, layout="constrained")
-    return figure, axes[0]
+def _panels_of_starts(
+    path: Path,
+    lines: Mapping[str, Mapping[str, list]],
+    ticks: tuple[list[float], list[str]],
+    axes_texts: tuple[str, str, tuple[float, float]],
+    style: Mapping[str, Style],
+    texts: tuple[str, str],
+) -> None:
+    """One panel per method, one line per start. lines: method -> start -> the values of seeds at every tick.
 
-
-def _line(axis, places: Sequence[float], cells: Sequence[Sequence[float]], colour: int, label: str) -> None:
-    spreads = [stdev(values) if len(values) > 1 else 0.0 for values in cells]
-    style = {"marker": MARKERS[colour % len(MARKERS)], "ms": 4, "capsize": 2, "color": f"C{colour}", "label": label}
-    axis.errorbar(places, [fmean(values) for values in cells], yerr=spreads, **style)
-    axis.grid(alpha=0.3)
-
-
-def _finish(figure, axes, path: Path, note: str) -> None:
-    axes[0].legend(fontsize=8, title="start")
-    figure.suptitle(note, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata=STILL)
-    plt.close(figure)
+    axes_texts: label of x, label of y, limits of y. texts: title and note.
+    """
+    (places, names), (across, up, limits) = ticks, axes_texts
+    figure, axes = _panels(len(lines), 2, 2.6, sharey=True)
+    for axis, (method, starts) in zip(axes, lines.items()):
+        for start, cells in starts.items():
+            pen = _pen(style[start], size=5) | {"fmt": f"{style[start].marker}-", "lw": 1.2}
+            axis.errorbar(places, [fmean(values) for values in cells], [_deviation(values) for values in cells], **pen)
+        axis.set(title=method, ylim=limits)
+        axis.set_xticks(places, names)
+    _outer_labels(axes, 2, across, up)
+    _titled(figure, *texts)
+    for axis, starts in zip(axes, lines.values()):
+        labels.at_ends(axis, [Label(places[-1], fmean(cells[-1]), start) for start, cells in starts.items()], room=0.35)
+    _write(figure, path)

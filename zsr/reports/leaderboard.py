@@ -22,6 +22,7 @@ from zsr.evaluation.records import Record
 from zsr.evaluation.results import CLEAN, STRONGEST, WORST
 from zsr.files import distinct
 from zsr.params import Count, Interval, Natural, ParamError, StudyError, build
+from zsr.reports.markdown import BLANK, INSIDE
 from zsr.reports.tables import DAGGER
 
 Row = Mapping[str, Any]
@@ -474,7 +475,7 @@ def _cells(entry: Entry, block: Claimed, sources: Sequence[str]) -> list[str]:
 
 def _grid(body: Sequence[Sequence[str]]) -> str:
     """A table in Markdown without blanks beside the bars. Names too long for the page end in "…"."""
-    lines = [list(COLUMNS), *map(list, body)]
+    lines = [[INSIDE.sub(BLANK, cell) for cell in line] for line in (COLUMNS, *body)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     while sum(widths) + len(widths) + 1 > WIDTH:
         widths[0 if widths[0] >= widths[1] else 1] -= 1  # the columns of the tower and of the training set

@@ -35,13 +35,15 @@ KNOWN = {  # row -> its colour and its marker, in every study that has the row
     "embedding_anchor": ("#999933", "<"),
 }
 COLOURS = tuple(colour for colour, _ in KNOWN.values())
-MARKERS = ("h", "d", "p", "8", "H", *(marker for _, marker in KNOWN.values()))
+MARKERS = ("h", "d", "p", *(marker for _, marker in KNOWN.values()))
 FREE = tuple(
-    (COLOURS[(i + shift) % len(COLOURS)], marker)
-    for shift, marker in enumerate(MARKERS)
-    for i in range(len(COLOURS))
-    if (COLOURS[(i + shift) % len(COLOURS)], marker) not in KNOWN.values()
-)  # the looks that no known row has, each once
+    look
+    for shift in range(len(MARKERS))
+    for look in (
+        (colour, MARKERS[(place + shift) % len(MARKERS)]) for place, colour in enumerate((*COLOURS[5:], *COLOURS[:5]))
+    )
+    if look not in KNOWN.values()
+)  # the looks that no known row has, each once; neighbours differ in colour and in marker
 
 
 def styles(names: Sequence[str]) -> dict[str, Style]:

@@ -3,28 +3,35 @@
 From top to bottom: the text of a cell, a table on disk, notes that tables share, then one function for each table. The
 function has the name of the table in params.yaml; `TABLES` in `stages.tables` calls it with the rows of the study.
 
+Markdown tables fit a page of 100 columns, one line below each says what a cell is, and tables of accuracies are sorted
+by the worst case. LaTeX tables have the same cells, uncut.
+
 In every table ± is a standard deviation over seeds, and [low, high] is a 95 % interval; the notes of the table say over
 what. A number that the audit has marked carries a dagger and the number of the mark. The reasons stand below the table.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import NamedTuple
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from zsr import files
 from zsr.evaluation.results import CLEAN, STRONGEST, WORST, over_seeds
 from zsr.files import distinct, read_rows
+from zsr.reports.markdown import bold, bold_best, item
+from zsr.reports.markdown import table as markdown
+from zsr.reports.ranking import by_worst_case, worst_attack
 from zsr.reports.transfer import STANDARD, Run, collapsed, difference, start_and_method
 from zsr.reports.transfer import row as row_of_run
 
 Row = Mapping[str, str]
 Rows = Sequence[Row]
 Column = tuple[str, str]  # group or set, attack
-Part = tuple[list, list]  # header and body of one part of a table
 # Our name of an attack -> the papers' name.
 PUBLISHED = {"clean": "none", "pgd": "pgd100", "cw": "cw", "autoattack": "autoattack"}
 DAGGER = "†"
@@ -32,6 +39,27 @@ COUNTED = {
     "both": "Under an attack an image counts when it is right without and with the attack.",
     "adv": "Under an attack an image counts when it is right with the attack, also where it is wrong without.",
 }
+
+BEST = "Bold: the best of the column, numbers with † left out."
+UNDER = {CLEAN: "without an attack", WORST: "under all attacks together"}
+IN_ORDER = {"unseen_strict": 0, "unseen": 1, "all": 2}  # the order of averages over groups of sets
+
+
+class Part(NamedTuple):
+    """One part of a table.
+
+    Attributes:
+        header: the names of the columns.
+        body: the lines of cells.
+        cell: a sentence that says what a cell is.
+        keys: the number of columns that say what a line is about.
+    """
+
+    header: list
+    body: list
+    cell: str = ""
+    keys: int = 1
+
 
 # Cells
 
@@ -53,12 +81,20 @@ def spread(values: Sequence[float]) -> str:
     return with_sd(fmean(values), sd_of(values)) if len(values) > 1 else f"{fmean(values):.1f}"
 
 
-def shown(row: Row) -> str:
-    """The text of a mean or a cell: "82.3 ± 1.2" over several seeds, "82.3 [80.1, 84.2]" for one seed."""
+def shown(row: Row, form: str = ".1f") -> str:
+    """The text of a mean or a cell: "82.3 ± 1.2" over several seeds, "82.3 [80.1, 84.2]" for one seed.
+
+    form: the format of the numbers of one seed.
+    """
     value = float(row["mean"] if "mean" in row else row["accuracy"])
     if row["sd"] != "":
         return with_sd(value, float(row["sd"]))
-    return f"{value:.1f} [{float(row['low']):.1f}, {float(row['high']):.1f}]"
+    return f"{value:{form}} [{float(row['low']):{form}}, {float(row['high']):{form}}]"
+
+
+def shown_cell(row: Row) -> str:
+    """The text of a cell. Of one seed and less than a thousand images the numbers are whole percents."""
+    return shown(row, ".0f" if int(row["n"]) < 1000 else ".1f")
 
 
 def signed(row: Row, sign: int = 1) -> str:
@@ -90,26 +126,29 @@ def _minus(pairs: Mapping[tuple, Row], column: Column, first: str, second: str, 
 # Tables
 
 
-def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    return tabulate(body, header, "github", disable_numparse=True)
-
-
 def write(folder: Path, name: str, title: str, parts: Mapping[str, Part], notes: Sequence[str]) -> None:
-    """Write folder/name.md and folder/name.tex: one table per part (caption -> header, body), the notes below."""
-    texts = [f"**{caption}**\n\n{markdown(*part)}" for caption, part in parts.items()]
-    below = "\n".join(f"- {note}" for note in notes)
-    files.write_atomic(folder / f"{name}.md", ("\n\n".join([f"# {title}", *texts, below]) + "\n").encode())
-    texts = [_latex(f"{title}: {caption}", *part) for caption, part in parts.items()]
+    """Write folder/name.md and folder/name.tex: one table per part (caption -> part), the notes below."""
+    texts = [
+        f"{bold(caption)}\n\n{markdown(part.header, part.body, part.keys)}"
+        + (f"\n\n{item(part.cell, '')}" * bool(part.cell))
+        for caption, part in parts.items()
+    ]
+    below = "\n".join(item(note) for note in notes)
+    files.write_atomic(
+        folder / f"{name}.md", ("\n\n".join([f"# {title}", *texts, *([below] if notes else [])]) + "\n").encode()
+    )
+    texts = [_latex(f"{title}: {caption}", part) for caption, part in parts.items()]
     below = "\n".join(rf"\item {_escaped(note)}" for note in notes)
     below = f"\\begin{{itemize}}\\footnotesize\n{below}\n\\end{{itemize}}"
     latex = "\n\n".join([*texts, below]).replace(DAGGER, r"\textdagger{}")
     files.write_atomic(folder / f"{name}.tex", (latex + "\n").encode())
 
 
-def _latex(caption: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    tabular = tabulate(body, header, "latex_booktabs", disable_numparse=True)
-    return f"\\begin{{table}}\n\\caption{{{_escaped(caption)}}}\n{tabular}\n\\end{{table}}"
+def _latex(caption: str, part: Part) -> str:
+    tabular = tabulate(part.body, part.header, "latex_booktabs", disable_numparse=True)
+    tabular = re.sub(r"\*\*(.+?)\*\*( *)", r"\\textbf{\1}\2", tabular)
+    below = f"\n\\par\\footnotesize {_escaped(part.cell)}" if part.cell else ""
+    return f"\\begin{{table}}\n\\caption{{{_escaped(caption)}}}\n{tabular}{below}\n\\end{{table}}"
 
 
 def _escaped(text: str) -> str:
@@ -183,16 +222,46 @@ def accuracy(folder: Path, cells: Rows, averages: Rows, title: str, marks: Rows 
 
     marks: rows of `zsr.evaluation.audit.mark_rows`. bases: number of base models.
     """
-    sets, groups = distinct(cells, "set"), distinct(averages, "group")
-    groups.remove("source")  # this group is one set, which has a column among the sets
-    merged, parts = over_seeds(cells), {}
+    sets, merged, order, parts = distinct(cells, "set"), over_seeds(cells), by_worst_case(averages), {}
+    spread = _spread_words(cells, bases)
+    for group in _groups(averages):
+        attacks = _worst_first(averages)
+        means = _lines(averages, [(group, attack) for attack in attacks], marks)
+        body = bold_best([[method, *means[method]] for method in order])
+        cell = f"A cell: accuracy in %, mean over {_counted(averages, group)}, {spread}. {BEST}"
+        parts[f"mean over {group} sets, accuracy in %"] = Part(["method", *attacks], body, cell)
     for attack in distinct(cells, "attack"):
-        means = _lines(averages, [(group, attack) for group in groups], marks)
-        single = _lines(merged, [(s, attack) for s in sets], marks, kind="set")
-        body = [[method, *means[method], *texts] for method, texts in single.items()]
-        parts[f"{attack}, accuracy in %"] = (["method", *groups, *sets], body)
+        single = _lines(merged, [(s, attack) for s in sets], marks, shown_cell, kind="set")
+        body = bold_best([[method, *single[method]] for method in order])
+        under = UNDER.get(attack, f"under {attack}")
+        cell = f"A cell: accuracy in % {under}, on the test images of a set, {spread}. {BEST}"
+        parts[f"{attack}, accuracy in %"] = Part(["method", *sets], body, cell)
     write(folder, "accuracy", title, parts, _accuracy_notes(cells, bases) + reasons(marks))
     files.write_rows(folder / "accuracy.csv", cells)
+
+
+def _groups(averages: Rows) -> list[str]:
+    """The groups of sets, the strictest first, without that of the source set, which is one set."""
+    groups = [group for group in distinct(averages, "group") if group != "source"]
+    return sorted(groups, key=lambda group: IN_ORDER.get(group, len(IN_ORDER)))
+
+
+def _worst_first(rows: Rows) -> list[str]:
+    """The attacks as columns: clean, the worst case, then the others."""
+    return list(dict.fromkeys([CLEAN, worst_attack(rows), *distinct(rows, "attack")]))
+
+
+def _counted(averages: Rows, group: str) -> str:
+    """The words "the 9 unseen sets"."""
+    n = next((row["sets"] for row in averages if row["group"] == group and "sets" in row), "")
+    return f"the {n} {group} sets".replace("  ", " ").replace("all sets", "sets")
+
+
+def _spread_words(cells: Rows, bases: int) -> str:
+    seeds = len(distinct(cells, "seed"))
+    if seeds == 1:
+        return "with the 95 % interval over the choice of images"
+    return f"± standard deviation over {bases} base models" if bases > 1 else f"± standard deviation over {seeds} seeds"
 
 
 def _accuracy_notes(cells: Rows, bases: int) -> list[str]:
@@ -223,19 +292,72 @@ def attacks(folder: Path, averages: Rows, differences: Rows, group: str, title: 
     differences: rows of `zsr.evaluation.results.attack_rows`.
     """
     group_rows = [row for row in differences if row["group"] == group]
-    names, compared = distinct(averages, "attack"), distinct(group_rows, "attack")
+    names, compared, order = _worst_first(averages), distinct(group_rows, "attack"), by_worst_case(averages, group)
     means = _lines(averages, [(group, attack) for attack in names], marks)
     minus = _lines(group_rows, [(group, attack) for attack in compared], marks, signed)
-    body = [[method, *texts, *minus.get(method, [])] for method, texts in means.items()]
-    header = ["method", *names, *(f"{attack} - {STRONGEST}" for attack in compared)]
-    notes = [
-        f"Differences in points between attacks on the same models and images; [low, high]: {_covers(group_rows)}. "
+    accuracies = Part(
+        ["method", *names],
+        bold_best([[method, *means[method]] for method in order]),
+        f"A cell: accuracy in %, mean over {group} sets. {_averages_note(averages)} {BEST}",
+    )
+    differences_part = Part(
+        ["method", *(f"{attack} - {STRONGEST}" for attack in compared)],
+        [[method, *minus[method]] for method in order if method in minus],
+        f"A cell: the difference in points on the same models and images, [low, high]: {_covers(group_rows)}. "
         "Above zero the other attack leaves images that AutoAttack fools.",
-        _averages_note(averages),
-        *reasons(marks),
-    ]
-    write(folder, "attacks", title, {f"mean over {group} sets, accuracy in %": (header, body)}, notes)
+    )
+    parts = {f"mean over {group} sets, accuracy in %": accuracies}
+    if compared:
+        parts[f"an attack minus {STRONGEST}, points"] = differences_part
+    write(folder, "attacks", title, parts, reasons(marks))
     files.write_rows(folder / "attacks.csv", group_rows, header=["attack"])
+
+
+def vs(folder: Path, pairs: Rows, subject: str, title: str, marks: Rows = ()) -> None:
+    """Write the table of every method minus the method under study, on the same images and seeds.
+
+    pairs: rows of metrics/results/pairs.csv. subject: the method under study.
+    """
+    rows = [_minus_subject(pair, subject) for pair in pairs if subject in (pair["first"], pair["second"])]
+    attacks, parts, parts_of = _worst_first(rows), {}, _by(rows, "group", "method", "attack")
+    cell = (
+        f"A cell: accuracy of the method minus that of {subject}, in points, image by image; [low, high]: "
+        f"{_covers(pairs)}. Bold: the interval leaves out zero. Above zero the method is better."
+    )
+    for group in _groups(rows):
+        order = by_worst_case(rows, group)
+        body = [
+            [method, *(_differing(parts_of[group, method, attack], marks) for attack in attacks)] for method in order
+        ]
+        parts[f"minus {subject}, mean over {group} sets, points"] = Part(["method", *attacks], body, cell)
+    write(folder, "vs", title, parts, _named_marks(rows, marks))
+    files.write_rows(folder / "vs.csv", rows, header=["group"])
+
+
+def _minus_subject(pair: Row, subject: str) -> dict[str, str]:
+    """The pair as the other method minus the subject."""
+    numbers = {key: pair[key] for key in ("mean", "low", "high")}
+    if pair["first"] == subject:
+        numbers = {key: f"{-float(pair[of]) + 0}" for key, of in zip(numbers, ("mean", "high", "low"))}
+    other = pair["second"] if pair["first"] == subject else pair["first"]
+    key = {"group": pair["group"], "attack": pair["attack"], "method": other, "against": subject}
+    return key | numbers | {name: pair.get(name, "") for name in ("seeds", "sd", "marks")}
+
+
+def _differing(row: Row, marks: Rows) -> str:
+    """The text of a difference, bold where the interval leaves out zero."""
+    text = marked(signed, row, marks)
+    return text if float(row["low"]) <= 0 <= float(row["high"]) else bold(text)
+
+
+def _named_marks(rows: Rows, marks: Rows) -> list[str]:
+    """One note per mark that is behind a difference."""
+    shown = {name for row in rows for name in row.get("marks", "").split()}
+    return [
+        f"{_named(name, marks)}: a cell behind the difference bears this mark; the table of the audit has the reason."
+        for name in distinct(marks, "mark")
+        if name in shown
+    ]
 
 
 def orderings(folder: Path, pairs: Rows, published: Rows, group: str, title: str, marks: Rows = ()) -> None:
@@ -253,28 +375,27 @@ def orderings(folder: Path, pairs: Rows, published: Rows, group: str, title: str
         if pair["group"] == group and first is not None and second is not None:
             rows.append(_ordering(pair, first - second, marks))
     notes = _ordering_notes(rows, pairs, group, marks)
-    body = [list(row.values()) for row in rows]
-    write(folder, "orderings", title, {"first minus second, points": (list(rows[0]) if rows else [], body)}, notes)
+    cell = f"ours: [low, high]: {_covers(pairs)}. Only the signs compare between paper and ours, not the sizes."
+    parts = {
+        f"{attack}, first minus second, points": Part(
+            list(rows[0])[1:], [list(row.values())[1:] for row in rows if row["attack"] == attack], cell, 2
+        )
+        for attack in distinct(rows, "attack")
+    }
+    write(folder, "orderings", title, parts, notes)
     files.write_rows(folder / "orderings.csv", rows, header=["attack"])
 
 
 def _ordering_notes(rows: Rows, pairs: Rows, group: str, marks: Rows) -> list[str]:
     counts = ", ".join(f"{sum(r['here'] == verdict for r in rows)} {verdict}" for verdict in distinct(rows, "here"))
-    shown = {name for pair in pairs if pair["group"] == group for name in pair.get("marks", "").split()}
     return [
         "paper: difference of the averages over 16 sets, ViT-B/32, eps 1/255 (published/*.csv; Comp-TGA from the "
         "README of its repository).",
-        f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images; "
-        f"[low, high]: {_covers(pairs)}. Only the signs compare between the two, not the sizes.",
+        f"ours: difference of the averages over the sets of group '{group}' of this study, on the same images.",
         "appears: the same sign, and our interval leaves out zero; reversed: the other sign, likewise; "
         "undecided: our interval holds zero.",
         f"In all: {counts}.",
-        *(
-            f"{_named(name, marks)}: a cell behind the difference bears this mark, whose reason is in the table of the "
-            "audit."
-            for name in distinct(marks, "mark")
-            if name in shown
-        ),
+        *_named_marks([pair for pair in pairs if pair["group"] == group], marks),
     ]
 
 
@@ -294,14 +415,23 @@ def _ordering(pair: Row, paper: float, marks: Rows) -> dict[str, str]:
 def audit(folder: Path, marks: Rows, checks: Rows, title: str) -> None:
     """Write the table of the audit, from rows of `zsr.evaluation.audit`: marks with their reasons, and the checks."""
     header = ["method", "attack", "set", "mark", "reason"]
+    shown = [key for key in header if key != "mark"]
     parts = {
-        "marks": (["", *header], [[daggers_of(r["mark"], marks).strip(), *(r[key] for key in header)] for r in marks]),
-        "checks": (["check", "rule", "cells", "marked"], [list(row.values()) for row in checks]),
-    }
-    notes = [
-        "A mark belongs to a cell: a method under an attack on a set. It says why its accuracy is not to be trusted as "
-        "it stands; wherever the cell is shown, also in an average or a difference, the mark is shown.",
+        _named(name, marks): Part(
+            shown, [[row[key] for key in shown] for row in marks if row["mark"] == name], keys=3,
+            cell="A line: a method under an attack on a set, and why its accuracy is not to be trusted as it stands.",
+        )
+        for name in distinct(marks, "mark")
+    }  # fmt: skip
+    parts["checks"] = Part(
+        ["check", "cells", "marked"], [[row["check"], row["cells"], row["marked"]] for row in checks],
         "cells: how many the check looked at; none where the study lacks an attack that it compares with.",
+    )  # fmt: skip
+    notes = [
+        "Wherever a cell with a mark is shown, also in an average or a difference, the mark is shown."
+        if marks
+        else "No cell has a mark.",
+        *(f"{row['check'].replace('_', ' ')}: {row['rule']}." for row in checks),
     ]
     write(folder, "audit", title, parts, notes)
     files.write_rows(folder / "audit.csv", marks, header=header)
@@ -318,10 +448,11 @@ def _headline(averages: Rows) -> tuple[str, str]:
 def ablation(folder: Path, averages: Rows, title: str, marks: Rows = ()) -> None:
     """Write the table of every row under every attack: averages over all sets, and over sets neither seen nor easy."""
     columns = [(group, attack) for group in _headline(averages) for attack in distinct(averages, "attack")]
-    body = [[method, *texts] for method, texts in _lines(averages, columns, marks).items()]
-    notes = ["Accuracy in %, mean over sets.", _averages_note(averages), *reasons(marks)]
+    lines, last = _lines(averages, columns, marks), _headline(averages)[-1]
+    body = bold_best([[method, *lines[method]] for method in by_worst_case(averages, last)])
+    cell = f"A cell: accuracy in %, mean over sets. {_averages_note(averages)} {BEST}"
     header = ["row", *(f"{attack} {group}" for group, attack in columns)]
-    write(folder, "ablation", title, {"accuracy in %": (header, body)}, notes)
+    write(folder, "ablation", title, {"accuracy in %": Part(header, body, cell)}, reasons(marks))
 
 
 def quirks(folder: Path, pairs: Rows, named: Mapping[str, Mapping], title: str, marks: Rows = ()) -> None:
@@ -336,12 +467,12 @@ def quirks(folder: Path, pairs: Rows, named: Mapping[str, Mapping], title: str, 
         + [_minus(by_pair, ("all", attack), name, quirk["against"], marks) for attack in names]
         for name, quirk in named.items()
     ]
-    notes = [
-        "row minus the one it is compared with, in points, mean over all sets, paired by image and seed; "
-        f"[low, high]: {_covers(pairs)}.",
-        *reasons(marks),
-    ]
-    write(folder, "quirks", title, {"difference in points": (["quirk", "row", "against", *names], body)}, notes)
+    cell = (
+        "A cell: row minus the one it is compared with, in points, mean over all sets, paired by image and seed; "
+        f"[low, high]: {_covers(pairs)}."
+    )
+    parts = {"difference in points": Part(["quirk", "row", "against", *names], body, cell, 3)}
+    write(folder, "quirks", title, parts, reasons(marks))
 
 
 # The tables of a study with a grid of learning rates
@@ -369,9 +500,17 @@ def rates(
     held_out: number of images that chose the rate.
     """
     parts = {
-        "accuracy in %, each method at its own rate": _at_chosen_rates(averages, grid, marks),
-        "TWINS minus its controls, points": _minus_controls(pairs, compared, marks),
-        "accuracy in % at every rate": _every_rate(grid),
+        **{
+            f"{GROUPS[group]}: accuracy in %, each method at its own rate": _at_chosen_rates(
+                averages, group, grid, marks
+            )
+            for group in GROUPS
+        },
+        **{
+            f"{GROUPS[group]}: TWINS minus its controls, points": _minus_controls(pairs, group, compared, marks)
+            for group in GROUPS
+        },
+        "target: accuracy in % at every rate": _every_rate(grid),
     }
     seeds = len(distinct(grid, "seed"))
     notes = [
@@ -380,26 +519,29 @@ def rates(
         f"target: the test split of the set that methods were trained on. unseen: the mean over the other sets, which "
         f"they saw no more. ±: standard deviation over {seeds} seeds, each with a start of its own; of a row with one "
         "seed [low, high]: 95 % over the choice of images.",
-        "Differences: on the same images and seeds; [low, high]: 95 % over the choice of images and of seeds.",
         *reasons(marks),
     ]
     write(folder, "rates", title, parts, notes)
 
 
-def _at_chosen_rates(averages: Rows, grid: Rows, marks: Rows) -> Part:
-    lr_of, columns = chosen(grid), [(group, attack) for group in GROUPS for attack in distinct(averages, "attack")]
-    body = [[method, lr_of.get(method, ""), *texts] for method, texts in _lines(averages, columns, marks).items()]
-    return ["method", "lr", *(f"{GROUPS[group]} {attack}" for group, attack in columns)], body
+def _at_chosen_rates(averages: Rows, group: str, grid: Rows, marks: Rows) -> Part:
+    lr_of, attacks = chosen(grid), _worst_first(averages)
+    lines = _lines(averages, [(group, attack) for attack in attacks], marks)
+    body = bold_best([[method, lr_of.get(method, ""), *lines[method]] for method in by_worst_case(averages, group)], 2)
+    cell = f"A cell: accuracy in %. {_averages_note(averages)} lr: the chosen rate. {BEST}"
+    return Part(["method", "lr", *attacks], body, cell, 2)
 
 
-def _minus_controls(pairs: Rows, compared: Sequence[tuple[str, str]], marks: Rows) -> Part:
-    by_pair = _by(pairs, "group", "attack", "first", "second")
-    columns = [(group, attack) for group in GROUPS for attack in distinct(pairs, "attack")]
+def _minus_controls(pairs: Rows, group: str, compared: Sequence[tuple[str, str]], marks: Rows) -> Part:
+    by_pair, attacks = _by(pairs, "group", "attack", "first", "second"), _worst_first(pairs)
     body = [
-        [f"{first} - {second}", *(_minus(by_pair, column, first, second, marks) for column in columns)]
+        [f"{first} - {second}", *(_minus(by_pair, (group, attack), first, second, marks) for attack in attacks)]
         for first, second in compared
     ]
-    return ["", *(f"{GROUPS[group]} {attack}" for group, attack in columns)], body
+    cell = (
+        "A cell: the difference on the same images and seeds; [low, high]: 95 % over the choice of images and of seeds."
+    )
+    return Part(["", *attacks], body, cell)
 
 
 def _every_rate(grid: Rows) -> Part:
@@ -411,7 +553,8 @@ def _every_rate(grid: Rows) -> Part:
             for column in GRID_COLUMNS
         ]
         body.append([method, lr + (CHOSEN if int(seeds[0]["chosen"]) else ""), *cells])
-    return ["method", "lr", *(column.replace("_", " ") for column in GRID_COLUMNS)], body
+    cell = f"A cell: accuracy in %, mean ± standard deviation over seeds. {CHOSEN}: the chosen rate."
+    return Part(["method", "lr", *(column.replace("_", " ") for column in GRID_COLUMNS)], body, cell, 2)
 
 
 def chosen(grid: Rows) -> dict[str, str]:
@@ -445,13 +588,16 @@ def effective_rate(folder: Path, curves: Curves, lr_of: Mapping[str, str], shown
     """
     choices = {f"all at lr {shown_lr}": dict.fromkeys(lr_of, shown_lr), "each at its own rate": lr_of}
     header = ["method", "lr", *CURVE_COLUMNS, "lr x rho"]
+    cell = "A cell: a mean over convolutions, steps and seeds."
     parts = {
-        caption: (header, [[method, lr, *_means_of_steps(curves[method, lr])] for method, lr in choice.items()])
+        caption: Part(
+            header, [[method, lr, *_means_of_steps(curves[method, lr])] for method, lr in choice.items()], cell, 2
+        )
         for caption, choice in choices.items()
     }
     notes = [
         "Of every convolution before BatchNorm, weight W and gradient g before weight decay: rho = ||g|| / ||W||, "
-        "radial = |<W, g>| / (||W|| ||g||); means over convolutions, steps and seeds.",
+        "radial = |<W, g>| / (||W|| ||g||).",
         "lr x rho: what a step of plain SGD moves a filter by, in lengths of the filter; lr here is the schedule's.",
     ]
     write(folder, "effective_rate", title, parts, notes)
@@ -477,7 +623,9 @@ def elsewhere(folder: Path, rows: Rows, title: str) -> None:
         "adversarial fine-tuning. Their TWINS is understood to be TWINS-TRADES.",
         "No number of the original paper is shown, since none could be checked.",
     ]
-    write(folder, "elsewhere", title, {"accuracy in %": (["set", "attack", base, twins, "difference"], body)}, notes)
+    cell = "A cell: accuracy in %, and twins minus the other in points."
+    parts = {"accuracy in %": Part(["set", "attack", base, twins, "difference"], body, cell, 2)}
+    write(folder, "elsewhere", title, parts, notes)
 
 
 # The tables of the transfer study
@@ -539,14 +687,14 @@ def transfer(folder: Path, rows: Sequence[Mapping], facts: Facts, flags: Mapping
         "accuracy in %": ["clean", *(f"robust@{eps}" for eps in facts.eps)],
         "drop rate, (clean - robust) / clean, in %": [f"DR@{eps}" for eps in facts.eps],
     }
+    cell = "A cell: mean ± standard deviation over seeds. A row: the start of the training, and the method."
     parts = {}
     for caption, columns in captions.items():
         body = [
-            [start, method, seeds[0]["checkpoint"], flags.get(f"{start} {method}", "")]
-            + [spread([100 * r[column] for r in seeds]) for column in columns]
+            [start, method, flags.get(f"{start} {method}", ""), *(spread([100 * r[c] for r in seeds]) for c in columns)]
             for (start, method), seeds in _grouped(rows, "init", "method").items()
         ]
-        parts[caption] = (["start", "method", "checkpoint", "flag", *columns], body)
+        parts[caption] = Part(["start", "method", "flag", *columns], body, cell, 2)
     write(folder, "transfer", facts.title, parts, facts.notes)
     files.write_rows(folder / "transfer.csv", rows)
 
@@ -569,17 +717,17 @@ def flags(alike: Rows, classes: int) -> dict[str, str]:
 def differences(folder: Path, rows: Sequence[Mapping], facts: Facts) -> None:
     """Write folder/differences.*, from the rows of `difference_rows`."""
     header = ["first", "second", "eps", "clean", "robust", "drop rate", "loses more", "saturated"]
+    cell = "A cell: first minus second in points, on the same images, paired by seed; ±: standard deviation over seeds."
     captions = {
         "start": f"a start against {STANDARD}, same method",
         "method": f"a method against {PLAIN}, same start",
     }
     parts = {
-        caption: (header, [_difference_line(r) for r in rows if r["compared"] == compared])
+        caption: Part(header, [_difference_line(r) for r in rows if r["compared"] == compared], cell, 3)
         for compared, caption in captions.items()
     }
     notes = [
-        "first minus second, in points, on the same images, paired by seed; ±: standard deviation over seeds. loses "
-        "more: in how many seeds the first has the higher drop rate. saturated: both are below twice chance, so "
+        "loses more: in how many seeds the first has the higher drop rate. saturated: both are below twice chance, so "
         "nothing can be said.",
         *facts.notes,
     ]
@@ -632,24 +780,24 @@ def likeness(folder: Path, alike: Rows, reference: str, facts: Facts) -> None:
     for (measure,) in (key for key in by_measure if key[0] in ("cka", "cca")):
         for (given,), input_rows in _grouped(by_measure[measure,], "input").items():
             caption = f"{measure.upper()} with the {reference} model of the seed, {given} images, in %"
-            parts[caption] = _every_run(input_rows, "layer")
+            parts[caption] = _every_run(input_rows, "layer", "likeness in %")
     for measure, caption in {
         "accuracy": "accuracy in % under one perturbation for all images, and on one band of frequency",
         "fooled": "images in % whose class a perturbation for all images changes",
     }.items():
-        parts[caption] = _every_run(by_measure.get((measure,), []), "input")
+        parts[caption] = _every_run(by_measure.get((measure,), []), "input", "share of images in %")
     notes = [
         f"universal: made on the {reference} model of the seed, shown to every run; random_signs: the same size at "
-        "every pixel with signs drawn at random. ±: standard deviation over seeds.",
+        "every pixel with signs drawn at random.",
         *facts.notes,
     ]
     write(folder, "likeness", f"{facts.title}: likeness", parts, notes)
 
 
-def _every_run(rows: Rows, column: str) -> Part:
+def _every_run(rows: Rows, column: str, what: str) -> Part:
     names, body = distinct(rows, column), []
     for run_rows in _grouped(rows, "run").values():
         values = _grouped(run_rows, column)
         cells = [spread([100 * float(r["value"]) for r in values[name,]]) for name in names]
         body.append([run_rows[0]["start"], run_rows[0]["method"], *cells])
-    return ["start", "method", *names], body
+    return Part(["start", "method", *names], body, f"A cell: {what}, mean ± standard deviation over seeds.", 2)
