@@ -195,6 +195,13 @@ def test_the_headline_has_every_number_of_the_averages():
         assert texts == {m: f"{mean(m, attack, group):.1f}" for m in METHODS}
 
 
+def test_rows_begin_with_the_highest_accuracy_in_the_worst_case():
+    turned = [row | {"mean": f"{100 - float(row['mean'])}"} for row in averages()]
+    assert list(parsed().column(0, 1)) == list(METHODS) and list(parsed(averages=turned).column(0, 1)) == [
+        *METHODS[::-1]
+    ]
+
+
 def test_the_tables_of_sets_have_every_number():
     page = parsed()
     for i, attack in enumerate(ATTACKS, 1):

@@ -16,6 +16,7 @@ from zsr.evaluation.results import CLEAN, STRONGEST, WORST, over_seeds
 from zsr.files import distinct
 from zsr.reports import charts
 from zsr.reports.charts import Row, Rows, levels, number, spans
+from zsr.reports.ranking import by_worst_case
 from zsr.reports.style import styles
 
 PACKAGE_DATA = ["report.html.j2"]
@@ -90,8 +91,13 @@ class Source:
 
     @property
     def leading(self) -> str:
-        """The group of the charts."""
+        """The group of the charts, which also decides the order of rows."""
         return next(iter(self.groups))
+
+    @cached_property
+    def ranked(self) -> list[str]:
+        """The methods, the highest accuracy in the worst case first."""
+        return by_worst_case(self.averages, self.leading)
 
     def reason(self, row: Row) -> str:
         """Why the audit marks a number: each mark with its cells. Empty where the number has no mark."""
@@ -185,7 +191,7 @@ def headline(source: Source) -> Table:
     """Averages of every method under every attack: the highest of a column is bold, its equals are shaded."""
     columns = [(group, attack) for group in source.groups for attack in (CLEAN, *source.attacked)]
     rows = {(row["group"], row["attack"], row["method"]): row for row in source.averages}
-    methods = distinct(source.averages, "method")
+    methods = source.ranked
     body = {method: [method_cell(method, source)] for method in methods}
     for column in columns:
         best = max(methods, key=lambda method: float(rows[(*column, method)]["mean"]))
@@ -229,7 +235,7 @@ def per_set(source: Source) -> list[Table]:
             ["method", *sets],
             [
                 [method_cell(m, source), *(accuracy_cell(cells[m, attack, s], source) for s in sets)]
-                for m in source.study["methods"]
+                for m in source.ranked
             ],
             title="no attack" if attack == CLEAN else attack,
         )
@@ -244,7 +250,8 @@ def attack_differences(source: Source) -> Table | None:
     by_cell = {(row["method"], row["attack"]): row for row in rows}
     body = [
         [method_cell(m, source), *(difference_cell(by_cell[m, attack], source) for attack in names)]
-        for m in (distinct(rows, "method") if rows else [])
+        for m in source.ranked
+        if m in (row["method"] for row in rows)
     ]
     return Table(["method", *(f"{attack} − {STRONGEST}" for attack in names)], body) if body else None
 
@@ -543,6 +550,7 @@ def page(source: Source, script: str) -> str:
     """The text of the page. script: the JavaScript of Vega-Lite and Vega-Embed."""
     assert "</script" not in script
     averages, group, looks = source.averages, source.leading, source.styles
+    ranked = sorted(averages, key=lambda row: source.ranked.index(row["method"]))
     return _template().render(
         source=source,
         script=script,
@@ -553,7 +561,7 @@ def page(source: Source, script: str) -> str:
             for name, size in charts.SIZES.items()
         },
         per_set=per_set(source),
-        attacks=charts.attacks(averages, group, looks) if len(source.attacked) > 1 else None,
+        attacks=charts.attacks(ranked, group, looks) if len(source.attacked) > 1 else None,
         attack_looks=charts.attack_looks(source.attacked),
         attack_differences=attack_differences(source),
         eps_charts=eps_charts(source),
