@@ -302,7 +302,8 @@ MEASURES = {  # measures of `zsr.measures.effective_rate` and their formulas
 def effective_rates(path: Path, curves: Mapping[str, Rows], title: str, note: str) -> None:
     """Draw the measures of `zsr.measures.effective_rate` against the step: a panel per measure, a line per method."""
     figure, axes = _panels(len(MEASURES), 2, 2.8)
-    style, ends = styles(list(curves)), []
+    style = styles(list(curves))
+    ends: list[list[Label]] = []
     for axis, (measure, formula) in zip(axes, MEASURES.items()):
         ends.append([])
         for method, rows in curves.items():

@@ -69,9 +69,11 @@ def _cost(box, point, placed, marks, spots, inside) -> float:
     if distance > DISTANT:
         leader = np.linspace(point, (box[:2] + box[2:]) / 2, 30)[:, None]
         crossed = ((others[:, :2] < leader) & (leader < others[:, 2:])).all(axis=2).any(axis=0).sum()
-    nearer = [mark for mark in marks if _distance(box, (mark[:2] + mark[2:]) / 2) < distance]  # whose label is it?
+    nearer = [
+        mark for mark in marks if _distance(box, (mark[:2] + mark[2:]) / 2) < 1.5 * distance
+    ]  # whose label is it?
     struck = ((box[:2] < spots) & (spots < box[2:])).all(axis=1).sum()
-    return 1000 * (hidden + outside) + 200 * crossed + 40 * len(nearer) + 10 * struck + distance
+    return 1000 * (hidden + outside) + 200 * crossed + 80 * len(nearer) + 10 * struck + distance
 
 
 def _distance(box, point) -> float:
