@@ -206,8 +206,8 @@ def _joined(parallel: bool) -> AbstractContextManager:
 
 def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
     """Every cell of a stage of dvc.yaml with a digest of its code: name of the stage and arguments of the cell."""
-    for name in ("check", "base_model", "text_embeddings", "start", "collect", "tables", "figures", "plots_page"):
-        yield name, []
+    names = ("check", "base_model", "text_embeddings", "start", "collect", "tables", "figures", "report", "plots_page")
+    yield from ((name, []) for name in names)
     for name, key in {"data": "data.sets", "train": "methods"}.items():
         yield from ((name, [cell]) for cell in block(document, key, dict[str, Any]))
     for name, key in {"evaluate": "attacks", "eps_sweep": "eps_sweep", "attention": "attention"}.items():

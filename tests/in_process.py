@@ -46,6 +46,7 @@ def run_study(document: Mapping, monkeypatch, folder: Path) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZSR_SCRATCH", str(folder / "scratch"))
     monkeypatch.setattr(scratch, "loaded_files", set)  # this process has loaded far more than a stage does
+    monkeypatch.setattr("vl_convert.javascript_bundle", str)  # seconds for a script that is the same in every page
     files.write_json(Path("params.yaml"), document)
     for stage, names in cells(document):
         _, name, *arguments = shlex.split(_named(stage["cmd"], names))[4:]

@@ -109,7 +109,7 @@ def test_the_core_never_prints():
         assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], path
 
 
-@pytest.mark.parametrize("stage", ["code", "collect", "tables", "figures", "plots_page"])
+@pytest.mark.parametrize("stage", ["code", "collect", "tables", "figures", "report", "plots_page"])
 def test_cheap_stages_load_no_torch_and_run_none_of_what_trains_or_judges(stage):
     heavy = {"torch", "open_clip", "torchvision"}
     code = f"import sys, stages.{stage}; sys.exit(bool({heavy} & set(sys.modules)))"

@@ -119,7 +119,7 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "seeds": ([0, 1], TRAIN | {"start"}),
     "attacks.pgd.n_iter": (30, {e for e in EVALUATE if e.endswith("-pgd")} | MEASURES),
     "train.lr": (0.001, TRAIN | {"start"}),
-    "train.attack.eps": ("4/255", TRAIN | {"start"}),
+    "train.attack.eps": ("4/255", TRAIN | {"start", "figures", "report"}),
     "evaluate.seed": (1, EVALUATE | MEASURES),
     "evaluate.protocol": ("published", EVALUATE | MEASURES),
     "protocols.published.attacks.pgd.reduction": ("sum", set()),  # of the protocol that is not in force
@@ -133,10 +133,10 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "threads": (2, TRAIN | EVALUATE | MEASURES | {"start", "text_embeddings"}),
     "base_model.threads": (1, {"base_model"}),
     "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")}),
-    "attention.things.columns": (4, {"attention@things"}),
-    "eps_sweep.pgd.images": (20, {"eps_sweep@pgd"}),
-    "name": ("other", {"tables", "figures", "attention@things"}),
-    "tables": (["accuracy"], {"tables"}),
+    "attention.things.columns": (4, {"attention@things", "report"}),
+    "eps_sweep.pgd.images": (20, {"eps_sweep@pgd", "report"}),
+    "name": ("other", {"tables", "figures", "report", "attention@things"}),
+    "tables": (["accuracy"], {"tables", "report"}),
 }
 
 
@@ -219,7 +219,7 @@ def test_all_that_follows_from_the_method_under_study(repo):
     stages = {stage.name: stage for stage in repo.index.stages}
     below = {stage.name for stage in networkx.ancestors(repo.index.graph, stages["train@tga_zsr"])}
     evaluations = {f"evaluate@tga_zsr-{attack}" for attack in ATTACKS}
-    assert below == evaluations | MEASURES | {"collect", "tables", "figures"}
+    assert below == evaluations | MEASURES | {"collect", "tables", "figures", "report"}
 
 
 def test_expensive_outputs_can_come_from_the_run_cache(repo):

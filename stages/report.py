@@ -1,0 +1,49 @@
+"""The report of a study, one page for a browser, from files in git alone."""
+
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from stages.command import CODE, METRICS, RESULTS, stage
+from zsr import files
+from zsr.params import read
+from zsr.reports import report
+from zsr.scratch import ROOT
+
+OUT, TABLES = Path("report.html"), Path("tables")
+
+
+def source(document: Mapping) -> report.Source:
+    """What the files of the study say. A table that the study does not write is empty."""
+    tables = {
+        name: files.read_rows(TABLES / f"{name}.csv") if name in document["tables"] else ()
+        for name in ("orderings", "differences")
+    }
+    results = ("accuracy", "averages", "pairs", "attacks", "marks", "checks", "rates")
+    maps = METRICS / "attention"
+    return report.Source(
+        document=document,
+        study=files.read_json(RESULTS / "study.json"),
+        **{name: files.read_rows(RESULTS / f"{name}.csv") for name in results},
+        **tables,
+        sweeps={name: files.read_rows(METRICS / f"eps_sweep/{name}.csv") for name in document["eps_sweep"]},
+        attention={
+            name: ((maps / f"{name}.png").read_bytes(), files.read_rows(maps / f"{name}.csv"))
+            for name in document["attention"]
+        },
+        likeness={name: files.read_rows(METRICS / f"likeness/{name}.csv") for name in document["likeness"]},
+        libraries=read(CODE)["libraries"],
+        python=".".join(platform.python_version_tuple()[:2]),
+        citation=read(ROOT / "CITATION.cff"),
+    )
+
+
+@stage("report")
+def main(document: Mapping, code: str) -> None:
+    import vl_convert
+
+    files.write_atomic(OUT, report.page(source(document), vl_convert.javascript_bundle()).encode())
+
+
+if __name__ == "__main__":
+    main()
