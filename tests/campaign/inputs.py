@@ -49,7 +49,7 @@ TEXTS = (
     *("train.attack.precision", "train.attack.reduction", "method.norm_axis", "evaluate.protocol"),
     *("evaluate.precision", "evaluate.counted", "attacks.pgd.success", "methods.tecoa.section"),
 )
-NO_NUMBER = ("abc", [], {}, None, True, "1/0", "1e999999999", "0x10", ".nan", "--1", "1,5", "", "٣/255", "1/2/3")
+NO_NUMBER = ("abc", [], {}, None, True, "1/0", "1e999999999", "0x10", ".nan", "--1", "1,5", "", "1/2/3", " ")
 HUGE = (10**7, 2**31, 2**63, 10**30, 1e308, "1" * 5000, "9" * 400 + "/7", float("inf"))
 NAMES = (
     "my tecoa",
@@ -66,8 +66,9 @@ NAMES = (
     "-f",
     "worst_case",
 )
-DOWNSTREAM = {  # first part of a key -> the stages that read it
+DOWNSTREAM = {  # a key, or the first part of a key -> the stage that reads it
     "data": ("data", "shapes"),
+    "data.template": ("text_embeddings",),
     "base_model": ("base_model",),
     "evaluate": ("evaluate", "tecoa", "pgd"),
     "attacks": ("evaluate", "tecoa", "pgd"),
@@ -127,7 +128,11 @@ def _checked(
         return Finding(TAKEN, label)
     if must_refuse:
         return Finding(WRONG, label, "the check takes it")
-    return _downstream(study, label, DOWNSTREAM.get(key.partition(".")[0], ("train", "tecoa")), [*names, key])
+    return _downstream(study, label, _reader(key), [*names, key])
+
+
+def _reader(key: str) -> tuple[str, ...]:
+    return DOWNSTREAM.get(key) or DOWNSTREAM.get(key.partition(".")[0]) or ("train", "tecoa")
 
 
 def _downstream(study: Path, label: str, command: tuple[str, ...], names: list[str]) -> Finding:
@@ -197,7 +202,7 @@ def _value(rng: random.Random, document: dict, text: str) -> tuple[str, bytes, b
             [(bad, True) for bad in NO_NUMBER]
             + [(float("nan"), True), (float("inf"), True), (-float("inf"), True)]
             + [(-1, key != "attacks.cw.kappa"), (-(10**30), key != "attacks.cw.kappa")]
-            + [(0.5, whole and "epochs" not in key), (huge := rng.choice(HUGE), isinstance(huge, float))]
+            + [(0.5, whole and "epochs" not in key), (rng.choice(HUGE), False)]
         )
     else:
         key = rng.choice(TEXTS)
@@ -221,7 +226,7 @@ def _structure(rng: random.Random, document: dict, text: str) -> tuple[str, byte
         return f"{key} is missing", yaml(document).encode(), False, [last, key]
     if how == "gets":
         block["unknown_key"] = rng.choice((1, {}, "text"))
-        return f"{where}.unknown_key", yaml(document).encode(), where != "attacks", ["unknown_key"]
+        return f"{where}.unknown_key", yaml(document).encode(), where not in ("attacks", "protocols"), ["unknown_key"]
     if how == "misspells":
         name = rng.choice(list(block))
         block[name + "s"] = block.pop(name)

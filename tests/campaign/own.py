@@ -354,13 +354,15 @@ def _no_place(rng: random.Random, world: World, folder: Path) -> Finding:
     """A path of an option that cannot be written."""
     (folder / "file").write_text("a file")
     (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
     whole = world.weights / "whole.safetensors"
-    target = rng.choice(("/dev/full/x", folder / "file" / "x", folder / "folder", "/proc/x", "x" * 300, "a\0b"))
+    places = ("file/x", "folder", "pipe", "n" * 300)
+    target = rng.choice((Path("/dev/full/x"), Path("/proc/x"), *(folder / place for place in places)))
     if rng.random() < 0.5:
         limit = rng.choice((0, 1000, 10**6)) if target == folder / "folder" else 0
         command = ("zsr", "convert", whole, "--arch", "zsr-tiny-32", "--out", target)
         ended = forks.run(command, folder, **({"largest": limit} if limit else {}))
-        return _one_line(f"convert --out {str(target)[:20]}", ended, [Path(str(target)).name[:20], "--out"])
+        return _one_line(f"convert --out {target.name[:20]}", ended, [str(target)[:60], "--out"])
     if target == folder / "folder":
         ended = evaluated(whole, world.pictures, folder / "folder", largest=100)
         good = evaluated(whole, world.pictures, folder / "folder")
@@ -369,7 +371,7 @@ def _no_place(rng: random.Random, world: World, folder: Path) -> Finding:
             return Finding(WRONG, "evaluate on a full disk, and again", good.err.strip()[-200:])
         return _one_line("evaluate --out on a full disk", ended, ["folder"])
     ended = evaluated(whole, world.pictures, folder / "out", "--entry", target, "--n-iter", "0", "-n", "2")
-    return _one_line(f"evaluate --entry {str(target)[:20]}", ended, [Path(str(target)).name[:20], "--entry"])
+    return _one_line(f"evaluate --entry {target.name[:20]}", ended, [str(target)[:60], "--entry"])
 
 
 def _one_line(label: str, ended: forks.Ended, names: list[str]) -> Finding:

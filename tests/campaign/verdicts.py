@@ -33,7 +33,7 @@ GROUPS = {  # group -> its title in the table, its share of the cases in percent
     "late": ("late numbers", 3),
     "kills": ("kills", 7),
 }
-BAR = re.compile(r"\d+%\||\bit/s|\?it/s|: \d+it \[|[\d.]+[kMG]?B/s")
+BAR = re.compile(r"\d+%\||\d % of \d+ images|\bit/s|\?it/s|: \d+it \[|[\d.]+[kMG]?B/s")
 START, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
 
 
