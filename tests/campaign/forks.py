@@ -4,6 +4,7 @@ A new interpreter spends five seconds on imports; a fork of a process that has t
 computes nothing itself, since threads of a computation do not survive a fork.
 """
 
+import fcntl
 import io
 import os
 import resource
@@ -42,11 +43,10 @@ class Ended:
 
 @dataclass(frozen=True)
 class Started:
-    """A command that runs. pid: the process that was forked. out, err: the files of its output."""
+    """A command that runs. pid: the process that was forked. outputs: files of its two streams, or ends of pipes."""
 
     pid: int
-    out: Path
-    err: Path
+    outputs: tuple[Path | int, Path | int]
     began: float
 
 
@@ -90,19 +90,42 @@ def start(
 ) -> Started:
     """Fork this process, which becomes the command in the folder. before: called in the fork before the command."""
     number = len(list(folder.parent.glob(f".{folder.name}.*.out")))
-    out, err = (folder.with_name(f".{folder.name}.{number}.{end}") for end in ("out", "err"))
-    for path in (out, err):
-        path.touch()
+    files = [folder.with_name(f".{folder.name}.{number}.{end}") for end in ("out", "err")]
+    pipes = [_pipe() for _ in files] if largest < FILE else []  # the limit holds for files of output, too
+    writers = [end for _, end in pipes] or [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT) for path in files]
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the fork has its own output and handlers
     began, pid = time.monotonic(), os.fork()
     if not pid:
-        _become([str(part) for part in command], folder, environment, before, memory, largest, out, err)
+        _become([str(part) for part in command], folder, environment, before, memory, largest, writers)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     with suppress(OSError):
         os.setpgid(pid, pid)
-    return Started(pid, out, err, began)
+    for end in writers:
+        os.close(end)
+    out, err = [end for end, _ in pipes] or files
+    return Started(pid, (out, err), began)
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe that holds all that a command says."""
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 2**20)
+    os.set_blocking(reader, False)
+    return reader, writer
+
+
+def _text(output: Path | int) -> str:
+    if isinstance(output, Path):
+        content = output.read_bytes()
+    else:
+        try:
+            content = os.read(output, 2**20)
+        except BlockingIOError:
+            content = b""
+        os.close(output)
+    return content.decode("utf-8", "backslashreplace")
 
 
 def finished(started: Started, limit: float = LIMIT) -> Ended:
@@ -113,8 +136,8 @@ def finished(started: Started, limit: float = LIMIT) -> Ended:
         with suppress(ProcessLookupError):
             os.killpg(started.pid, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
-    texts = [path.read_bytes().decode("utf-8", "backslashreplace") for path in (started.out, started.err)]
-    return Ended(status or 0, *texts, time.monotonic() - started.began, hung)
+    out, err = map(_text, started.outputs)
+    return Ended(status or 0, out, err, time.monotonic() - started.began, hung)
 
 
 def waited(pid: int, until: float) -> int | None:
@@ -154,16 +177,14 @@ def _become(
     before: Callable[[], object],
     memory: int,
     largest: int,
-    out: Path,
-    err: Path,
+    writers: Sequence[int],
 ) -> NoReturn:
     status = 1
     try:
         os.setpgid(0, 0)
         for one in SIGNALS:
             signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
-        for number, path in ((1, out), (2, err)):
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        for number, descriptor in enumerate(writers, 1):
             os.dup2(descriptor, number)
             os.close(descriptor)
         sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), "utf-8", "surrogateescape", write_through=True)

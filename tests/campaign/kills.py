@@ -95,13 +95,12 @@ def _parent_killed(
     child, share = int(told.read_text()), rng.random()
     left.append(child)
     time.sleep(share * world.seconds[command])
-    slowed = rng.random() < 0.6
-    if slowed:
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGSTOP)
     os.kill(parent, signal.SIGKILL)
     os.waitpid(parent, 0)
-    if slowed:
+    slowed = rng.random() < 0.6
+    if slowed:  # not before: the kernel sends HUP to a group that is stopped when its parent ends
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGSTOP)
         _woken(child, 2 * world.seconds[command] + 0.3)
     replaced(study / "params.yaml", plain)
     changed = f", {key} = {value}" * bool(key)

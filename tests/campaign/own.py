@@ -1,6 +1,7 @@
 """Cases of the project's own files, and of disks that are full or may not be written."""
 
 import csv
+import ctypes
 import io
 import json
 import os
@@ -91,7 +92,7 @@ def _damaged(rng: random.Random, path: Path, study: Path, form_only: bool) -> st
     ruin = [*bad_bytes.RUINED, bad_bytes.cut_last]
     if path.suffix != ".csv":
         ruin += [bad_bytes.hole] * (not form_only)
-    shape = rng.choices(("ruin", "gone", "flip", "edit", "swap"), (30, 8, 20, 25, 17))[0]
+    shape = rng.choices(("ruin", "gone", "flip", "edit", "swap"), (20, 6, 22, 30, 22))[0]
     if form_only and shape in ("flip", "swap") or (shape == "swap" and not _siblings(path)):
         shape = "edit"
     if shape == "gone":
@@ -232,7 +233,7 @@ def disk(rng: random.Random, world: World, folder: Path) -> Finding:
         return _no_place(rng, world, folder)
     command = rng.choice([command for command in STAGES if command[0] != "check"])
     study = folder / "study"
-    shutil.copytree(world.study, study)  # no links: owners change
+    shutil.copytree(world.study, study)  # no links: rights change
     without_outs(study, command)
     if rng.random() < 0.7:
         shutil.rmtree(study / "scratch")
@@ -310,25 +311,28 @@ def _filled(source: Path, target: Path) -> None:
 
 
 def _no_rights(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
-    """A folder that may not be written; where this process is root, the command runs as nobody."""
+    """A folder that may not be written; the command gives up what makes root an exception."""
     place = rng.choice((study / "scratch", (study / outs(command)[0]).parent, study))
-    nobody = 65534
     place.mkdir(parents=True, exist_ok=True)
-    for path in (study, *study.rglob("*")):
-        os.chown(path, nobody, nobody) if os.geteuid() == 0 else None
-        path.chmod(0o755 if path.is_dir() else 0o644)
-    for path in (place, *(one for one in place.rglob("*") if one.is_dir())):
+    folders = [place, *(path for path in place.rglob("*") if path.is_dir())]
+    for path in folders:
         path.chmod(0o555)
-
-    def leave() -> None:
-        if os.geteuid() == 0:
-            os.setgid(nobody)
-            os.setuid(nobody)
-
-    ended = stage(command, study, before=leave)
-    for path in (place, *(one for one in place.rglob("*") if one.is_dir())):
+    ended = stage(command, study, before=_without_privileges)
+    for path in folders:
         path.chmod(0o755)
     return f"{place.relative_to(study.parent)} may not be written", ended
+
+
+def _without_privileges() -> None:
+    """Drop CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER, by which root writes where nobody may."""
+    if os.geteuid():
+        return
+    libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable; twice
+    assert libc.capget(header, sets) == 0
+    for place in range(3):
+        sets[place] &= ~0b1110
+    assert libc.capset(header, sets) == 0
 
 
 def _in_the_way(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
