@@ -24,19 +24,19 @@ from pathlib import Path
 
 import click
 
-from tests.campaign import fetched, forks, inputs, kills, own, verdicts, weights, world
+from tests.campaign import fetched, forks, kills, own, params, pictures, verdicts, weights, world
 from tests.campaign.verdicts import FATAL, GROUPS, TAKEN, Finding
 from tests.checkout import ROOT
 
 CASES: dict[str, Callable[[random.Random, world.World, Path], Finding]] = {
-    "params": inputs.params,
-    "images": inputs.images,
+    "params": params.params,
+    "images": pictures.images,
     "archives": fetched.archives,
     "mirrors": fetched.mirrors,
     "weights": weights.weights,
     "disk": own.disk,
     "own": own.own,
-    "late": inputs.late,
+    "late": params.late,
     "kills": kills.kills,
 }
 WAITING = ("mirrors",)  # cases that wait more than they compute run beside the others

@@ -16,8 +16,8 @@ from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 from tests.campaign import bad_bytes, forks
-from tests.campaign.inputs import pickles
-from tests.campaign.verdicts import CLEAR, TAKEN, UNCLEAR, WRONG, Finding, refused
+from tests.campaign.pictures import pickles
+from tests.campaign.verdicts import CLEAR, TAKEN, UNCLEAR, WRONG, Finding, refusal, refused
 from tests.campaign.world import World, contents
 
 FILES = {
@@ -102,13 +102,9 @@ def _imported(folder: Path, label: str, name: str, content: bytes, safe: bool | 
         Path("/tmp/campaign_escaped").unlink(missing_ok=True)
         return Finding(WRONG, label, f"written outside the set's folder: {[*here, *strange, *receipts][:3]}")
     if ended.status or ended.hung:
-        kind, said = refused(ended, [name, "set"])
-        left = (
-            [one for one in contents(root, hidden=True) if ".staging" in one or ".tmp" in one] if root.exists() else []
-        )
-        return Finding(
-            UNCLEAR if left and kind == CLEAR else kind, label, f"{left[:2]} stays; {said}" if left else said
-        )
+        there = contents(root, hidden=True) if root.exists() else {}
+        left = [one for one in there if ".staging" in one or ".tmp" in one]
+        return refusal(ended, [name, "set"], label, left)
     if out == PLAIN:
         return Finding(TAKEN, label)
     return (

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.campaign import bad_bytes, forks
-from tests.campaign.verdicts import CLEAR, TAKEN, UNCLEAR, WRONG, Finding, refused
+from tests.campaign.verdicts import TAKEN, WRONG, Finding, refusal
 from tests.campaign.world import (
     ATTACKS,
     METHODS,
@@ -76,14 +76,10 @@ def own(rng: random.Random, world: World, folder: Path) -> Finding:
     without_outs(study, command)
     ended = stage(command, study)
     if ended.status or ended.hung:
-        return Finding(*_labelled(refused(ended, [path.name, path.parent.name]), label))
+        return refusal(ended, [path.name, path.parent.name], label)
     if made(study, command) == world.undisturbed[command]:
         return Finding(TAKEN, label)
     return Finding(WRONG, label, f"exit 0, another {', '.join(outs(command))}")
-
-
-def _labelled(verdict: tuple[str, str], label: str) -> tuple[str, str, str]:
-    return verdict[0], label, verdict[1]
 
 
 def _damaged(rng: random.Random, path: Path, study: Path, form_only: bool) -> str:
@@ -245,12 +241,9 @@ def disk(rng: random.Random, world: World, folder: Path) -> Finding:
     left = [path.name for path in now if path.name.endswith(".tmp")]
     again = _again(world, study, command)
     if ended.status or ended.hung:
-        kind, said = refused(
-            ended, [str(study), *outs(command), "scratch", "data/", "metrics/", "tables", *_parts(study)]
-        )
-        if left and kind == CLEAR:
-            kind, said = UNCLEAR, f"{left} stays; {said}"
-        return Finding(kind, label, said) if kind != CLEAR or not again else Finding(WRONG, label, again)
+        names = [str(study), *outs(command), "scratch", "data/", "metrics/", "tables", *_parts(study)]
+        finding = refusal(ended, names, label, left)
+        return Finding(WRONG, label, again) if again else finding
     if again or made(study, command) != world.undisturbed[command]:
         return Finding(WRONG, label, again or f"exit 0, another {', '.join(outs(command))}")
     return Finding(TAKEN, label)
@@ -380,5 +373,5 @@ def _no_place(rng: random.Random, world: World, folder: Path) -> Finding:
 
 def _one_line(label: str, ended: forks.Ended, names: list[str]) -> Finding:
     if ended.status or ended.hung:
-        return Finding(*_labelled(refused(ended, names), label))
+        return refusal(ended, names, label)
     return Finding(WRONG, label, "exit 0, though nothing can be written there")

@@ -13,16 +13,16 @@ from tests.checkout import ROOT
 
 
 @pytest.mark.campaign
-def test_no_damage_is_believed_and_no_kill_changes_a_byte(capfd):
+def test_no_damage_is_believed_and_no_kill_changes_a_byte():
     """CAMPAIGN_SEED, CAMPAIGN_CASES and CAMPAIGN_MINUTES choose; CAMPAIGN_WRITE puts the table into the page."""
     chosen = {name: os.environ.get(f"CAMPAIGN_{name.upper()}", "") for name in ("seed", "cases", "minutes")}
     options = [part for name, value in chosen.items() if value for part in (f"--{name}", value)]
     options += ["--write"] * bool(os.environ.get("CAMPAIGN_WRITE"))
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)}
-    with capfd.disabled():
-        command = [sys.executable, "-B", "-m", "tests.campaign", *options]
-        status = subprocess.run(command, cwd=ROOT, env=environment).returncode
-    assert status == 0, "a silent wrong result, a traceback, a hang, a signal, or a kill that changed a byte: see above"
+    command = [sys.executable, "-B", "-m", "tests.campaign", *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, f"wrong in silence, a traceback, a hang, a signal, or a changed byte:\n{done.stdout}"
 
 
 BAR = "tecoa pgd:   0%|          | 0/3 [00:00<?, ?batch/s]"

@@ -80,6 +80,14 @@ def refused(ended: Ended, names: Iterable[str]) -> tuple[str, str]:
     return (CLEAR, said) if named else (UNCLEAR, f"names no file or key: {said}")
 
 
+def refusal(ended: Ended, names: Iterable[str], label: str, left: Sequence[str] = ()) -> Finding:
+    """The finding of a command that did not exit with 0. left: temporary files that it should have deleted."""
+    kind, said = refused(ended, names)
+    if left:
+        said = f"{', '.join(left[:3])} stays; {said}"
+    return Finding(UNCLEAR if left and kind == CLEAR else kind, label, said)
+
+
 def working(ended: Ended) -> bool:
     """Was a command that we ended at work, with a progress bar to be seen?"""
     return ended.hung and bool(BAR.search(re.split(r"[\r\n]+", ended.err.strip())[-1]))

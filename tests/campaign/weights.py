@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaign import bad_bytes, forks
-from tests.campaign.verdicts import CLEAR, TAKEN, UNCLEAR, WRONG, Finding, refused
+from tests.campaign.verdicts import TAKEN, WRONG, Finding, refusal
 from tests.campaign.world import ARCH, World, contents, evaluated, linked, records, replaced
 
 STATED = ("--activation", "gelu", "--norm-stats", "clip")
@@ -50,8 +50,7 @@ def _converted(
         return Finding(WRONG, label, "code in the file was run")
     left = [one for one in contents(folder, hidden=True) if "out.safetensors" in one]
     if ended.status or ended.hung:
-        kind, said = refused(ended, [name, "whole.safetensors", *_keys(options)])
-        return Finding(UNCLEAR if left and kind == CLEAR else kind, label, f"{left} stays; {said}" if left else said)
+        return refusal(ended, [name, "whole.safetensors", *_keys(options)], label, left)
     if must_refuse:
         return Finding(WRONG, label, "converted without a word")
     same = there["out.safetensors"] == expected
@@ -67,16 +66,12 @@ def _evaluated(
     if (folder / "PWNED").exists():
         return Finding(WRONG, label, "code in the file was run")
     if ended.status or ended.hung:
-        return Finding(*_labelled(refused(ended, [name, "whole.safetensors", *_keys(options)]), label))
+        return refusal(ended, [name, "whole.safetensors", *_keys(options)], label)
     if must_refuse:
         return Finding(WRONG, label, "evaluated without a word")
     bits = [_verdicts(out) for out in (folder / "out", world.folder / "records")]
     same = bits[0] == bits[1]
     return Finding(TAKEN, label) if same or must_refuse is None else Finding(WRONG, label, "other verdicts")
-
-
-def _labelled(verdict: tuple[str, str], label: str) -> tuple[str, str, str]:
-    return verdict[0], label, verdict[1]
 
 
 def _keys(options: list[str]) -> list[str]:
@@ -184,9 +179,7 @@ def _safetensors(rng: random.Random, path: Path, folder: Path) -> tuple[str, boo
     elif name == "deep JSON":
         text = b'{"a":' * 5000 + b"1" + b"}" * 5000
     elif name in ("numbers that are not finite", "weights of 0"):
-        start, end = header[rng.choice([n for n in names if "visual" in n or "proj" in n or path.stem == "tower"])][
-            "data_offsets"
-        ]
+        start, end = header[rng.choice([n for n in names if path.stem == "tower" or "visual" in n])]["data_offsets"]
         value = struct.pack("<f", rng.choice((float("nan"), float("inf"))) if name != "weights of 0" else 0.0)
         data = data[:start] + value * ((end - start) // 4) + data[end:]
     size = 2**50 if name == "a length of the header that is huge" else len(text)
