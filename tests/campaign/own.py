@@ -1,0 +1,377 @@
+"""Cases of the project's own files, and of disks that are full or may not be written."""
+
+import csv
+import ctypes
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.campaign import bad_bytes, forks
+from tests.campaign.verdicts import TAKEN, WRONG, Finding, refusal
+from tests.campaign.world import (
+    ATTACKS,
+    METHODS,
+    SETS,
+    STAGES,
+    World,
+    evaluated,
+    linked,
+    made,
+    outs,
+    records,
+    replaced,
+    stage,
+    without_outs,
+)
+
+# Files of our own: who reads them -> patterns of the files. An edited number of a file of metrics, which git holds, or
+# of a whole checkpoint is another input and cannot be told; so these are damaged in their form alone.
+KEPT = {
+    ("evaluate", "tecoa", "pgd"): ("scratch/evaluate/*.json",),
+    ("evaluate", "clip", "cw"): ("scratch/evaluate/*.json",),
+    ("train", "tecoa"): ("scratch/training/*/tower.safetensors", "scratch/training/*/curve.csv"),
+    ("base_model",): ("scratch/pretraining/*/model.safetensors", "scratch/pretraining/*/curve.csv"),
+}
+INPUTS = {
+    ("evaluate", "tecoa", "pgd"): ("data/sets/*/test.safetensors", "data/text_embeddings/*/0.safetensors"),
+    ("evaluate", "clip", "pgd"): ("data/text_embeddings/sets.json", "data/sets/*/test.safetensors"),
+    ("train", "tecoa"): ("data/sets/shapes/train.safetensors", "data/text_embeddings/shapes/0.safetensors"),
+    ("text_embeddings",): ("data/sets/*/test.safetensors", "data/study.json"),
+    ("collect",): ("data/records/*/0/*.json", "data/records/*/0/*.json", "data/study.json"),
+    ("tables",): ("metrics/results/*.csv", "metrics/results/study.json"),
+    ("figures",): ("metrics/curves/*/curve.csv",),
+}
+FORM_ONLY = {
+    ("evaluate", "clip", "cw"): ("data/checkpoints/clip/0.safetensors",),
+    ("train", "tecoa"): ("data/base_model/0.safetensors",),
+    ("text_embeddings",): ("data/base_model/0.safetensors",),
+}
+PARTIAL = {("train", "tecoa"): "training/*/unfinished", ("evaluate", "tecoa", "pgd"): "evaluate/*.json"}
+
+
+def own(rng: random.Random, world: World, folder: Path) -> Finding:
+    """A file of our own is damaged, edited, or lies in another's place; then the stage that reads it runs."""
+    study = world.copied(folder)
+    kind = rng.choices(("kept", "partial", "inputs", "form"), (30, 15, 45, 10))[0]
+    if kind == "partial":
+        command = rng.choice(list(PARTIAL))
+        shutil.rmtree(study / "scratch")
+        linked(world.unfinished[command], study / "scratch")
+        patterns: tuple[str, ...] = (f"scratch/{PARTIAL[command]}",)
+    else:
+        table = {"kept": KEPT, "inputs": INPUTS, "form": FORM_ONLY}[kind]
+        command = rng.choice(list(table))
+        patterns = table[command]
+    path = rng.choice(sorted(study.glob(rng.choice(patterns))))
+    if kind == "inputs" and command[0] == "evaluate" and rng.random() < 0.7:
+        shutil.rmtree(study / "scratch")  # else kept work may answer before the input is read
+    label = _damaged(rng, path, study, kind == "form" or path.suffix == ".csv" and kind == "inputs")
+    label = f"{' '.join(command)}: {path.relative_to(study)}: {label}"
+    without_outs(study, command)
+    ended = stage(command, study)
+    if ended.status or ended.hung:
+        return refusal(ended, [path.name, path.parent.name], label)
+    if made(study, command) == world.undisturbed[command]:
+        return Finding(TAKEN, label)
+    return Finding(WRONG, label, f"exit 0, another {', '.join(outs(command))}")
+
+
+def _damaged(rng: random.Random, path: Path, study: Path, form_only: bool) -> str:
+    """Change a file; returns what was done. form_only: only damage to its form."""
+    content = path.read_bytes()
+    ruin = [*bad_bytes.RUINED, bad_bytes.cut_last]
+    if path.suffix != ".csv":
+        ruin += [bad_bytes.hole] * (not form_only)
+    shape = rng.choices(("ruin", "gone", "flip", "edit", "swap"), (20, 6, 22, 30, 22))[0]
+    if form_only and shape in ("flip", "swap") or (shape == "swap" and not _siblings(path)):
+        shape = "edit"
+    if shape == "gone":
+        path.unlink()
+        return "is gone"
+    if shape == "flip":
+        replaced(path, bad_bytes.bits_flipped(content, rng))
+        return "bits flipped"
+    if shape == "swap":
+        other = rng.choice(_siblings(path))
+        replaced(path, other.read_bytes())
+        return f"{other.relative_to(study)} in its place"
+    edits = {".json": _edited_json, ".csv": _edited_rows, ".safetensors": _edited_tensors}.get(path.suffix)
+    if shape == "edit" and edits and not (form_only and path.suffix == ".safetensors"):
+        return edits(rng, path, form_only)
+    way = rng.choice(ruin)
+    replaced(path, way(content, rng))
+    return way.__name__
+
+
+def _siblings(path: Path) -> list[Path]:
+    """Files of the same kind in other places, with other contents."""
+    near = [*path.parent.glob(f"*{path.suffix}"), *path.parent.parent.parent.glob(f"*/*/*{path.suffix}")]
+    near += path.parent.parent.glob(f"*/*{path.suffix}")
+    return [one for one in sorted(set(near)) if one != path and one.read_bytes() != path.read_bytes()]
+
+
+def _edited_json(rng: random.Random, path: Path, form_only: bool) -> str:
+    """A record, an index or a catalogue with a value changed, gone, or of another type."""
+    document = json.loads(path.read_text())
+    key = rng.choice(list(document))
+    value = document[key]
+    how = rng.choice(("gone", "type", "edit", "edit", "edit", "more"))
+    if how == "gone":
+        del document[key]
+    elif how == "more":
+        document["more"] = 1
+    elif how == "type":
+        document[key] = rng.choice((None, 7, "text", [], {}, [1.5], True))
+        how = f"becomes {document[key]!r}"
+    else:
+        document[key] = _other(rng, value)
+    replaced(path, (json.dumps(document, indent=1) + "\n").encode())
+    return f"{key if how != 'more' else 'an unknown key'}: {how}"
+
+
+def _other(rng: random.Random, value: object) -> object:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + rng.choice((-1, 1, 100, -(10**9)))
+    if isinstance(value, str) and value and set(value) <= set("0123456789abcdef") and len(value) % 2 == 0:
+        place = rng.randrange(len(value))
+        return value[:place] + rng.choice([c for c in "0123456789abcdef" if c != value[place]]) + value[place + 1 :]
+    if isinstance(value, str):
+        names = [*METHODS, *ATTACKS, *SETS, "both", "adv", "other"]
+        return rng.choice([name for name in names if name != value])
+    if isinstance(value, list) and value:
+        return rng.choice((value[:-1], value[::-1], [*value, value[-1]], [_other(rng, value[0]), *value[1:]]))
+    if isinstance(value, dict) and value:
+        key = rng.choice(list(value))
+        return value | {key: _other(rng, value[key])}
+    return ["x"] if isinstance(value, list) else {"x": 1}
+
+
+def _edited_rows(rng: random.Random, path: Path, form_only: bool) -> str:
+    """A table with a column less, or a cell that is no number. No number becomes another: nobody could tell."""
+    rows = list(csv.reader(io.StringIO(path.read_text())))
+    if len(rows) < 2:
+        replaced(path, b"")
+        return "empty"
+    row, column = rng.randrange(1, len(rows)), rng.randrange(len(rows[0]))
+    how = rng.choice(
+        ("a cell of text", "an empty cell", "a cell less", "a cell more", "a column less", "nan", "a row of another")
+    )
+    if how == "a column less":
+        rows = [cells[:column] + cells[column + 1 :] for cells in rows]
+    elif how == "a cell less":
+        rows[row] = rows[row][:-1]
+    elif how == "a cell more":
+        rows[row] = [*rows[row], "7"]
+    elif how == "a row of another":
+        rows[row] = ["other", *rows[row][1:]]
+    else:
+        rows[row][column] = {"a cell of text": "text", "an empty cell": "", "nan": "nan"}[how]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    replaced(path, text.getvalue().encode())
+    return f"row {row}, column {rows[0][min(column, len(rows[0]) - 1)] if rows[0] else ''}: {how}"
+
+
+def _edited_tensors(rng: random.Random, path: Path, form_only: bool) -> str:
+    """Arrays of the right form with other numbers."""
+    said = path.with_suffix(".said")
+    number = rng.randrange(2**32)
+    forks.call(lambda: said.write_text(_with_numbers(random.Random(number), path)))
+    text = said.read_text()
+    said.unlink()
+    return text
+
+
+def _with_numbers(rng: random.Random, path: Path) -> str:
+    import numpy as np
+
+    from zsr import files
+
+    arrays, facts = files.load_arrays(path)
+    name = rng.choice(list(arrays))
+    array = arrays[name].copy()
+    flat = array.reshape(-1)
+    ways: dict[str, Callable[[], object]] = {
+        "reversed": lambda: flat.__setitem__(slice(None), flat[::-1].copy()),
+        "one number is another": lambda: flat.__setitem__(rng.randrange(len(flat)), flat[0] + 1),
+        "all are the first": lambda: flat.__setitem__(slice(None), flat[0]),
+        "turned": lambda: flat.__setitem__(slice(None), np.roll(flat, 1)),
+    }
+    if array.dtype.kind == "f":
+        ways["not finite"] = lambda: flat.__setitem__(rng.randrange(len(flat)), rng.choice((np.nan, np.inf)))
+        ways["zeros"] = lambda: flat.__setitem__(slice(None), 0)
+    if array.dtype == np.int64:
+        ways["out of range"] = lambda: flat.__setitem__(0, rng.choice((-1, 10**6)))
+    way = rng.choice(list(ways))
+    ways[way]()
+    if np.array_equal(array, arrays[name]):
+        way, array = "the last row is missing", array[:-1]
+    path.unlink()
+    files.save_arrays(path, arrays | {name: array}, facts)
+    return f"{name}: {way}"
+
+
+# Full disk and rights
+
+
+def disk(rng: random.Random, world: World, folder: Path) -> Finding:
+    """A place that is full, or that may not be written: one line; and once there is room, the same as ever."""
+    if rng.random() < 0.25:
+        return _no_place(rng, world, folder)
+    command = rng.choice([command for command in STAGES if command[0] != "check"])
+    study = folder / "study"
+    shutil.copytree(world.study, study)  # no links: rights change
+    without_outs(study, command)
+    if rng.random() < 0.7:
+        shutil.rmtree(study / "scratch")
+        (study / "scratch").mkdir()
+    before = {path for path in study.rglob("*") if path.is_file()}
+    label, ended = rng.choice((_full_limit, _full_limit, _full_disk, _no_rights, _in_the_way))(rng, study, command)
+    label = f"{' '.join(command)}: {label}"
+    now = {path for path in study.rglob("*") if path.is_file()} - before
+    left = [path.name for path in now if path.name.endswith(".tmp")]
+    again = _again(world, study, command)
+    if ended.status or ended.hung:
+        names = [str(study), *outs(command), "scratch", "data/", "metrics/", "tables", *_parts(study)]
+        finding = refusal(ended, names, label, left)
+        return Finding(WRONG, label, again) if again else finding
+    if again or made(study, command) != world.undisturbed[command]:
+        return Finding(WRONG, label, again or f"exit 0, another {', '.join(outs(command))}")
+    return Finding(TAKEN, label)
+
+
+def _parts(study: Path) -> list[str]:
+    return [path.name for path in (study / "data").glob("*")]
+
+
+def _again(world: World, study: Path, command: tuple[str, ...]) -> str:
+    """What is wrong with the result of the same command once there is room; "" where nothing is."""
+    without_outs(study, command)
+    ended = stage(command, study)
+    if ended.status:
+        return f"run again with room, it fails: {ended.err.strip()[-200:]}"
+    same = made(study, command) == world.undisturbed[command]
+    return "" if same else "run again with room, the result is another"
+
+
+def _full_limit(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
+    """No file may grow beyond a limit, as on a disk that is full."""
+    limit = rng.choice((1, 10, 100, 500, 1000, 5000, 20_000, 200_000, 1_000_000, 10_000_000))
+    return f"files of {limit} bytes", stage(command, study, largest=limit)
+
+
+@contextmanager
+def _small_disk(place: Path, size: int):
+    """A disk of so many bytes in memory, in the place of a folder; no disk where mounting is not allowed."""
+    place.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True)
+    try:
+        yield mounted.returncode == 0
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", "-l", place], capture_output=True)
+
+
+def _full_disk(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
+    out = study / outs(command)[0]
+    scratch = rng.random() < 0.4
+    place, size = study / "scratch" if scratch else out.parent, rng.choice((4096, 8192, 16_384, 65_536, 1_048_576))
+    if not scratch:  # the disk begins at a folder of outputs, so what lies in it must be there
+        kept = study.with_name("kept")
+        shutil.copytree(place, kept)
+    with _small_disk(place, size) as mounted:
+        if not mounted:
+            return _full_limit(rng, study, command)
+        if not scratch:
+            _filled(kept, place)
+        ended = stage(command, study)
+    return f"a disk of {size} bytes below {place.relative_to(study)}", ended
+
+
+def _filled(source: Path, target: Path) -> None:
+    """Links to what lay in the place of the small disk."""
+    for path in source.iterdir():
+        os.symlink(path, target / path.name)
+
+
+def _no_rights(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
+    """A folder that may not be written; the command gives up what makes root an exception."""
+    place = rng.choice((study / "scratch", (study / outs(command)[0]).parent, study))
+    place.mkdir(parents=True, exist_ok=True)
+    folders = [place, *(path for path in place.rglob("*") if path.is_dir())]
+    for path in folders:
+        path.chmod(0o555)
+    ended = stage(command, study, before=_without_privileges)
+    for path in folders:
+        path.chmod(0o755)
+    return f"{place.relative_to(study.parent)} may not be written", ended
+
+
+def _without_privileges() -> None:
+    """Drop CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER, by which root writes where nobody may."""
+    if os.geteuid():
+        return
+    libc, header = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted and inheritable; twice
+    assert libc.capget(header, sets) == 0
+    for place in range(3):
+        sets[place] &= ~0b1110
+    assert libc.capset(header, sets) == 0
+
+
+def _in_the_way(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
+    """A file in the place of a folder, or a folder in the place of a file."""
+    out = study / outs(command)[-1]
+    place = rng.choice((out, study / "scratch"))
+    if place.name == "scratch":
+        shutil.rmtree(place)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.suffix:
+        place.mkdir()
+    else:
+        place.write_text("in the way")
+    ended = stage(command, study)
+    if place.is_dir() and place.suffix:
+        shutil.rmtree(place)
+    elif place.is_file():
+        place.unlink()
+    return f"something lies in the place of {place.relative_to(study)}", ended
+
+
+def _no_place(rng: random.Random, world: World, folder: Path) -> Finding:
+    """A path of an option that cannot be written."""
+    (folder / "file").write_text("a file")
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    whole = world.weights / "whole.safetensors"
+    places = ("file/x", "folder", "pipe", "n" * 300)
+    target = rng.choice((Path("/dev/full/x"), Path("/proc/x"), *(folder / place for place in places)))
+    if rng.random() < 0.5:
+        limit = rng.choice((0, 1000, 10**6)) if target == folder / "folder" else 0
+        command = ("zsr", "convert", whole, "--arch", "zsr-tiny-32", "--out", target)
+        ended = forks.run(command, folder, **({"largest": limit} if limit else {}))
+        return _one_line(f"convert --out {target.name[:20]}", ended, [str(target)[:60], "--out"])
+    if target == folder / "folder":
+        ended = evaluated(whole, world.pictures, folder / "folder", largest=100)
+        good = evaluated(whole, world.pictures, folder / "folder")
+        same = good.status == 0 and records(folder / "folder") == world.reference["records"]
+        if not same:
+            return Finding(WRONG, "evaluate on a full disk, and again", good.err.strip()[-200:])
+        return _one_line("evaluate --out on a full disk", ended, ["folder"])
+    ended = evaluated(whole, world.pictures, folder / "out", "--entry", target, "--n-iter", "0", "-n", "2")
+    return _one_line(f"evaluate --entry {target.name[:20]}", ended, [str(target)[:60], "--entry"])
+
+
+def _one_line(label: str, ended: forks.Ended, names: list[str]) -> Finding:
+    if ended.status or ended.hung:
+        return refusal(ended, names, label)
+    return Finding(WRONG, label, "exit 0, though nothing can be written there")

@@ -1,0 +1,79 @@
+"""The campaign of random damage, which runs for minutes; and, in the usual run, what it counts as what."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.campaign import verdicts
+from tests.campaign.forks import Ended
+from tests.campaign.verdicts import CLEAR, HANG, SIGNAL, TAKEN, TRACEBACK, UNCLEAR, WRONG, Finding, refused
+from tests.checkout import ROOT
+
+
+@pytest.mark.campaign
+def test_no_damage_is_believed_and_no_kill_changes_a_byte():
+    """CAMPAIGN_SEED, CAMPAIGN_CASES and CAMPAIGN_MINUTES choose; CAMPAIGN_WRITE puts the table into the page."""
+    chosen = {name: os.environ.get(f"CAMPAIGN_{name.upper()}", "") for name in ("seed", "cases", "minutes")}
+    options = [part for name, value in chosen.items() if value for part in (f"--{name}", value)]
+    options += ["--write"] * bool(os.environ.get("CAMPAIGN_WRITE"))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-B", "-m", "tests.campaign", *options]
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+    print(done.stdout)
+    assert done.returncode == 0, f"wrong in silence, a traceback, a hang, a signal, or a changed byte:\n{done.stdout}"
+
+
+BAR = "tecoa pgd:   0%|          | 0/3 [00:00<?, ?batch/s]"
+
+
+@pytest.mark.parametrize(
+    ("status", "err", "kind"),
+    [
+        (1, "Error: a/params.yaml: seeds must be a list, got 7\n", CLEAR),
+        (1, f"{BAR}\r{BAR}\nWarning: no hash\nError: params.yaml is odd\n", CLEAR),
+        (2, "Usage: zsr convert FILE\nTry 'zsr convert --help'.\n\nError: params.yaml is no file\n", CLEAR),
+        (1, "Error: [Errno 28] No space left on device\n", UNCLEAR),
+        (1, "Error: params.yaml: bad\nand more\n", UNCLEAR),
+        (1, f"{BAR}Error: params.yaml is odd\n", UNCLEAR),
+        (1, "Error: params.yaml: \x1b[31m\n", UNCLEAR),
+        (1, "", UNCLEAR),
+        (1, "Traceback (most recent call last):\n  File ...\nKeyError: 'params.yaml'\n", TRACEBACK),
+        (-11, "", SIGNAL),
+    ],
+)
+def test_a_refusal_is_one_line_that_names_what_is_at_fault(status, err, kind):
+    assert refused(Ended(status, "", err, 0.1), ["params.yaml"])[0] == kind
+    assert refused(Ended(status, "", err, 61, hung=True), ["params.yaml"])[0] == HANG
+
+
+def test_the_campaign_fails_for_what_is_never_allowed_and_for_a_kill_that_did_not_end_well():
+    from tests.campaign.__main__ import failed
+
+    assert all(failed("params", Finding(kind, "")) for kind in (WRONG, TRACEBACK, HANG, SIGNAL))
+    assert not any(failed("params", Finding(kind, "")) for kind in (CLEAR, UNCLEAR, TAKEN))
+    assert failed("kills", Finding(UNCLEAR, "")) and not failed("kills", Finding(TAKEN, ""))
+
+
+def test_the_table_counts_by_group_and_stands_between_the_marks_of_the_page(tmp_path):
+    found = [("params", Finding(CLEAR, "a")), ("params", Finding(WRONG, "b")), ("kills", Finding(TAKEN, "c"))]
+    text = verdicts.report(found, "2026-01-02", 3, 4.2, skipped=5)
+    rows = {line.split(" | ")[0].lstrip("| "): line for line in text.splitlines() if line.startswith("| ")}
+    assert rows["params"] == "| params | 2 | 1 | 0 | 0 | 1 | 0 | 0 | 0 | 0 |"
+    assert rows["**all**"] == "| **all** | **3** | **1** | **0** | **0** | **1** | **0** | **0** | **0** | **1** |"
+    assert "seed 3, 3 cases in 4 minutes. 5 more cases were left out" in text and text.endswith(": 1 of 1.")
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{verdicts.START}\nold\n{verdicts.END}\nafter\n")
+    verdicts.write_block(page, text)
+    assert page.read_text() == f"before\n{verdicts.START}\n{text}\n{verdicts.END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        verdicts.write_block(page, text)
+
+
+def test_the_groups_are_evenly_mixed_and_a_case_is_the_same_in_a_longer_run():
+    from tests.campaign.__main__ import numbered
+
+    few, many = numbered(100), numbered(500)
+    assert set(few) <= set(many) and {group for group, _ in many[:30]} == set(verdicts.GROUPS)
