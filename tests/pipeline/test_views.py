@@ -40,11 +40,12 @@ def dvc(clone, monkeypatch, capsys):
 
 @pytest.fixture
 def experiment(clone):
-    """The clone after a change of one method: its number in params.yaml, its metrics and its rows in the results."""
+    """The clone after a change of one method: its number, its metrics, its rows in the results, hashes in the lock."""
     summary, averages = (clone / f"metrics/{name}" for name in (f"summary/{CHANGED}.json", "results/averages.csv"))
-    params, before = clone / "params.yaml", {}
-    for path in (summary, averages, params):
-        before[path] = path.read_text()
+    params, lock = clone / "params.yaml", clone / "dvc.lock"
+    before = {path: path.read_text() for path in (summary, averages, params, lock)}
+    moved = f"params.yaml|metrics|data/(checkpoints|checkpoints/{CHANGED}|records)"
+    lock.write_text(re.sub(rf"(- path: ({moved})\n(?: {{6}}.*\n)*? {{6}}md5: )....", r"\1abcd", before[lock]))
     summary.write_text(json.dumps({key: value + 1.25 for key, value in read_json(summary).items()}))
     averages.write_text(re.sub(rf"^(all,{CHANGED},clean,\d+),[\d.]+", r"\1,99.5", before[averages], flags=re.MULTILINE))
     params.write_text(before[params].replace("lambda_ar: 0.08", "lambda_ar: 0.1", 1))
