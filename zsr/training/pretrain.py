@@ -5,6 +5,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -229,7 +230,7 @@ def pretrain(
 
 
 def _text_thread(recipe: Pretraining) -> Executor:
-    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=[recipe.threads_each])
+    return ThreadPoolExecutor(1, initializer=partial(torch.set_num_threads, recipe.threads_each))
 
 
 @contextmanager
