@@ -76,7 +76,7 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
         def run(**arguments: str) -> None:
             end_with_dvc()
             document = read(Path("params.yaml"))
-            if parallel and document["launcher"] == "torchrun" and CHILD not in os.environ:
+            if parallel and block(document, "launcher", str) == "torchrun" and CHILD not in os.environ:
                 return _start_processes(f"stages.{name}", list(arguments.values()))
             modules = modules_of(document, name, list(arguments.values()))
             code = scratch.code_digest(modules, weights=weights_of(document, name, list(arguments.values())))

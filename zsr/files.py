@@ -363,11 +363,11 @@ def growing_images(path: Path, shape: tuple[int, ...], arrays: dict, facts: dict
     with temporary_for(path) as temporary, temporary.open("r+b") as file:
         with writing(path, start + length):
             reserve(file.fileno(), start + length)
-        images = np.memmap(file, np.uint8, "r+", start, shape) if length else np.empty(shape, np.uint8)
+        images: Any = np.memmap(file, np.uint8, "r+", start, shape) if length else np.empty(shape, np.uint8)
         yield images
         with writing(path, start + length):
             if length:
-                images.flush()  # type: ignore[attr-defined]  # a map has it
+                images.flush()
             assert len(header()) == start
             file.seek(0)
             file.write(header())

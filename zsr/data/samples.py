@@ -114,7 +114,7 @@ def of_files(folder: Path, paths: Sequence[str | Path], labels: Sequence[int], r
     return Samples(names, np.asarray(labels, np.int64), tuple(raw_keys), ImageFiles(folder, names))
 
 
-def of_array(pixels: np.ndarray, labels: Sequence[int], raw_keys: Sequence[str], split: str) -> Samples:
+def of_array(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, raw_keys: Sequence[str], split: str) -> Samples:
     """Samples of an array (N, H, W, 3) of one big file. The id of an image is the split and its row in the array."""
     ids = tuple(f"{split}/{row}" for row in range(len(pixels)))
     return Samples(ids, np.asarray(labels, np.int64), tuple(raw_keys), ImageArray(pixels))

@@ -57,11 +57,11 @@ def orthogonal(matrices: list[Tensor]) -> list[Tensor]:
     wide = [x / x.norm().clamp(min=1e-7) for x in wide]
     gram = torch.stack([x @ x.mT for x in wide])
     unit = a * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factor = None
-    for step in range(ITERATIONS):
+    factor = torch.baddbmm(unit + b * gram, gram, gram, alpha=c)
+    polynomial = factor
+    for _ in range(ITERATIONS - 1):
+        gram = polynomial @ gram @ polynomial
         polynomial = torch.baddbmm(unit + b * gram, gram, gram, alpha=c)
-        factor = polynomial if factor is None else polynomial @ factor
-        if step + 1 < ITERATIONS:
-            gram = polynomial @ gram @ polynomial
+        factor = polynomial @ factor
     products = [f @ x for f, x in zip(factor, wide)]
     return [y if y.shape == matrix.shape else y.mT for y, matrix in zip(products, matrices)]
