@@ -19,7 +19,7 @@ NUMBERS = (  # keys of numbers of the campaign's study
     *("evaluate.save_every", "evaluate.workers", "attacks.pgd.eps", "attacks.pgd.step_size", "attacks.pgd.n_iter"),
     *("attacks.cw.kappa", "method.lambda_ar"),
 )
-NATURAL = {"eps", "step_size", "lr", "weight_decay", "grad_clip", "kappa", "lambda_ar", "gradient_leak"}  # not whole
+FRACTIONAL = {"eps", "step_size", "lr", "weight_decay", "grad_clip", "kappa", "lambda_ar", "gradient_leak"}
 TEXTS = (
     *("name", "caution", "launcher", "compute.device", "data.attack_resolution", "data.template", "data.prompt_set"),
     *("data.source", "data.start_source", "model.arch", "base_model.optimizer", "train.optimizer"),
@@ -171,7 +171,7 @@ def _value(rng: random.Random, document: dict, text: str) -> tuple[str, bytes, b
     """A value of another type, or out of range."""
     if rng.random() < 0.7:
         key = rng.choice(NUMBERS)
-        whole = key.rpartition(".")[2] not in NATURAL
+        whole = key.rpartition(".")[2] not in FRACTIONAL
         value, must_refuse = rng.choice(
             [(bad, True) for bad in NO_NUMBER]
             + [(float("nan"), True), (float("inf"), True), (-float("inf"), True)]
