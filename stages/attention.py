@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
+from stages.command import CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, catalogue, stage
 from stages.progress import over, tell
 from zsr import files
 from zsr.attacks.pgd import SignAttack
@@ -24,8 +24,8 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     attack = component(document, "attacks", shown.attack)
     if isinstance(attack, SignAttack):
         attack = replace(attack, success="last")  # maps show images after all steps of the attack
-    catalogue = files.read_json(CATALOGUE)["methods"]
-    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in catalogue}
+    rows_of_study = catalogue()["methods"]
+    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in rows_of_study}
     data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name, min(int(path.stem) for path in methods.values()))
     maps, rows = {}, []
     for method, weights in over(f"attention maps of {set_name}", "methods", methods.items()):
@@ -44,7 +44,7 @@ def main(document: Mapping, code: str, set_name: str) -> None:
         maps[method], facts = attention.measure_once(task, data, code)
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
     files.write_rows(METRICS / "attention" / f"{set_name}.csv", rows)
-    compared = list(dict.fromkeys([next(iter(methods)), under_study(catalogue)]))
+    compared = list(dict.fromkeys([next(iter(methods)), under_study(rows_of_study)]))
     images = data.split.tensors(range(shown.images))[0]
     panels = attention.panels(images, {method: maps[method] for method in compared}, shown.columns)
     note = f"{block(document, 'name', str)}. {figures.ATTENTION_NOTE} {attention.told(rows, compared)}"

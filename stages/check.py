@@ -17,7 +17,7 @@ def main(document: Mapping, code: str) -> None:
     checked = study.check(Path("params.yaml"))
     files.write_atomic(CATALOGUE.with_name("params.ok"), b"params.yaml is valid\n")
     names = study.catalogue(checked, document)
-    files.write_json(CATALOGUE, names)
+    files.write_kept(CATALOGUE, "study", names)
     click.echo(", ".join(f"{len(names[kind])} {kind}" for kind in ("methods", "attacks", "sets")))
 
 

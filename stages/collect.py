@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 from tabulate import tabulate
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, stage
+from stages.command import CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, catalogue, stage
 from zsr import files
 from zsr.data.prepared import classes
 from zsr.evaluation import audit, results
@@ -15,7 +15,7 @@ from zsr.evaluation.records import Record, check_alike
 
 @stage("collect")
 def main(document: Mapping, code: str) -> None:
-    study = files.read_json(CATALOGUE)
+    study = catalogue()
     loaded = {
         (method, attack, name): _records(method, attack, name)
         for method in study["methods"]

@@ -204,6 +204,14 @@ def _joined(parallel: bool) -> AbstractContextManager:
     return compute.joined()
 
 
+def catalogue() -> dict[str, Any]:
+    """The names of what the study consists of, as the stage `check` wrote them.
+
+    Raises Unusable: the file is damaged, or was edited.
+    """
+    return files.read_kept(CATALOGUE, "study")
+
+
 def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
     """Every cell of a stage of dvc.yaml with a digest of its code: name of the stage and arguments of the cell."""
     names = ("check", "base_model", "text_embeddings", "start", "collect", "tables", "figures", "report", "plots_page")

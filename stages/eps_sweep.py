@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, stage
+from stages.command import CHECKPOINTS, METRICS, SETS, TEXT_EMBEDDINGS, catalogue, stage
 from stages.progress import over, tell
 from zsr import files, scratch
 from zsr.compute import Compute
@@ -17,7 +17,7 @@ from zsr.params import Count, block, component, under_protocol
 @stage("eps_sweep", "attack")
 def main(document: Mapping, code: str, attack: str) -> None:
     document, rows = under_protocol(document), []
-    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in files.read_json(CATALOGUE)["methods"]}
+    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in catalogue()["methods"]}
     seed, names = min(int(path.stem) for path in methods.values()), prepared.names(TEXT_EMBEDDINGS)
     sets = {name: prepared.load(SETS, TEXT_EMBEDDINGS, name, seed) for name in names}
     for method, weights in over(f"eps of {attack}", "methods", methods.items()):

@@ -52,7 +52,7 @@ def _per_set(study: str, document: Mapping) -> None:
 
 def _training(study: str, document: Mapping) -> None:
     methods = files.read_json(RESULTS / "study.json")["methods"]
-    curves = {method: files.read_rows(CURVES / method / "curve.csv") for method in methods}
+    curves = {method: files.read_rows(CURVES / method / "curve.csv", numbers=None) for method in methods}
     note = f"{study}. Every term as weighted in the sum, mean over seeds."
     figures.training(OUT / "training.png", curves, "The terms of the loss during training", note)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from stages.command import CATALOGUE, CHECKPOINTS, METRICS, SETS, STARTS, stage
+from stages.command import CHECKPOINTS, METRICS, SETS, STARTS, catalogue, stage
 from stages.progress import over, tell
 from zsr import files, scratch
 from zsr.compute import Compute
@@ -15,7 +15,7 @@ from zsr.reports.transfer import start_and_method
 
 @stage("likeness", "start")
 def main(document: Mapping, code: str, start: str) -> None:
-    methods, rows = files.read_json(CATALOGUE)["methods"], []
+    methods, rows = catalogue()["methods"], []
     target, seeds = SETS / block(document, "data.source", str), block(document, "seeds", tuple[Natural, ...])
     pairs = [(name, seed) for name in methods for seed in seeds]
     for name, seed in over(f"likeness with {start}", "models", pairs):

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import torch
 
-from stages.command import BASE_MODEL, CATALOGUE, SETS, TEXT_EMBEDDINGS, stage
+from stages.command import BASE_MODEL, SETS, TEXT_EMBEDDINGS, catalogue, stage
 from zsr import files
 from zsr.data.prepared import INDEX, Split, entry
 from zsr.models.heads import Model, checkpoints
@@ -22,8 +22,8 @@ def main(document: Mapping, code: str) -> None:
     model, index = block(document, "model", Model), {}
     template, prompt_set = block(document, "data.template", str), block(document, "data.prompt_set", str)
     bases = {path.stem: _embedder(model, path) for path in checkpoints(BASE_MODEL)}
-    catalogue = files.read_json(CATALOGUE)
-    for name in catalogue["sets"]:
+    study = catalogue()
+    for name in study["sets"]:
         test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / name
         split = Split.load(test)
         prompts = list(split.own_prompts) or split.prompts(template)
@@ -34,7 +34,7 @@ def main(document: Mapping, code: str) -> None:
             else:
                 tensors, facts = {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts}
             files.save_tensors(out / f"{base}.safetensors", tensors, facts, placed=True)
-        if name in catalogue["judged"]:
+        if name in study["judged"]:
             index[name] = entry(test, out)  # the index tells evaluations when the images are new
     files.write_json(TEXT_EMBEDDINGS / INDEX, index)
     n = sum(facts["classes"] for facts in index.values())

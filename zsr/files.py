@@ -18,6 +18,7 @@ import shutil
 import socket
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,7 @@ SMALL = 2**26  # bytes; larger files are verified once for each size, time and i
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
 TEMPORARY = re.compile(rf"\..+\.(\d+)-{HOST}[0-9a-f]+\.tmp")  # number of the process; files of other hosts are left
 SEED = r"[0-9]+"
+NUMBERS = ("accuracy", "correct", "high", "low", "mean", "n", "sd", "value")  # columns of numbers, in any CSV file
 STAGES = {  # beginning of an output's path -> the stage that makes the output; {} is the next part of the path
     "data/sets": "data@{}",
     "data/base_model": "base_model",
@@ -84,6 +86,8 @@ def temporary_for(path: Path) -> Iterator[Path]:
 
     Where the block fails, the file is removed. The next writer in the folder removes the file of a killed process.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise StudyError(f"{path} is a device or a pipe, and a file would take its place: name a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{HOST}{secrets.token_hex(4)}.tmp")
@@ -150,6 +154,16 @@ def json_digest(document: Any) -> str:
     return digest(json.dumps(document, sort_keys=True))
 
 
+def check_zip(path: Path) -> None:
+    """Raise Unusable where a zip archive, such as torch writes, is damaged. torch does not compare the checksums."""
+    with _reading(path):
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged:
+                raise ValueError(f"the checksum of {damaged} is another")
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what a damaged or absent file raises into Unusable."""
@@ -180,8 +194,16 @@ def rows_text(rows: Sequence[Mapping], header: Sequence[str] = ()) -> str:
     return buffer.getvalue()
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, by column; every value is text. Raises Unusable: a row is cut, or the file is empty."""
+def read_rows(path: Path, numbers: Iterable[str] | None = NUMBERS) -> list[dict[str, str]]:
+    """The rows of a CSV file, by column; every value is text.
+
+    Args:
+        path: the file.
+        numbers: the columns, where the file has them, that hold nothing but numbers and blanks; None: all columns.
+
+    Raises:
+        Unusable: a row is cut, a number is none, or the file is empty.
+    """
     with _reading(path), path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, strict=True)
         rows = list(reader)
@@ -190,6 +212,9 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         for number, row in enumerate(rows, 1):
             if None in row or None in row.values():
                 raise ValueError(f"row {number} has other columns than the header")
+            for column in row if numbers is None else row.keys() & set(numbers):
+                if row[column]:
+                    float(row[column])
         return rows
 
 

@@ -62,7 +62,7 @@ def _impatient() -> None:
     times = ("timeout", "pause", "window", "grace", "seconds", "stall", "slow_after", "patience")
     shorter = {one.name: getattr(usual, one.name) / 10 for one in fields(usual) if one.name in times}
     wish = fetch.Wish
-    fetch.Wish = lambda **values: wish(**values, patience=replace(usual, **shorter))  # type: ignore[misc,assignment]
+    fetch.Wish = lambda **values: wish(**values | {"patience": replace(usual, **shorter)})  # type: ignore[misc,assignment]
 
 
 def laid_out(root: Path) -> dict[str, str]:

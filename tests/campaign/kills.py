@@ -119,7 +119,8 @@ def _be_parent(study: Path, command: tuple[str, ...], told: Path) -> None:
     """A process that starts a stage and waits for it, as dvc does."""
     status = 1
     try:
-        started = forks.start(("stages", *command), study, environment={"ZSR_SCRATCH": study / "scratch"})
+        environment = {"ZSR_SCRATCH": study / "scratch", "ZSR_DVC": os.getpid()}
+        started = forks.start(("stages", *command), study, environment=environment)
         told.with_suffix(".tmp").write_text(str(started.pid))
         told.with_suffix(".tmp").replace(told)
         forks.finished(started)

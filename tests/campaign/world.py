@@ -168,12 +168,13 @@ class World:
     def unchanged(self) -> list[str]:
         """The files that a case has changed, which none may: then other cases cannot be believed."""
         now = contents(self.folder, hidden=True)
-        return [name for name in {*now, *self.before} if now.get(name) != self.before.get(name)]
+        names = {name for name in {*now, *self.before} if not name.endswith(".lock")}  # they are there to be held
+        return [name for name in names if now.get(name) != self.before.get(name)]
 
 
 def stage(command: Sequence[str], study: Path, **more) -> Ended:
     """Run a stage of a study, whose kept work is in the study's folder `scratch`."""
-    environment = {"ZSR_SCRATCH": study / "scratch"} | more.pop("environment", {})
+    environment = {"ZSR_SCRATCH": study / "scratch", "ZSR_DVC": os.getpid()} | more.pop("environment", {})
     return forks.run(("stages", *command), study, environment=environment, **more)
 
 

@@ -289,3 +289,10 @@ def test_a_clone_has_the_same_bytes_whatever_git_does_to_ends_of_lines(tmp_path)
         subprocess.run([*git, *words], cwd=origin, check=True, capture_output=True)
     subprocess.run([*git, "clone", "-q", "-c", "core.autocrlf=true", origin, tmp_path / "clone"], check=True)
     assert {name: (tmp_path / "clone" / name).read_bytes() for name in held} == held
+
+
+def test_a_file_takes_no_place_of_a_device_or_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(StudyError, match="pipe is a device or a pipe"):
+        files.write_json(tmp_path / "pipe", {})
+    assert (tmp_path / "pipe").is_fifo()

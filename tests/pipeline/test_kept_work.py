@@ -73,7 +73,7 @@ def folder(tmp_path, monkeypatch, clip_model):
     clip.save(tmp_path / "data/base_model/0.safetensors", clip_model, "zsr-tiny")
     for method in ("tecoa", "tga_zsr"):
         clip.save(tmp_path / f"data/checkpoints/{method}/0.safetensors", clip_model, "zsr-tiny")
-    files.write_json(tmp_path / "data/study.json", {"methods": {"tecoa": {}}})
+    files.write_kept(tmp_path / "data/study.json", "study", {"methods": {"tecoa": {}}})
     return tmp_path
 
 

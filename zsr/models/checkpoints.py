@@ -349,6 +349,7 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
 def _unpickled(path: Path) -> Any:
     with warnings.catch_warnings(), torch.serialization.safe_globals(IGNORED):
         warnings.simplefilter("ignore")
+        files.check_zip(path)
         return torch.load(path, map_location="cpu", weights_only=True)
 
 

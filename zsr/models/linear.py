@@ -184,6 +184,7 @@ def _weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _stored(path: Path) -> Mapping[str, Tensor]:
     try:
+        files.check_zip(path)
         stored: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or type(error).__name__}") from None

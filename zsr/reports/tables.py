@@ -578,7 +578,7 @@ def twins_and_controls(methods: Mapping[str, Mapping]) -> list[tuple[str, str]]:
 def with_rates(curves: Path, grid: Rows) -> Curves:
     """(method, rate) -> the curve of the trainings, mean over seeds. curves: the folder metrics/curves."""
     pairs = dict.fromkeys((row["method"], row["lr"]) for row in grid)
-    return {(method, lr): read_rows(curves / method / f"{lr}.csv") for method, lr in pairs}
+    return {(method, lr): read_rows(curves / method / f"{lr}.csv", numbers=None) for method, lr in pairs}
 
 
 def effective_rate(folder: Path, curves: Curves, lr_of: Mapping[str, str], shown_lr: str, title: str) -> None:
