@@ -265,15 +265,23 @@ def load_facts(path: Path) -> dict:
 
 
 def check_content(path: Path) -> None:
-    """Raise Unusable where a file of tensors has another content than the digest that it states, or is damaged."""
+    """Raise Unusable where a file of tensors has another content than the digest that it states, or is damaged.
+
+    An output of a study, and kept work, must state a digest. Files from elsewhere need not.
+    """
     entries, facts, start = _header(path)
     if CONTENT in facts:
         verify(path, facts[CONTENT], lambda: _content_digest(entries, facts, _chunks(path, start)))
+    elif facts.keys() & {PLACE, "training"} or remedy(path):
+        raise Unusable(path, "states no digest of its content, so it may be damaged")
 
 
 def check_place(path: Path) -> None:
     """Raise Unusable where a file of tensors or images states another place than the end of its path."""
-    place = Path(_header(path)[1].get(PLACE, path.name)).parts
+    stated = _header(path)[1].get(PLACE)
+    if stated is None and remedy(path):
+        raise Unusable(path, "does not state what it was written as, so it may be another file")
+    place = Path(stated or path.name).parts
     if path.parts[-len(place) :] != place:
         raise Unusable(path, f"was written as {'/'.join(place)}, and is refused elsewhere")
 

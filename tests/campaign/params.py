@@ -17,13 +17,13 @@ NUMBERS = (  # keys of numbers of the campaign's study
     *("train.warmup_steps", "train.grad_clip", "train.save_every", "train.attack.eps", "train.attack.step_size"),
     *("train.attack.n_iter", "train.attack.gradient_leak", "evaluate.seed", "evaluate.batch_size"),
     *("evaluate.save_every", "evaluate.workers", "attacks.pgd.eps", "attacks.pgd.step_size", "attacks.pgd.n_iter"),
-    *("attacks.cw.kappa", "method.lambda_ar"),
+    "attacks.cw.kappa",
 )
 FRACTIONAL = {"eps", "step_size", "lr", "weight_decay", "grad_clip", "kappa", "lambda_ar", "gradient_leak"}
 TEXTS = (
     *("name", "caution", "launcher", "compute.device", "data.attack_resolution", "data.template", "data.prompt_set"),
     *("data.source", "data.start_source", "model.arch", "base_model.optimizer", "train.optimizer"),
-    *("train.attack.precision", "train.attack.reduction", "method.norm_axis", "evaluate.protocol"),
+    *("train.attack.precision", "train.attack.reduction", "evaluate.protocol"),
     *("evaluate.precision", "evaluate.counted", "attacks.pgd.success", "methods.tecoa.section"),
 )
 NO_NUMBER = ("abc", [], {}, None, True, "1/0", "1e999999999", "0x10", ".nan", "--1", "1,5", "", "1/2/3", " ")

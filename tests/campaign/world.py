@@ -230,6 +230,7 @@ def built(folder: Path) -> World:
     study = folder / "study"
     study.mkdir(parents=True)
     (study / "params.yaml").write_text(yaml(parameters({})), encoding="utf-8")
+    shutil.copy(ROOT / "dvc.yaml", study)
     seconds, undisturbed = {}, {}
     for command in STAGES:
         ended = stage(command, study)
