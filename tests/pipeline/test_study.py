@@ -184,7 +184,7 @@ def test_a_clone_with_the_same_cache_needs_no_lock(study, tmp_path):
     clone = study.cloned(tmp_path / "clone")
     (clone.folder / "dvc.lock").unlink()
     clone.dvc("cache", "dir", "--local", str(study.folder / ".dvc/cache"))
-    assert ran(clone.dvc("repro")) <= {"code", "collect", "tables", "figures", *MEASURES}
+    assert ran(clone.dvc("repro")) <= {"code", "collect", "tables", "figures", "report", *MEASURES}
 
 
 @pytest.mark.slow
@@ -223,7 +223,17 @@ def test_a_seed_added_costs_its_own_training_and_evaluation(study):
 
 def test_an_experiment_reruns_one_training_and_what_follows_from_it(study):
     output = study.dvc("exp", "run", "-S", "method.lambda_ar=0.1", "-n", "ar01")
-    below = {"code", "check", "train@tga_zsr", "evaluate@tga_zsr-pgd", "collect", "tables", "figures", *MEASURES}
+    below = {
+        "code",
+        "check",
+        "train@tga_zsr",
+        "evaluate@tga_zsr-pgd",
+        "collect",
+        "tables",
+        "figures",
+        "report",
+        *MEASURES,
+    }
     assert {"check", "train@tga_zsr", "evaluate@tga_zsr-pgd"} <= ran(output) <= below
     lines = study.dvc("metrics", "diff").splitlines()
     assert max(map(len, lines)) <= 80 and len(lines) <= 24 and all("tga_zsr.json" in line for line in lines[1:] if line)

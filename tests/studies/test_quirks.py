@@ -15,6 +15,7 @@ def page():
 
 def effects(table: str) -> dict[str, tuple[str, ...]]:
     """Row -> its effects without an attack and under PGD, as tables/quirks.md writes them, without daggers."""
+    table = table.replace("\N{NO-BREAK SPACE}", " ")
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
     clean, pgd = (lines[0].index(name) for name in ("clean", "pgd"))
     return {cells[1]: tuple(cells[i].partition(" †")[0] for i in (clean, pgd)) for cells in lines[2:]}
