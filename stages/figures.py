@@ -8,7 +8,7 @@ import click
 from stages.command import CURVES, METRICS, NAME, RESULTS, stage
 from zsr import files
 from zsr.params import Positive, block
-from zsr.reports import figures
+from zsr.reports import figures, reading
 from zsr.reports.ranking import group_of
 from zsr.reports.tables import rows_of_cells, with_rates
 
@@ -24,7 +24,7 @@ OF_GROUP = {
 
 
 def _rows(name: str) -> list[dict[str, str]]:
-    return files.read_rows(RESULTS / f"{name}.csv")
+    return reading.results(RESULTS / f"{name}.csv")
 
 
 def _trade_off(group: str) -> Callable[[str, Mapping], None]:
@@ -51,14 +51,14 @@ def _per_set(study: str, document: Mapping) -> None:
 
 
 def _training(study: str, document: Mapping) -> None:
-    methods = files.read_json(RESULTS / "study.json")["methods"]
-    curves = {method: files.read_rows(CURVES / method / "curve.csv", numbers=None) for method in methods}
+    methods = reading.study(RESULTS / "study.json")["methods"]
+    curves = {method: reading.curve(CURVES / method / "curve.csv") for method in methods}
     note = f"{study}. Every term as weighted in the sum, mean over seeds."
     figures.training(OUT / "training.png", curves, "The terms of the loss during training", note)
 
 
 def _eps_sweep(study: str, document: Mapping) -> None:
-    evaluated = files.read_json(RESULTS / "study.json")["attacks"]
+    evaluated = reading.study(RESULTS / "study.json")["attacks"]
     trained = block(document, "train.attack.eps", str)
     for path in files.listed(METRICS / "eps_sweep", ".csv", stem=NAME):
         rows = files.read_rows(path)
@@ -87,7 +87,7 @@ def _effective_rate(study: str, document: Mapping) -> None:
 
 
 def _robustness(study: str, document: Mapping) -> None:
-    facts = files.read_json(RESULTS / "study.json")
+    facts = reading.study(RESULTS / "study.json")
     rows, eps = rows_of_cells(_rows("accuracy"), facts), list(facts["attacks"].values())
     title = "Accuracy under attacks of growing strength, by start of training"
     figures.robustness(OUT / "robustness.png", rows, eps, title, f"{study}. eps 0: clean. {SPREAD}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.command import CODE, METRICS, RESULTS, stage
 from zsr import files
 from zsr.params import read
-from zsr.reports import report
+from zsr.reports import reading, report
 from zsr.scratch import ROOT
 
 OUT, TABLES = Path("report.html"), Path("tables")
@@ -23,8 +23,8 @@ def source(document: Mapping) -> report.Source:
     maps = METRICS / "attention"
     return report.Source(
         document=document,
-        study=files.read_json(RESULTS / "study.json"),
-        **{name: files.read_rows(RESULTS / f"{name}.csv") for name in results},
+        study=reading.study(RESULTS / "study.json"),
+        **{name: reading.results(RESULTS / f"{name}.csv") for name in results},
         **tables,
         sweeps={name: files.read_rows(METRICS / f"eps_sweep/{name}.csv") for name in document["eps_sweep"]},
         attention={

@@ -10,7 +10,7 @@ import click
 from stages.command import CURVES, METRICS, NAME, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
-from zsr.reports import comparison, leaderboard, tables
+from zsr.reports import comparison, leaderboard, reading, tables
 from zsr.reports.ranking import under_study
 from zsr.scratch import ROOT
 
@@ -26,12 +26,12 @@ class Measured:
     document: Mapping
 
     def __getattr__(self, name: str) -> list[dict[str, str]]:
-        return files.read_rows(RESULTS / f"{name}.csv")
+        return reading.results(RESULTS / f"{name}.csv")
 
     @cached_property
     def study(self) -> dict:
         """The catalogue of the study, with the classes of every set."""
-        return files.read_json(RESULTS / "study.json")
+        return reading.study(RESULTS / "study.json")
 
     @cached_property
     def paper(self) -> list[dict[str, str]]:

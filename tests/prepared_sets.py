@@ -17,9 +17,10 @@ def prepared_sets(folder: Path, images: Mapping[str, int], text: torch.Tensor) -
     for name, n in images.items():
         test, own = sets / name / "test.safetensors", embedded / name
         split = make(name, "test", n, 0, 24)
-        split.save(test)
+        split.save(test, placed=True)
         rows = text[torch.arange(len(split.classnames)) % len(text)]
-        files.save_tensors(own / "0.safetensors", {"text_embeddings": rows}, {"wording": "prompt 'a {}'"})
+        facts = {"wording": "prompt 'a {}'"}
+        files.save_tensors(own / "0.safetensors", {"text_embeddings": rows}, facts, placed=True)
         index[name] = entry(test, own)
     files.write_json(embedded / INDEX, index)
     return {name: prepared.load(sets, embedded, name) for name in images}

@@ -52,10 +52,6 @@ def bits_flipped(content: bytes, rng: random.Random) -> bytes:
     return content
 
 
-def header_flipped(content: bytes, rng: random.Random) -> bytes:
-    return flipped(content, rng, 0, 200)
-
-
 def hole(content: bytes, rng: random.Random) -> bytes:
     """A part in the middle is overwritten with zeros, as a file system leaves it after a crash."""
     at = rng.randrange(len(content)) if content else 0

@@ -74,6 +74,7 @@ def params(rng: random.Random, world: World, folder: Path) -> Finding:
     change = rng.choices((_encoding, _value, _structure, _name), (25, 40, 20, 15))[0]
     label, content, must_refuse, names = change(rng, world.document(), text)
     key = label.partition(" ")[0]
+    must_refuse = must_refuse and key.partition(".")[0] != "method"  # no row of the campaign's study has this block
     return _checked(world, folder, label, content, must_refuse, ["params.yaml", *names], key)
 
 

@@ -41,7 +41,6 @@ def weights(rng: random.Random, world: World, folder: Path) -> Finding:
 def _converted(
     world: World, folder: Path, place: Path, name: str, options: list[str], label: str, must_refuse: bool | None
 ) -> Finding:
-    expected = contents(world.weights)["whole.safetensors"]
     options = [str(place / one) if one.endswith(".safetensors") else one for one in options]
     command = ("zsr", "convert", place / name, "--arch", ARCH, "--out", folder / "out.safetensors", *options)
     ended = forks.run(command, folder)
@@ -53,8 +52,15 @@ def _converted(
         return refusal(ended, [name, "whole.safetensors", *_keys(options)], label, left)
     if must_refuse:
         return Finding(WRONG, label, "converted without a word")
-    same = there["out.safetensors"] == expected
+    same = _content(folder / "out.safetensors") == _content(world.weights / "whole.safetensors")
     return Finding(TAKEN, label) if same or must_refuse is None else Finding(WRONG, label, "converted to another model")
+
+
+def _content(path: Path) -> str:
+    """The digest of the weights and their statistics, which a file of the project states."""
+    content = path.read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return json.loads(header["__metadata__"]["facts"])["content"]
 
 
 def _evaluated(

@@ -85,6 +85,18 @@ def test_an_image_of_too_many_pixels_is_refused_from_its_header(tmp_path, kind, 
         decoded(tmp_path / "a.png", tmp_path / "a.png")
 
 
+@pytest.mark.parametrize("length", [12, 14])
+def test_a_header_of_png_of_another_length_is_refused(length):
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    content = buffer.getvalue()
+    header = (content[16:29] + b"\0")[:length]
+    chunk = struct.pack(">I", length) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    with pytest.raises(StudyError, match="one.png cannot be read"):
+        decoded(io.BytesIO(content[:8] + chunk + content[33:]), "one.png")
+    assert decoded(io.BytesIO(content), "one.png").size == (4, 4)
+
+
 @pytest.mark.parametrize("quiet", ["ignore", "default"])
 def test_the_limit_holds_where_warnings_do_not(quiet):
     import warnings
@@ -234,6 +246,12 @@ def test_a_list_of_ones_own_may_have_a_mark_and_names_what_is_wrong(tmp_path):
             folder.read_classnames(path)
     with one_line("names.txt has more than 3 bytes"):
         read_lines(path, most=3)
+
+
+def test_more_templates_than_anybody_needs_are_refused(tmp_path):
+    (tmp_path / "t.txt").write_text("a {}\n" * 201)
+    with pytest.raises(StudyError, match="t.txt has 201 lines, of which at most 200 are taken"):
+        folder.read_templates(tmp_path / "t.txt")
 
 
 def test_names_in_messages_are_one_line_whatever_they_are():

@@ -869,7 +869,7 @@ def test_the_command_says_in_one_line_what_is_wrong(convert, tmp_path):
     assert "does not fit 'small-fine-quickgelu'" in wrong(theirs, "--arch", FINER, "--to", "robustvlm")
     assert not out.exists()
     out.mkdir()
-    assert "Is a directory" in wrong(theirs, "--arch", ARCH, "--to", "robustvlm")
+    assert "is a folder, and must be a file" in wrong(theirs, "--arch", ARCH, "--to", "robustvlm")
 
 
 def test_the_command_takes_a_whole_model_without_a_base_and_needs_to_be_told_the_activation(convert, tmp_path):

@@ -137,9 +137,13 @@ def test_a_file_that_states_its_place_is_refused_elsewhere(tmp_path, monkeypatch
     with pytest.raises(StudyError, match="fare/0.safetensors was written as data/checkpoints/tecoa/0.safetensors, and"):
         files.check_place(elsewhere)
     files.save_tensors(elsewhere, tensors, {"a": 1})
-    files.check_place(elsewhere)  # it states no place
-    assert files.load_facts(place) == files.load_facts(elsewhere) == {"a": 1}
-    assert files.identity(place) == files.identity(elsewhere)  # equal models share their kept work
+    with pytest.raises(StudyError, match="does not state what it was written as"):
+        files.check_place(elsewhere)
+    user = tmp_path / "mine.safetensors"
+    files.save_tensors(user, tensors, {"a": 1})
+    files.check_place(user)  # it is no output of a study
+    assert files.load_facts(place) == files.load_facts(user) == {"a": 1}
+    assert files.identity(place) == files.identity(user)  # equal models share their kept work
 
 
 def test_names_that_are_not_known_are_passed_over(tmp_path):

@@ -61,7 +61,7 @@ def test_every_study_has_the_same_graph_and_a_project_of_its_own(study):
 def test_the_graph_and_its_notebook_stay_small():
     assert (ROOT / "dvc.yaml").read_text().count("\n") <= 200
     lock = (ROOT / "dvc.lock").read_text()  # DVC writes it anew after every stage
-    assert lock.count("\n") <= 43 * len(read(ROOT / "dvc.lock")["stages"])
+    assert lock.count("\n") <= 44 * len(read(ROOT / "dvc.lock")["stages"])
     assert len(list((ROOT / "stages").glob("[a-z]*.py"))) <= 21
 
 

@@ -5,6 +5,7 @@ Stages are run up to the moment at which they ask for their kept work.
 
 import json
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,19 +61,19 @@ def folder(tmp_path, monkeypatch, clip_model):
     for name, size in SMALL["data.sets"].items():
         for split, n in size.items():
             if n:
-                make(name, split, n, 0, 24).save(tmp_path / f"data/sets/{name}/{split}.safetensors")
-        text = tmp_path / f"data/text_embeddings/{name}/0.safetensors"
+                make(name, split, n, 0, 24).save(Path(f"data/sets/{name}/{split}.safetensors"), placed=True)
+        text = Path(f"data/text_embeddings/{name}/0.safetensors")
         rows = len(make(name, "test", 1, 0, 24).classnames)
-        files.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"})
+        files.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"}, placed=True)
     data = tmp_path / "data"
     made = {
         name: entry(data / f"sets/{name}/test.safetensors", data / f"text_embeddings/{name}")
         for name in SMALL["data.sets"]
     }
     files.write_json(tmp_path / "data/text_embeddings" / INDEX, made)
-    clip.save(tmp_path / "data/base_model/0.safetensors", clip_model, "zsr-tiny")
+    clip.save(Path("data/base_model/0.safetensors"), clip_model, "zsr-tiny", placed=True)
     for method in ("tecoa", "tga_zsr"):
-        clip.save(tmp_path / f"data/checkpoints/{method}/0.safetensors", clip_model, "zsr-tiny")
+        clip.save(Path(f"data/checkpoints/{method}/0.safetensors"), clip_model, "zsr-tiny", placed=True)
     files.write_kept(tmp_path / "data/study.json", "study", {"methods": {"tecoa": {}}})
     return tmp_path
 
@@ -187,19 +188,19 @@ def test_a_stage_reads_no_number_that_dvc_yaml_does_not_list(stage, folder, docu
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if stage[0] != "base_model"], ids="-".join)
 def test_the_contents_of_every_input_change_the_key(stage, folder, document, monkeypatch):
     before = asked(stage, document, monkeypatch)
-    make("shapes", "train", 24, 1, 24).save(folder / "data/sets/shapes/train.safetensors")
+    make("shapes", "train", 24, 1, 24).save(Path("data/sets/shapes/train.safetensors"), placed=True)
     weights = {"train": "base_model/0", "evaluate": "checkpoints/tecoa/0", "eps_sweep": "checkpoints/tecoa/0"}
     weights["attention"] = "checkpoints/tecoa/0"
     if stage[0] == "train":
         assert asked(stage, document, monkeypatch) != before
         before = asked(stage, document, monkeypatch)
-    path = folder / f"data/{weights[stage[0]]}.safetensors"
+    path = Path(f"data/{weights[stage[0]]}.safetensors")
     tensors, facts = files.load_tensors(path)
-    files.save_tensors(path, tensors | {"logit_scale": torch.tensor(1.0)}, facts)
+    files.save_tensors(path, tensors | {"logit_scale": torch.tensor(1.0)}, facts, placed=True)
     assert asked(stage, document, monkeypatch) != before
     if stage[0] != "train":  # the images that are judged, and what was made for them
-        before, test = asked(stage, document, monkeypatch), folder / "data/sets/shapes/test.safetensors"
-        make("shapes", "test", 12, 1, 24).save(test)
+        before, test = asked(stage, document, monkeypatch), Path("data/sets/shapes/test.safetensors")
+        make("shapes", "test", 12, 1, 24).save(test, placed=True)
         index = folder / "data/text_embeddings" / INDEX
         made = files.read_json(index) | {"shapes": entry(test, folder / "data/text_embeddings/shapes")}
         files.write_json(index, made)

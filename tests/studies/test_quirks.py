@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from benchmarks import quirks_page
 from tests.checkout import ROOT, versions
 from zsr.params import read
 
@@ -13,17 +14,10 @@ def page():
     return (ROOT / "docs/quirks.md").read_text()
 
 
-def effects(table: str) -> dict[str, tuple[str, ...]]:
-    """Row -> its effects without an attack and under PGD, as tables/quirks.md writes them, without daggers."""
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    clean, pgd = (lines[0].index(name) for name in ("clean", "pgd"))
-    return {cells[1]: tuple(cells[i].partition(" †")[0] for i in (clean, pgd)) for cells in lines[2:]}
-
-
 def test_every_effect_is_the_measured_one(page):
-    said = re.findall(r"`(\w+)`: clean ([^;|]+?), PGD ([^;|]+?)(?=;| \|)", page)
-    measured = [effects(table) for table in versions("studies/ablation/tables/quirks.md")]
-    assert {row: (clean, pgd) for row, clean, pgd in said} in measured
+    tables = versions("studies/ablation/tables/quirks.md")
+    made = [quirks_page.with_effects(page, quirks_page.effects(table)) for table in tables]
+    assert page in made, "run python -m benchmarks.quirks_page"
 
 
 def test_every_quirk_that_the_ablation_measures_is_on_the_page(page):

@@ -389,6 +389,7 @@ PETS = {
 }
 
 
+@pytest.mark.slow
 def test_the_papers_scale_runs_on_fixtures(tmp_path, monkeypatch):
     """Oxford Pets in its own format, files of random weights as torchvision and RobustBench have them, TWINS."""
     root = tmp_path / "downloads"

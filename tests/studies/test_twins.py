@@ -186,7 +186,7 @@ def test_held_out_images_are_those_that_training_leaves(tmp_path):
     for split, n in (("train", 30), ("test", 12)):
         make("letters", split, n, 0, 24).save(sets / "letters" / f"{split}.safetensors")
     test, embedded = sets / "letters/test.safetensors", text / "letters/0.safetensors"
-    files.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "w"})
+    files.save_tensors(embedded, {"text_embeddings": torch.eye(13)}, {"wording": "w"})
     files.write_json(text / INDEX, {"letters": entry(test, embedded.parent)})
     train = Split.load(sets / "letters/train.safetensors")
     held_out, tested = prepared.held_out(sets, text, "letters", 8), prepared.load(sets, text, "letters")

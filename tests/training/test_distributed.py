@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -203,12 +204,14 @@ def test_no_process_goes_on_before_the_first_has_written_what_they_go_on_with(
 
 
 @pytest.fixture
-def fine_tuning(tmp_path, clip_model):
+def fine_tuning(tmp_path, clip_model, monkeypatch):
     """A folder in which `python -m stages.train` runs: `(launcher, **params) -> the command`."""
-    make("shapes", "train", 200, 0, 24).save(tmp_path / "data/sets/shapes/train.safetensors")
+    monkeypatch.chdir(tmp_path)
+    make("shapes", "train", 200, 0, 24).save(Path("data/sets/shapes/train.safetensors"), placed=True)
     text = torch.nn.functional.normalize(torch.randn(12, 48), dim=1)
-    files.save_tensors(tmp_path / "data/text_embeddings/shapes/0.safetensors", {"text_embeddings": text}, {})
-    clip.save(tmp_path / "data/base_model/0.safetensors", clip_model, "zsr-tiny")
+    embedded = Path("data/text_embeddings/shapes/0.safetensors")
+    files.save_tensors(embedded, {"text_embeddings": text}, {}, placed=True)
+    clip.save(Path("data/base_model/0.safetensors"), clip_model, "zsr-tiny", placed=True)
 
     def command(launcher, **changes):
         changed = over(read(ROOT / "params.yaml"), {"launcher": launcher, "threads": 1, "train": changes})

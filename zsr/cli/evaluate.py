@@ -1,6 +1,6 @@
 """Measure one model: weights -> accuracy without and under attacks, with intervals, marks and record files."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace as Options
@@ -202,16 +202,27 @@ def _prepared(name: str, model: Any, given: Options) -> tuple[Any, Any, str]:
     else:
         split, usual = _split(name, given, side), "this is a photo of {}"
     if split.own_prompts and not templates:
-        embeddings = loading.text_embeddings(model, model.arch, split.own_prompts, ["{}"])
+        embeddings = _embedded(model, split.own_prompts, ["{}"], name)
         return split, loading.classifier(model, embeddings, given.device), f"{given.prompts} prompts of the set"
     nouns = split.nouns if name == given.data_name or not templates else split.classnames
     doubles = [noun for noun in nouns if nouns.count(noun) > 1]
     if doubles:
         raise ParamError(f"{name}: two classes are called '{doubles[0]}'; give --classnames")
     used = templates or [usual]
-    embeddings = loading.text_embeddings(model, model.arch, nouns, used)
+    embeddings = _embedded(model, nouns, used, given.templates or given.classnames or name)
     wording = f"prompt '{used[0]}'" if len(used) == 1 else f"mean of {len(used)} prompts"
     return split, loading.classifier(model, embeddings, given.device), wording
+
+
+def _embedded(model: Any, nouns: Sequence[str], templates: Sequence[str], origin: object) -> Any:
+    """The text embeddings of the class prompts. A message about a prompt begins with its origin."""
+    from zsr.models import loading
+    from zsr.params import ParamError
+
+    try:
+        return loading.text_embeddings(model, model.arch, list(nouns), list(templates))
+    except ParamError as error:
+        raise ParamError(f"{origin}: {error}") from None
 
 
 def _split(name: str, given: Options, side: int) -> Any:

@@ -12,6 +12,8 @@ from zsr.data.samples import ENDINGS, chosen, number, of_files
 from zsr.data.sources import Decoded
 from zsr.params import StudyError, nearest
 
+MOST_TEMPLATES = 200  # of a file; the prompts of CLIP's authors for ImageNet are 80
+
 
 def read(
     folder: Path,
@@ -71,6 +73,8 @@ def read_templates(path: Path) -> list[str]:
         templates.append(line)
     if not templates:
         raise StudyError(f"{path} has no line; give one prompt on each, such as: a photo of a {{}}")
+    if len(templates) > MOST_TEMPLATES:
+        raise StudyError(f"{path} has {len(templates):,} lines, of which at most {MOST_TEMPLATES} are taken")
     return templates
 
 

@@ -22,10 +22,11 @@ from tabulate import LATEX_ESCAPE_RULES, tabulate
 
 from zsr import files
 from zsr.evaluation.results import CLEAN, STRONGEST, WORST, over_seeds
-from zsr.files import distinct, read_rows
+from zsr.files import distinct
 from zsr.reports.markdown import bold, bold_best, item
 from zsr.reports.markdown import table as markdown
 from zsr.reports.ranking import by_worst_case, worst_attack
+from zsr.reports.reading import curve
 from zsr.reports.transfer import STANDARD, Run, collapsed, difference, start_and_method
 from zsr.reports.transfer import row as row_of_run
 
@@ -578,7 +579,7 @@ def twins_and_controls(methods: Mapping[str, Mapping]) -> list[tuple[str, str]]:
 def with_rates(curves: Path, grid: Rows) -> Curves:
     """(method, rate) -> the curve of the trainings, mean over seeds. curves: the folder metrics/curves."""
     pairs = dict.fromkeys((row["method"], row["lr"]) for row in grid)
-    return {(method, lr): read_rows(curves / method / f"{lr}.csv", numbers=None) for method, lr in pairs}
+    return {(method, lr): curve(curves / method / f"{lr}.csv") for method, lr in pairs}
 
 
 def effective_rate(folder: Path, curves: Curves, lr_of: Mapping[str, str], shown_lr: str, title: str) -> None:
