@@ -226,7 +226,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     ("pool: 10000 ", "pretrained: openai ", "unknown key 'base_model.seeds'"),
     ("  columns: 6", "  columns: 101", "attention.things: columns <= images <= 100, got 101 and 100"),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
-    ("- orderings\n", "- ordering\n", "must be one of accuracy, attacks, audit, orderings, published,"),
+    ("- orderings\n", "- ordering\n", "differences, likeness, got 'ordering'"),
     (
         "- trade_off\n",
         "- tradeoff\n",
