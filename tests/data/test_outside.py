@@ -334,3 +334,11 @@ def test_a_damaged_pickle_is_one_line(tmp_path):
             pickles.load(path)
         except StudyError as error:
             assert "\n" not in str(error)
+
+
+def test_labels_of_a_pickle_are_a_list(tmp_path):
+    held = {"data": np.zeros((2, 3072), np.uint8), "labels": {0: 1, 1: 0}}
+    (tmp_path / "batch").write_bytes(pickle.dumps(held))
+    (tmp_path / "meta").write_bytes(pickle.dumps({"names": ["a", "b"]}))
+    with pytest.raises(StudyError, match="batch must have a list of labels"):
+        pickles.read(tmp_path / "batch", "labels", tmp_path / "meta", "names", "test")

@@ -96,5 +96,7 @@ def read(images: Path, labels: str, meta: Path, classes: str, split: str) -> Sam
         split: the split, for the ids.
     """
     batch = load(images)
+    if not isinstance(batch.get(labels), list):
+        raise StudyError(f"{printable(images)} must have a list of {labels}: fetch the set anew")
     pixels = np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return of_array(pixels, [int(label) for label in batch[labels]], [str(name) for name in load(meta)[classes]], split)
