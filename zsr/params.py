@@ -270,6 +270,8 @@ def _parser() -> Any:
     from ruamel.yaml.composer import Composer
 
     class Shallow(Composer):
+        """Composes blocks and lists that are nested in at most MOST_LEVELS levels."""
+
         level = 0
 
         def compose_node(self, parent: Any, index: Any) -> Any:

@@ -7,6 +7,7 @@ import json
 import random
 import socket
 import tarfile
+import tempfile
 import threading
 import time
 import zipfile
@@ -98,8 +99,8 @@ def _imported(folder: Path, label: str, name: str, content: bytes, safe: bool | 
     out = laid_out(root) if root.exists() else {}
     strange = [one for one in out if not one.startswith("set/")]
     receipts = [one for one in contents(root) if one.startswith("receipts/") and one != "receipts/set.json"]
-    if here or strange or receipts or Path("/tmp/campaign_escaped").exists():
-        Path("/tmp/campaign_escaped").unlink(missing_ok=True)
+    if here or strange or receipts or ESCAPED.exists():
+        ESCAPED.unlink(missing_ok=True)
         return Finding(WRONG, label, f"written outside the set's folder: {[*here, *strange, *receipts][:3]}")
     if ended.status or ended.hung:
         there = contents(root, hidden=True) if root.exists() else {}
@@ -135,8 +136,9 @@ def _add(archive: tarfile.TarFile, name: str, content: bytes = b"", **changes: o
     archive.addfile(info, io.BytesIO(content))
 
 
+ESCAPED = Path(tempfile.gettempdir()) / "campaign_escaped"  # an absolute name, outside of every case
 NAMES = {  # names of a member that is added, and whether the archive may be taken with it
-    **{name: False for name in ("../x", "/tmp/campaign_escaped", "set/../../x", "C:/x", "set\\..\\x", "..", "set/one")},
+    **{name: False for name in ("../x", str(ESCAPED), "set/../../x", "C:/x", "set\\..\\x", "..", "set/one")},
     **{name: False for name in ("other/x.jpg", "receipts/other.json", "locks/set", "archives/set/y", "set/one/a.jpg")},
     **{name: False for name in ("set/\x1b[31mred\x1b[0m", "set/\x1b]0;title\x07", "../\x1b[2J")},
     **{name: True for name in ("set/ü.jpg", "set/a b.jpg", "set/" + "n" * 200 + ".jpg", "set/" + "d/" * 60 + "x")},
