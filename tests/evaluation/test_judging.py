@@ -1,5 +1,6 @@
 """One model on every set: sets side by side, and records of equal weights shared."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from tests.prepared_sets import prepared_sets
 from zsr import scratch
 from zsr.compute import ON_CPU, Compute
+from zsr.evaluation import evaluate as evaluation_module
 from zsr.evaluation.evaluate import Evaluation, Judging, judge
 from zsr.evaluation.records import BITS, Record
 from zsr.models import clip
@@ -100,6 +102,18 @@ def test_several_sets_at_a_time_are_refused_on_a_gpu_whose_flags_are_the_process
     monkeypatch.setattr(Compute, "place", lambda self: torch.device("cuda"))
     with pytest.raises(ParamError, match="evaluate.workers must be 1 on a GPU, got 2"):
         judged(2)
+
+
+def test_one_set_at_a_time_is_judged_in_the_main_thread_which_may_set_the_flags_of_a_gpu(judged, monkeypatch):
+    found = []
+    plain = evaluation_module.matmul_precision
+    monkeypatch.setattr(
+        evaluation_module,
+        "matmul_precision",
+        lambda *arguments: found.append(threading.current_thread()) or plain(*arguments),
+    )
+    judged(1)
+    assert found and set(found) == {threading.main_thread()}
 
 
 def test_numeric_flags_of_a_gpu_are_never_set_from_a_thread():

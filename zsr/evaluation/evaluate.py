@@ -269,8 +269,9 @@ def judge(
     def record_of(name: str) -> Record:
         return _judged(judging, tasks[name], sets[name], whole, keys[name], watch_of(name))
 
-    with ThreadPool(1 if compute.world_size() > 1 else workers) as pool:
-        for name, record in zip(sets, pool.imap(record_of, sets)):
+    alone = workers == 1 or compute.world_size() > 1  # then in the main thread, which numeric flags of a GPU need
+    with nullcontext() if alone else ThreadPool(workers) as pool:
+        for name, record in zip(sets, map(record_of, sets) if pool is None else pool.imap(record_of, sets)):
             if compute.rank() == 0:
                 record.save(out / f"{name}.json")
     compute.of_first(None)  # every process waits until the files are written
