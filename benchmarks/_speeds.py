@@ -50,7 +50,7 @@ class Clock:
         torch.cuda.synchronize(self.device)
         return [before.elapsed_time(after) / 1000 for before, after in pairwise(self._moments)]
 
-    def watch(self, steps, _done):
+    def watch(self, steps, _done, _result):
         """A `zsr.scratch.Watch` that marks where every step begins, and where the last ends."""
         for step in steps:
             self.mark()
@@ -106,7 +106,7 @@ def training_cost(tower: Tower, method: Method, recipe: FineTuning, steps: int) 
     warm_up, clock = WARM_UP[tower.device.type], Clock(tower.device)
     meter = TypedMeter()
 
-    def second_step(items, _done):
+    def second_step(items, _done, _result):
         for step in items:
             meter.by_type.clear()
             meter.peak = meter.alive
@@ -146,7 +146,7 @@ def forward_cost(tower: Tower, precision: str, batch_size: int, steps: int) -> C
     del counted
     _forget(device)
     model, warm_up = Classifier(copy.deepcopy(tower.clip), tower.texts(), tower.compute).eval(), WARM_UP[device.type]
-    for _ in clock.watch(range(warm_up + steps), 0):
+    for _ in clock.watch(range(warm_up + steps), 0, None):
         forward(model)
     return _cost(tower, median(clock.seconds()[warm_up:]), meter.by_type, meter.peak, precision)
 

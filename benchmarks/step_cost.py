@@ -102,7 +102,7 @@ def main(arch: str | None, batch_size: int | None, methods: tuple[str, ...]) -> 
 def _train(method, model, texts, source, recipe, peaks: list[int], meter: Meter | None = None) -> None:
     """STEPS steps; with a meter, adds to peaks the bytes of every step but the first, which makes the optimiser."""
 
-    def watch(items, _done):
+    def watch(items, _done, _result):
         for step in items:
             if meter:
                 before = meter.peak = meter.alive
