@@ -33,9 +33,9 @@ def agrees(name: str, loss: str, n_iter: int, seed: int, norm="linf", eps=None, 
 
 
 def takes_long(name: str, loss: str, n_iter: int, seed: int) -> bool:
-    """One targeted seed is enough for every day, and few iterations of the larger model."""
-    repeated = loss == "dlr_targeted" and seed > 0
-    return n_iter > 10 or repeated if name == "clip" else n_iter > 20 and repeated
+    """One targeted seed of few iterations is enough for every day, and few iterations of the larger model."""
+    repeated = loss == "dlr_targeted" and (seed > 0 or n_iter > 20)
+    return repeated or name == "clip" and n_iter > 10
 
 
 GRID = [
