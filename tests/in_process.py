@@ -5,7 +5,7 @@ But for the page of plots, which only DVC reads.
 
 import itertools
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,11 @@ def _named(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
-def run_study(document: Mapping, monkeypatch, folder: Path) -> None:
-    """Every stage in a folder, which becomes the current one; each must leave what dvc.yaml says it leaves."""
+def run_study(document: Mapping, monkeypatch, folder: Path, without: Collection[str] = ()) -> None:
+    """Every stage in a folder, which becomes the current one; each must leave what dvc.yaml says it leaves.
+
+    without: names of stages that are left out.
+    """
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZSR_SCRATCH", str(folder / "scratch"))
     monkeypatch.setattr(scratch, "loaded_files", set)  # this process has loaded far more than a stage does
@@ -50,6 +53,8 @@ def run_study(document: Mapping, monkeypatch, folder: Path) -> None:
     files.write_json(Path("params.yaml"), document)
     for stage, names in cells(document):
         _, name, *arguments = shlex.split(_named(stage["cmd"], names))[4:]
+        if name in without:
+            continue
         call(f"stages.{name}", *arguments)
         for kind in ("outs", "metrics", "plots"):
             for out in stage.get(kind, []):

@@ -1,6 +1,7 @@
 """Checkpoints of the published code: read, written, refused. A small CLIP of OpenAI's form stands for theirs."""
 
 import copy
+import functools
 import hashlib
 import io
 import json
@@ -41,6 +42,12 @@ def archs(tmp_path_factory):
 
 
 def built(arch=ARCH, seed=5):
+    """A model of random weights, which a test may change."""
+    return copy.deepcopy(_built(arch, seed))
+
+
+@functools.cache
+def _built(arch, seed):
     torch.manual_seed(seed)
     model = clip.create(arch)
     with torch.no_grad():  # as far from nothing as a trained tower

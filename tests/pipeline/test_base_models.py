@@ -14,6 +14,7 @@ from zsr.study import check
 
 ROOT = Path(__file__).parents[2]
 SEEDS = [3, 1]
+SHOWN = ("tables", "figures", "report")
 NUMBERS = ("attack", "set", "seed", "n", "clean_correct", "adv_correct", "correct", "protocol")
 
 
@@ -74,7 +75,7 @@ def test_each_seed_is_judged_with_the_texts_of_its_base_model(study, small, tmp_
         alone["base_model"]["seeds"], alone["methods"] = [seed], {"tecoa": small["methods"]["tecoa"]}
         (tmp_path / str(seed)).mkdir()
         with pytest.MonkeyPatch.context() as patch:
-            run_study(alone, patch, tmp_path / str(seed))
+            run_study(alone, patch, tmp_path / str(seed), without=SHOWN)
         rows = read_rows(tmp_path / f"{seed}/metrics/results/accuracy.csv")
         together = [row for row in both if row["seed"] == str(seed)]
         for row, other in zip(rows, together, strict=True):  # what the audit found in a seed is said of all seeds
@@ -89,7 +90,7 @@ def test_one_base_model_serves_all_seeds_and_clip_is_judged_once(small, tmp_path
     document = copy.deepcopy(small)
     document["base_model"]["seeds"] = [7]
     with pytest.MonkeyPatch.context() as patch:
-        run_study(document, patch, tmp_path)
+        run_study(document, patch, tmp_path, without=SHOWN)
     assert [path.name for path in (tmp_path / "data/base_model").iterdir()] == ["7.safetensors"]
     assert len(list((tmp_path / "data/checkpoints/clip").glob("*.safetensors"))) == 1
     assert {path.stem for path in (tmp_path / "data/checkpoints/tecoa").glob("*.safetensors")} == {"1", "3"}

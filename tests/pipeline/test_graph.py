@@ -1,14 +1,18 @@
 """dvc.yaml against params.yaml and the code: what reruns when a number, a comment or a method's file is edited."""
 
+import functools
 import re
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import ruamel.yaml
+from click.testing import CliRunner
+from dvc.repo import Repo
 from dvc.utils.serialize import load_yaml
 
+from stages import code
 from tests.checkout import ROOT, Checkout
+from zsr import scratch
 from zsr.params import read
 
 PARAMS = read(ROOT / "params.yaml")
@@ -21,19 +25,22 @@ STUDIES = sorted(path.name for path in (ROOT / "studies").iterdir())
 RUN = [path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob("**/dvc.lock") if ".git" not in path.parts]
 
 
-def changed(checkout, kind: str = "changed deps") -> set[str]:
-    """Stages whose params, code or, of kind "changed outs", results are not as the lock has them, by `dvc status`.
+def status(folder: Path) -> dict[str, list]:
+    """What `dvc status` says of each stage that is not as the lock has it."""
+    with Repo(str(folder)) as repo:
+        return {stage.rpartition(":")[2]: entries for stage, entries in repo.status().items()}
+
+
+def changed(said: dict[str, list], kind: str = "changed deps") -> set[str]:
+    """Stages whose params, code or, of kind "changed outs", results are not as the lock has them.
 
     Data that is absent from the checkout does not count.
     """
-    from dvc.repo import Repo
-
     found = set()
-    with Repo(str(checkout.folder / checkout.scale)) as repo:
-        for stage, entries in repo.status().items():
-            told = [entry.get(kind, {}) for entry in entries if isinstance(entry, dict)]
-            if any(state not in ("deleted", "not in cache") for states in told for state in states.values()):
-                found.add(stage.rpartition(":")[2])
+    for stage, entries in said.items():
+        told = [entry.get(kind, {}) for entry in entries if isinstance(entry, dict)]
+        if any(state not in ("deleted", "not in cache") for states in told for state in states.values()):
+            found.add(stage)
     return found
 
 
@@ -42,12 +49,11 @@ def checkout(tmp_path_factory):
     return Checkout(tmp_path_factory.mktemp("graph"))
 
 
-@pytest.fixture
-def repo(checkout):
-    from dvc.repo import Repo
-
-    with Repo(str(checkout.folder)) as opened:
-        yield opened
+@pytest.fixture(scope="module")
+def graph():
+    """The graph of the root's study."""
+    with Repo(str(ROOT)) as repo:
+        yield repo.index
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -75,32 +81,37 @@ def test_dvc_reads_the_files_of_a_study_as_the_stages_do_and_by_the_fast_parser(
         assert load_yaml(path) == read(path), path
 
 
-def test_no_stage_lists_a_source_file(repo):
-    listed = {(stage.name, dep.def_path) for stage in repo.index.stages for dep in stage.deps}
+def test_no_stage_lists_a_source_file(graph):
+    listed = {(stage.name, dep.def_path) for stage in graph.stages for dep in stage.deps}
     assert {path for name, path in listed if path.endswith(".py")} == set()
     sources = {"extensions", "params.yaml", "requirements.txt", "stages", "zsr"}
     assert {path for name, path in listed if name == "code"} == sources
-    for stage in repo.index.stages:
+    for stage in graph.stages:
         assert stage.name == "code" or "code.yaml" in {dep.def_path for dep in stage.deps}, stage.name
 
 
+@pytest.fixture(scope="module")
+def committed(checkout):
+    """What `dvc status` says of a study as it is in git."""
+    return functools.cache(lambda scale: status(checkout.folder / scale))
+
+
 @pytest.mark.parametrize("scale", RUN)
-def test_the_results_in_git_are_those_of_the_lock_and_of_the_numbers_in_params(tmp_path, scale):
+def test_the_results_in_git_are_those_of_the_lock_and_of_the_numbers_in_params(committed, scale):
     """Of a study in studies/ the code alone may be newer than its last run."""
-    from dvc.repo import Repo
-
-    checkout = Checkout(tmp_path, scale=scale)
-    assert changed(checkout, "changed outs") <= {"code"}
-    with Repo(str(checkout.folder / scale)) as repo:
-        for stage, entries in repo.status().items():
-            deps = [entry.get("changed deps", {}) for entry in entries if isinstance(entry, dict)]
-            moved = {path for states in deps for path, state in states.items() if state != "deleted"}
-            assert stage.endswith("code") or moved <= {"code.yaml"}, stage
+    said = committed(scale)
+    assert changed(said, "changed outs") <= {"code"}
+    for stage, entries in said.items():
+        deps = [entry.get("changed deps", {}) for entry in entries if isinstance(entry, dict)]
+        moved = {path for states in deps for path, state in states.items() if state != "deleted"}
+        assert stage == "code" or moved <= {"code.yaml"}, stage
 
 
-def test_the_committed_lock_belongs_to_the_committed_code_and_params(checkout):
-    assert not changed(checkout)
-    assert "Data and pipelines are up to date." in checkout.dvc("repro", "--allow-missing", "--dry")
+def test_the_committed_lock_belongs_to_the_committed_code_and_params(checkout, committed, monkeypatch):
+    assert not changed(committed("."))
+    monkeypatch.chdir(checkout.folder)
+    with Repo(str(checkout.folder)) as repo:
+        assert repo.reproduce(allow_missing=True, dry=True) == []
 
 
 OWN = {  # of every method, a key of its block and another value
@@ -152,79 +163,97 @@ EVERY_DAY = ("method.lambda_ar", "attacks.pgd.n_iter")  # each costs some second
 
 
 @pytest.mark.parametrize("key", [pytest.param(k, marks=[] if k in EVERY_DAY else [pytest.mark.slow]) for k in CHANGES])
-def test_a_change_of_params_touches_exactly_its_stages(checkout, key):
+def test_a_change_of_params_touches_exactly_its_stages(checkout, kept, key):
     value, expected = CHANGES[key]
-    original = (checkout.folder / "params.yaml").read_text()
-    try:
-        checkout.edit({key: value})
-        assert changed(checkout) == expected | {"code", "check"}
-    finally:
-        (checkout.folder / "params.yaml").write_text(original)
+    kept("params.yaml")
+    checkout.edit({key: value})
+    assert changed(status(checkout.folder)) == expected | {"code", "check"}
 
 
 @pytest.fixture
-def edited(checkout):
-    """Edits a file, runs the stage `code`, and returns the stages that are then out of date."""
-    originals = {}
+def kept(checkout):
+    """Puts files of the checkout back after a test has edited them."""
+    originals: dict[Path, str] = {}
 
-    def edit(name: str, old: str, new: str) -> set[str]:
+    def keep(name: str) -> Path:
         path = checkout.folder / name
         originals.setdefault(path, path.read_text())
-        assert old in originals[path]
-        path.write_text(originals[path].replace(old, new, 1))
-        before = (checkout.folder / "code.yaml").read_text()
-        originals.setdefault(checkout.folder / "code.yaml", before)
-        command = [sys.executable, "-B", "-m", "stages.code"]
-        subprocess.run(command, cwd=checkout.folder, env=checkout.environment | {"PYTHONPATH": "."}, check=True)
-        return changed(checkout)
+        return path
 
-    yield edit
+    yield keep
     for path, text in originals.items():
         path.write_text(text)
 
 
-def test_a_comment_reruns_the_digests_alone(edited):
-    assert edited("zsr/files.py", "import csv\n", "import csv  # comma-separated values\n\n\n") == {"code"}
-    assert edited("zsr/methods/fare.py", '"""FARE: ', '"""FARE, ') == {"code"}
+@pytest.fixture
+def edited(checkout, kept, monkeypatch):
+    """Edits a file, runs the stage `code`, and returns the keys of code.yaml that this has changed."""
+    monkeypatch.chdir(checkout.folder)
+    for name in ("code_digest", "closure"):  # of this checkout, in this process
+        real = getattr(scratch, name)
+        monkeypatch.setattr(scratch, name, functools.partial(_in, checkout.folder, real))
+
+    def edit(name: str, old: str, new: str) -> set[str]:
+        path, digests = kept(name), kept("code.yaml")
+        text, before = path.read_text(), flat(digests)
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        CliRunner().invoke(code.main, [], catch_exceptions=False)
+        after = flat(digests)
+        return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+
+    return edit
 
 
-def test_an_edited_method_reruns_its_own_training_alone(edited):
-    assert edited("zsr/methods/fare.py", "self._shift(", "0.0 + self._shift(") == {"code", "train@fare"}
+def _in(folder, function, modules, root=None, **given):
+    return function(modules, root=folder, **given)
 
 
-def test_an_edited_attack_reruns_what_runs_it(edited):
+def flat(path: Path) -> dict[str, str]:
+    """The digests of a code.yaml by dotted keys."""
+    groups = {key: value if isinstance(value, dict) else {"": value} for key, value in read(path).items()}
+    return {f"{key}.{cell}".rstrip("."): digest for key, group in groups.items() for cell, digest in group.items()}
+
+
+def test_a_comment_reruns_the_digests_alone(edited, checkout):
+    assert edited("zsr/files.py", "import csv\n", "import csv  # comma-separated values\n\n\n") == set()
+    assert edited("zsr/methods/fare.py", '"""FARE: ', '"""FARE, ') == set()
+    assert changed(status(checkout.folder)) == {"code"}
+
+
+def test_an_edit_reruns_what_runs_the_edited_file_alone(edited, checkout):
+    """A method its own training, an attack its evaluations, a table the tables: of each the key, of all the stages."""
+    assert edited("zsr/methods/fare.py", "self._shift(", "0.0 + self._shift(") == {"train.fare"}
+    assert edited("zsr/attacks/cw.py", '"CW as PGD"', '"CW by PGD"') == {"evaluate.cw"}
+    assert edited("zsr/reports/comparison.py", 'AVERAGE = "average"', 'AVERAGE = "mean"') == {"tables"}
     judged = {stage for stage in EVALUATE if stage.endswith("-cw")}
-    assert edited("zsr/attacks/cw.py", '"CW as PGD"', '"CW by PGD"') == {"code"} | judged
+    assert changed(status(checkout.folder)) == {"code", "train@fare", "tables"} | judged
 
 
-def test_an_edited_table_reruns_tables_alone(edited):
-    assert edited("zsr/reports/comparison.py", 'AVERAGE = "average"', 'AVERAGE = "mean"') == {"code", "tables"}
+def test_a_row_added_is_in_the_graph_and_its_code_has_a_digest(checkout, kept, monkeypatch):
+    kept("params.yaml")
+    monkeypatch.chdir(checkout.folder)
+    checkout.edit({"methods.tecoa_two": {"section": "methods.tecoa_two", "module": "tecoa"}})
+    with Repo(str(checkout.folder)) as repo:
+        listed = {stage.name for stage in repo.index.stages}
+        said = {stage.rpartition(":")[2]: entries for stage, entries in repo.status(["code", "check", "train"]).items()}
+    assert {"train@tecoa_two", *(f"evaluate@tecoa_two-{a}" for a in ATTACKS)} <= listed
+    assert changed(said) == {"code", "check", "train@tecoa_two"}
 
 
-def test_a_row_added_is_in_the_graph_and_its_code_has_a_digest(checkout):
-    original = (checkout.folder / "params.yaml").read_text()
-    try:
-        checkout.edit({"methods.tecoa_two": {"section": "methods.tecoa_two", "module": "tecoa"}})
-        listed = checkout.dvc("stage", "list", "--name-only").split()
-        assert {"train@tecoa_two", *(f"evaluate@tecoa_two-{a}" for a in ATTACKS)} <= set(listed)
-        assert changed(checkout) >= {"code", "check", "train@tecoa_two"}
-    finally:
-        (checkout.folder / "params.yaml").write_text(original)
-
-
-def test_all_that_follows_from_the_method_under_study(repo):
+def test_all_that_follows_from_the_method_under_study(graph):
     """What `dvc exp run -S method.lambda_ar=0.1` may run: its training and what stands below it, nothing beside."""
     import networkx
 
-    stages = {stage.name: stage for stage in repo.index.stages}
-    below = {stage.name for stage in networkx.ancestors(repo.index.graph, stages["train@tga_zsr"])}
+    stages = {stage.name: stage for stage in graph.stages}
+    below = {stage.name for stage in networkx.ancestors(graph.graph, stages["train@tga_zsr"])}
     evaluations = {f"evaluate@tga_zsr-{attack}" for attack in ATTACKS}
     assert below == evaluations | MEASURES | {"collect", "tables", "figures", "report"}
 
 
-def test_expensive_outputs_can_come_from_the_run_cache(repo):
+def test_expensive_outputs_can_come_from_the_run_cache(graph):
     """`cache: false` on an output other than a metric or plot, or `persist`, switches a stage's run-cache off."""
-    for stage in repo.index.stages:
+    for stage in graph.stages:
         if stage.name.partition("@")[0] in ("base_model", "start", "train", "evaluate", "text_embeddings", "data"):
             assert all((out.use_cache or out.metric or out.plot) and not out.persist for out in stage.outs), stage.name
 

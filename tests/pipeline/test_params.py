@@ -2,15 +2,14 @@
 
 import copy
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from stages import code
@@ -442,12 +441,11 @@ def test_a_protocol_that_is_not_there_is_refused(tmp_path, protocols, chosen, me
         check(tmp_path / "params.yaml")
 
 
-def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path):
+def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path, monkeypatch):
     text = (ROOT / "params.yaml").read_text().replace("lambda_ar: 0.08   #", "lambda_ar: abc   #")
     (tmp_path / "params.yaml").write_text(text)
-    command = [sys.executable, "-B", "-m", "stages.check"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and not (tmp_path / "data").exists()
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(import_module("stages.check").main, [])
+    assert result.exit_code == 1 and not (tmp_path / "data").exists()
     said = "params.yaml: method.lambda_ar must be a number such as 0.1, 1e-3 or 8/255, got 'abc'"
-    assert done.stderr == f"Error: {said}\n"
+    assert result.output == f"Error: {said}\n"

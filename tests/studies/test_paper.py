@@ -2,9 +2,12 @@
 
 import json
 import re
+import shutil
+from importlib import import_module
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from tests import fixtures_real
 from tests.checkout import ROOT, Checkout, ran
@@ -84,20 +87,23 @@ def checkout(tmp_path_factory, warm):
     return Checkout(tmp_path_factory.mktemp("paper"), scale="studies/paper", DATA_ROOT="", HF_HUB_OFFLINE="1", **warm)
 
 
-def test_the_plan_can_be_seen_without_data_and_the_first_error_says_what_to_fetch(checkout):
+def test_the_plan_can_be_seen_without_data_and_the_first_error_says_what_to_fetch(tmp_path, monkeypatch):
     from dvc.repo import Repo
 
-    checkout.variables["DATA_ROOT"] = str(checkout.folder / "nothing")
-    with Repo(str(checkout.folder / checkout.scale)) as repo:
+    with Repo(str(ROOT / "studies/paper")) as repo:
         listed = {stage.name for stage in repo.index.stages}
     stages = {f"data@{s}" for s in SETS} | {f"train@{m}" for m in PAPER["methods"]}
     stages |= {f"evaluate@{m}-{a}" for m in PAPER["methods"] for a in PAPER["attacks"]}
     assert stages < listed
     assert not any(name.startswith("likeness") for name in listed)  # the study's block of that name is empty
-    process = checkout.start("-m", "dvc", "repro", "data@tiny_imagenet")
-    said, _ = process.communicate()
-    assert process.returncode and "Traceback" not in said
-    assert "tiny_imagenet (train) is not here" in said
+    shutil.copy(ROOT / "studies/paper/params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nothing"))
+    monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    result = CliRunner().invoke(import_module("stages.data").main, ["tiny_imagenet"])
+    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
+    said = result.output
+    assert "tiny_imagenet (train) is not here" in said and said.count("\n") == 1
     assert "get it with `python -m zsr fetch tiny_imagenet --split train` at the repository's root" in said
     assert f"Not there either: {', '.join(SETS[1:])}" in said
 
