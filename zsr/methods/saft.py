@@ -27,8 +27,8 @@ from zsr.params import NonNegative, Rounds
 class SAFT(Method):
     """Cross-entropy over the descriptions of all classes, on adversarial images, and two pulls of attention maps.
 
-    Zhang et al., arXiv 2602.12461. The maps are those of TGA-ZSR as published, with the mean of the descriptions of the true class
-    in place of its prompt.
+    Zhang et al., arXiv 2602.12461. The maps are those of TGA-ZSR as published, with the mean of the descriptions of the
+    true class in place of its prompt.
 
     Attributes:
         needs_text: True, since a map compares patch tokens with descriptions.

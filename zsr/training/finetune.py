@@ -96,9 +96,7 @@ class Texts:
     descriptions: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable[..., Tensor]
-    ) -> "Texts":
+    def of(cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable[..., Tensor]) -> "Texts":
         """The text embeddings that the method needs. embed: prompts -> (N, D), called only for more than one prompt."""
         template = method.non_class_template
         non_class = embed(source.prompts(template)) if template else None
