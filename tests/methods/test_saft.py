@@ -229,7 +229,7 @@ def test_a_file_of_another_format_is_refused_with_one_line(brought, content, mes
 def test_without_its_file_the_row_is_refused_by_name_before_anything_is_loaded(tmp_path, monkeypatch):
     from click.testing import CliRunner
 
-    from stages import train
+    from stages import check, train
 
     monkeypatch.setattr(descriptions, "EXTENSIONS", tmp_path)
     paper = read(ROOT / "studies/paper/params.yaml")
@@ -239,6 +239,8 @@ def test_without_its_file_the_row_is_refused_by_name_before_anything_is_loaded(t
     assert run.exit_code == 1
     expected = f"Error: methods.saft: {tmp_path / 'cupl.json'} is not there; bring a file of descriptions in CuPL's"
     assert run.output.startswith(expected) and run.output.count("\n") == 1
+    told = CliRunner().invoke(check.main, [])
+    assert told.exit_code == 0 and f"methods.saft cannot be trained yet: {tmp_path / 'cupl.json'}" in told.output
     (tmp_path / "cupl.json").write_text("{}")
     assert component(paper, "methods", "saft").refusal() == ""
 
