@@ -197,12 +197,19 @@ def test_ties_go_by_the_order_of_the_file(brought):
 
 
 @pytest.mark.parametrize(
-    "match, keys", [("exact", [None, "dog", None, None]), ("published", ["catamaran", "dog", "big red fox", None])]
+    "match, keys",
+    [("exact", [None, "dog", None, None, None]), ("published", ["catamaran", "dog", "big red fox", "dog", None])],
 )
 def test_a_class_finds_its_descriptions_by_its_name_or_as_published_by_a_part_of_it(match, keys):
     """Quirk SF4: the first key in file order, though a later one would fit better."""
-    texts = {"catamaran": ["a boat"], "big red fox": ["a fox"], "dog": ["a pet"], "tabby cat": ["a pet, too"]}
-    found = descriptions.found(texts, ["cat", "dog", "fox", "emu"], match)
+    texts = {
+        "catamaran": ["a boat"],
+        "big red fox": ["a fox"],
+        "hotdog": ["a meal"],
+        "dog": ["a pet"],
+        "tabby cat": ["a pet, too"],
+    }
+    found = descriptions.found(texts, ["cat", "dog", "fox", "dog house", "emu"], match)
     assert found == [texts.get(key, ()) for key in keys]
 
 
