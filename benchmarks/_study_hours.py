@@ -17,6 +17,10 @@ STANDS_FOR = {
     "vision_attention": "tga_zsr",
     "comp_tga": "tga_zsr",
     "embedding_anchor": "tga_zsr",
+    "agft": "tecoa",
+    "tecoa_180": "tecoa",
+    "saft": "tga_zsr",
+    "sim_clip": "fare",
     "cw": "pgd",
 }
 Rates = Mapping[str, Mapping[int, float]]  # method or attack -> batch size -> images a second

@@ -1,4 +1,4 @@
-"""The measured effects on the page docs/quirks.md, from the ablation's table: python -m benchmarks.quirks_page"""
+"""The measured effects on the page docs/quirks.md, from the tables of two studies: python -m benchmarks.quirks_page"""
 
 import re
 from pathlib import Path
@@ -6,13 +6,16 @@ from pathlib import Path
 from zsr import files
 
 ROOT = Path(__file__).parents[1]
-PAGE, TABLE = ROOT / "docs/quirks.md", ROOT / "studies/ablation/tables/quirks.md"
+PAGE = ROOT / "docs/quirks.md"
+TABLES = tuple(f"studies/{study}/tables/quirks.md" for study in ("ablation", "frontier"))
 EFFECT = re.compile(r"`(\w+)`: clean ([^;|]+?), PGD ([^;|]+?)(?=;| \|)")
 
 
 def main() -> None:
-    text = with_effects(PAGE.read_text(encoding="utf-8"), effects(TABLE.read_text(encoding="utf-8")))
-    files.write_atomic(PAGE, text.encode())
+    page = PAGE.read_text(encoding="utf-8")
+    for table in filter(Path.is_file, (ROOT / name for name in TABLES)):
+        page = with_effects(page, effects(table.read_text(encoding="utf-8")))
+    files.write_atomic(PAGE, page.encode())
 
 
 def effects(table: str) -> dict[str, tuple[str, str]]:
@@ -24,10 +27,10 @@ def effects(table: str) -> dict[str, tuple[str, str]]:
 
 
 def with_effects(page: str, measured: dict[str, tuple[str, str]]) -> str:
-    """The page, with the measured effects of each row that the page names."""
+    """The page, with the measured effects of each row that the page names and the table has."""
 
     def effect(said: re.Match) -> str:
-        clean, pgd = measured[said[1]]
+        clean, pgd = measured.get(said[1], said.groups()[1:])
         return f"`{said[1]}`: clean {clean}, PGD {pgd}"
 
     return EFFECT.sub(effect, page)

@@ -10,12 +10,17 @@ import click
 
 from stages.command import CATALOGUE, stage
 from zsr import files, study
+from zsr.params import component
 
 
 @stage("check")
 def main(document: Mapping, code: str) -> None:
     checked = study.check(Path("params.yaml"))
     files.write_atomic(CATALOGUE.with_name("params.ok"), b"params.yaml is valid\n")
+    for name in document["methods"]:
+        refusal = component(document, "methods", name).refusal()
+        if refusal:
+            files.say(f"methods.{name} cannot be trained yet: {refusal}")
     names = study.catalogue(checked, document)
     files.write_kept(CATALOGUE, "study", names)
     click.echo(", ".join(f"{len(names[kind])} {kind}" for kind in ("methods", "attacks", "sets")))

@@ -277,11 +277,16 @@ def _numbers(document: Mapping, kind: str, name: str) -> dict[str, Any]:
 
 
 def weights_of(document: Mapping, name: str, cell: list[str]) -> list[Path]:
-    """The files in the folder `extensions` that a cell of a stage reads: those of a row of the module checkpoint."""
-    key = f"methods.{cell[0]}" if name == "train" else ""
-    if not key or block(document, key, dict[str, Any]).get("module") != "checkpoint":
+    """The files in the folder `extensions` that a cell of a stage reads: weights, or descriptions of classes."""
+    if name != "train":
         return []
-    weights = block(document, f"{key}.weights", str)
+    module = block(document, f"methods.{cell[0]}", dict[str, Any]).get("module", cell[0])
+    if module == "saft":
+        brought = block(_numbers(document, "methods", cell[0]), "descriptions", str)
+        return [path for path in [EXTENSIONS / brought] if path.is_file()]  # the stage refuses a row without its file
+    if module != "checkpoint":
+        return []
+    weights = block(document, f"methods.{cell[0]}.weights", str)
     return [EXTENSIONS / weights] if ":" not in weights else []
 
 

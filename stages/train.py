@@ -17,7 +17,7 @@ from zsr.evaluation.evaluate import Judging, judge
 from zsr.evaluation.grid import Grid, best_rate, grid_of
 from zsr.evaluation.records import Record, accuracies
 from zsr.models import heads
-from zsr.params import Diverged, Natural, block, row
+from zsr.params import Diverged, Natural, StudyError, block, row
 from zsr.training.finetune import TrainingTask, task_of, train_once, without_start
 from zsr.training.loop import COLUMNS, mean_curve
 
@@ -25,6 +25,9 @@ from zsr.training.loop import COLUMNS, mean_curve
 @stage("train", "name", parallel=True)
 def main(document: Mapping, code: str, name: str) -> None:
     grid, tasks = grid_of(document), _tasks(document, name)
+    refusal = tasks[0].method.refusal()
+    if refusal:
+        raise StudyError(f"methods.{name}: {refusal}")
     if grid and tasks[0].method.trains:
         return _train_grid(document, code, name, grid, tasks)
     path = CURVES / name / "curve.csv"

@@ -139,7 +139,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "  tecoa:\n    section: methods.tecoa",
         "  tekoa:\n    section: methods.tekoa",
-        "methods.tekoa names no module of zsr.methods: 'tekoa'; did you mean 'tecoa'? (known: checkpoint, clip, ",
+        "methods.tekoa names no module of zsr.methods: 'tekoa'; did you mean 'tecoa'? (known: agft, checkpoint, clip, ",
     ),
     (
         "section: methods.ft_adv",

@@ -230,6 +230,10 @@ def test_the_tables_show_the_chosen_rate_and_the_sign_of_a_difference(tmp_path):
     assert rates["at", "0.01"][2:] == ["diverged in 2 of 2 seeds"] * 3
     notes = " ".join((tmp_path / "rates.md").read_text().split())
     assert "8 images held out of training, mean over 2 seeds" in notes and "Test images chose nothing" in notes
+    assert "TWINS" in notes and "seeds, each with a start of its own;" in notes
+    tables.rates(tmp_path, averages, pairs, [], grid, [], 8, "T")  # a study with a grid and without TWINS
+    notes = (tmp_path / "rates.md").read_text()
+    assert "TWINS" not in notes and "start of its own" not in notes and "at every rate" in notes
 
 
 def test_effective_rates_are_means_over_steps_at_one_rate_and_at_each_ones_own(tmp_path):

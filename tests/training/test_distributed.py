@@ -30,7 +30,7 @@ from zsr.params import StudyError, block, component, over, read, training_of
 from zsr.scratch import unwatched
 from zsr.training.finetune import FineTuning, Texts, TrainingTask, finetune, train, train_once
 
-METHODS = ["ft_adv", "tecoa", "pmg_aft", "comp_tga", "fare"]
+METHODS = ["ft_adv", "tecoa", "pmg_aft", "comp_tga", "fare", "agft"]
 
 
 def in_processes(n, work, folder):
@@ -63,6 +63,7 @@ def source():
 @pytest.mark.parametrize("name", METHODS)
 def test_two_processes_train_with_the_losses_of_one(document, name, clip_model, source, tmp_path):
     """Batches of 8 and a last one of 5; with its contrastive loss over the batch, its sums, its noise by place."""
+    document = document if name in document["methods"] else read(ROOT / "studies/frontier/params.yaml")
     method = component(document, "methods", name)
     recipe = replace(
         training_of(document, name, FineTuning), epochs=1, batch_size=8, warmup_steps=1, save_every=1, optimizer="sgd"

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from zsr.data.prepared import Split
 from zsr.models.heads import NormStats, PixelClassifier
 from zsr.models.passes import cross_entropy
 
@@ -20,6 +21,8 @@ class Batch:
         anchors: rows of `Method.anchors` for this batch, (B, ...); None: the method has no anchors.
         non_class: unit-norm text embeddings of `Method.non_class_template` for the labels, (B, D); None: the method
             has no such template.
+        descriptions: unit-norm text embeddings of n descriptions of every class, (n, C, D), see
+            `Method.descriptions_of`; None: the method reads no descriptions.
         joint: gathers rows, (B, ...) -> the rows of the step's whole batch. Other processes may hold parts of it.
         nominal: number of images in a full batch of the recipe; None: the number of images in this batch.
     """
@@ -28,6 +31,7 @@ class Batch:
     labels: Tensor
     anchors: Tensor | None = None
     non_class: Tensor | None = None
+    descriptions: Tensor | None = None
     joint: Callable[[Tensor], Tensor] = lambda rows: rows
     nominal: int | None = None
 
@@ -75,6 +79,18 @@ class Method:
 
     def finish(self, visual: nn.Module) -> None:
         """Restore the modules that the tower had before `prepare`, in place, with the trained weights."""
+
+    def refusal(self) -> str:
+        """Why the method cannot be trained here, such as a file that is not there; "": the method can be trained."""
+        return ""
+
+    def descriptions_of(self, source: Split, text_embeddings: Tensor, embed: Callable[..., Tensor]) -> Tensor | None:
+        """Text embeddings of n descriptions of every class, (n, C, D), unit norm; None: the method reads none.
+
+        text_embeddings: text embeddings of the class prompts, (C, D). embed: prompts -> (N, D), see
+        `zsr.models.clip.embed_texts`.
+        """
+        return None
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor | None:
         """Constants of the frozen model and the clean image, (B, ...), computed once per image; None: no anchors."""

@@ -2,6 +2,8 @@
 
 The method uses no text and no label. The loss holds the attacked image's features at the frozen model's features of the
 clean image. The attack drives them away from there.
+
+Sim-CLIP (Hossain and Imteaj, 2024) is FARE with a cosine in the loss; its attack is FARE's (quirk SC1).
 """
 
 from collections.abc import Callable
@@ -23,23 +25,28 @@ class FARE(Method):
 
     Attributes:
         features: raw: not normalised, as published. unit: of unit norm.
+        outer: the distance in the loss. squared: as in the attack. cosine: half of 1 - cosine, as in Sim-CLIP.
     """
 
     features: Literal["raw", "unit"]
+    outer: Literal["squared", "cosine"] = "squared"
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor:
         """phi_0: the frozen model's features of the clean image, (B, D)."""
         return self._features(frozen, batch.images)
 
     def inner_objective(self, model: PixelClassifier, batch: Batch) -> Callable[[Tensor], Tensor]:
-        """The squared distance of `losses`, (B, 3, H, W) -> (B,)."""
+        """The squared distance ||phi(x') - phi_0(x)||², (B, 3, H, W) -> (B,)."""
         return lambda adv: self._shift(model, adv, batch)
 
     def losses(
         self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
     ) -> dict[str, Tensor]:
-        """The mean over images of ||phi(x') - phi_0(x)||²."""
-        assert adv is not None
+        """The mean over images of ||phi(x') - phi_0(x)||², or of (1 - cos(phi(x'), phi_0(x))) / 2."""
+        assert adv is not None and batch.anchors is not None
+        if self.outer == "cosine":
+            cosines = F.cosine_similarity(self._features(model, adv), batch.anchors, dim=1)
+            return {"feature_turn": (1 - cosines).mean() / 2}
         return {"feature_shift": self._shift(model, adv, batch).mean()}
 
     def _shift(self, model: PixelClassifier, adv: Tensor, batch: Batch) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsr.compute import HALF
+from zsr.data.prepared import Split
 from zsr.methods._base import Batch, Method
 from zsr.models.batchnorm import NORMS, Norm
 from zsr.models.heads import PixelClassifier
@@ -202,6 +203,14 @@ class Twins(Method):
     def finish(self, visual: nn.Module) -> None:
         """Keep the adaptive wing only."""
         export_plain(visual)
+
+    def refusal(self) -> str:
+        """The refusal of the base."""
+        return self._loss.refusal()
+
+    def descriptions_of(self, source: Split, text_embeddings: Tensor, embed: Callable[..., Tensor]) -> Tensor | None:
+        """The descriptions of the base."""
+        return self._loss.descriptions_of(source, text_embeddings, embed)
 
     def anchors(self, frozen: PixelClassifier, batch: Batch) -> Tensor | None:
         """The anchors of the base."""

@@ -230,26 +230,33 @@ def load_tower(path: Path, model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def embed_texts(model: nn.Module, arch: str, prompts: list[str]) -> Tensor:
+def embed_texts(model: nn.Module, arch: str, prompts: list[str], distinct: bool = True) -> Tensor:
     """Text embeddings of C prompts, (C, D) fp32, unit norm.
 
-    Raises ParamError: a prompt is longer than the text tower reads; two prompts differ, and their tokens do not.
+    distinct: the prompts must have different tokens where they differ. Raises ParamError: a prompt is longer than the
+    text tower reads; two prompts differ, and their tokens do not.
     """
-    tokenizer = library().get_tokenizer(arch)
+    tokenizer = _tokenizer(arch)
     tokens = tokenizer(prompts)
-    _refuse_loss(prompts, tokens, tokenizer, arch)
+    _refuse_loss(prompts, tokens, tokenizer, arch, distinct)
     clip: Any = model
     return clip.encode_text(tokens, normalize=True).float()
 
 
-def _refuse_loss(prompts: list[str], tokens: Tensor, tokenizer: Any, arch: str) -> None:
-    """Raise ParamError where the tokens lose what tells one prompt from another."""
+@cache
+def _tokenizer(arch: str) -> Any:
+    """The tokenizer of an open_clip name. It is made once, since reading the vocabulary takes half a second."""
+    return library().get_tokenizer(arch)
+
+
+def _refuse_loss(prompts: list[str], tokens: Tensor, tokenizer: Any, arch: str, distinct: bool) -> None:
+    """Raise ParamError where the tokens lose the end of a prompt, or with distinct what tells two prompts apart."""
     for prompt in prompts if hasattr(tokenizer, "encode") else []:
         length, most = len(tokenizer.encode(prompt)) + 2, tokens.shape[1]  # with the tokens of start and end
         if length > most:
             raise ParamError(f"prompt '{prompt}' has {length} tokens and {arch} reads {most}: shorten the template")
     seen: dict[tuple[int, ...], str] = {}
-    for prompt, row in zip(prompts, map(tuple, tokens.tolist())):
+    for prompt, row in zip(prompts if distinct else [], map(tuple, tokens.tolist())):
         if seen.setdefault(row, prompt) != prompt:
             raise ParamError(f"prompts '{seen[row]}' and '{prompt}' are the same tokens: no model can tell them apart")
 

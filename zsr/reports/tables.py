@@ -497,8 +497,8 @@ def rates(
 ) -> None:
     """Write folder/rates.*: accuracies, differences on the same images and seeds, and every rate of the grid.
 
-    compared: pairs of methods; the difference is first minus second. grid: the rows of metrics/results/rates.csv.
-    held_out: number of images that chose the rate.
+    compared: pairs of TWINS and a control; the difference is first minus second. grid: the rows of
+    metrics/results/rates.csv. held_out: number of images that chose the rate.
     """
     parts = {
         **{
@@ -510,16 +510,18 @@ def rates(
         **{
             f"{GROUPS[group]}: TWINS minus its controls, points": _minus_controls(pairs, group, compared, marks)
             for group in GROUPS
+            if compared
         },
         "target: accuracy in % at every rate": _every_rate(grid),
     }
     seeds = len(distinct(grid, "seed"))
+    started = ", each with a start of its own" if compared else ""
     notes = [
         f"The rate of a method is the one of the grid with the highest accuracy under attack on the {held_out} images "
         f"held out of training, mean over {seeds} seeds; {CHOSEN} marks it in the grid. Test images chose nothing.",
         f"target: the test split of the set that methods were trained on. unseen: the mean over the other sets, which "
-        f"they saw no more. ±: standard deviation over {seeds} seeds, each with a start of its own; of a row with one "
-        "seed [low, high]: 95 % over the choice of images.",
+        f"they saw no more. ±: standard deviation over {seeds} seeds{started}; "
+        "of a row with one seed [low, high]: 95 % over the choice of images.",
         *reasons(marks),
     ]
     write(folder, "rates", title, parts, notes)

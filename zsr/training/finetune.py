@@ -87,26 +87,30 @@ class Texts:
         text_embeddings: text embeddings of the class prompts, (C, D), unit norm; None: the head is linear.
         non_class: text embeddings of `Method.non_class_template`, (C, D), unit norm; None: the method has no such
             template.
+        descriptions: text embeddings of n descriptions of every class, (n, C, D), unit norm; None: the method reads
+            none.
     """
 
     text_embeddings: Tensor | None = None
     non_class: Tensor | None = None
+    descriptions: Tensor | None = None
 
     @classmethod
-    def of(
-        cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable[[list[str]], Tensor]
-    ) -> "Texts":
-        """The text embeddings that the method needs. embed: prompts -> (C, D), called only for a second prompt."""
+    def of(cls, method: Method, text_embeddings: Tensor, source: Split, embed: Callable[..., Tensor]) -> "Texts":
+        """The text embeddings that the method needs. embed: prompts -> (N, D), called only for more than one prompt."""
         template = method.non_class_template
-        return cls(text_embeddings, embed(source.prompts(template)) if template else None)
+        non_class = embed(source.prompts(template)) if template else None
+        return cls(text_embeddings, non_class, method.descriptions_of(source, text_embeddings, embed))
 
     def to(self, device: torch.device) -> "Texts":
         """The same text embeddings on a device."""
-        return Texts(*(None if t is None else t.to(device) for t in (self.text_embeddings, self.non_class)))
+        tensors = (self.text_embeddings, self.non_class, self.descriptions)
+        return Texts(*(None if tensor is None else tensor.to(device) for tensor in tensors))
 
     def batch(self, images: Tensor, labels: Tensor, anchors: Tensor | None = None) -> Batch:
         """A batch with the non-class rows of its labels."""
-        return Batch(images, labels, anchors, None if self.non_class is None else self.non_class[labels])
+        non_class = None if self.non_class is None else self.non_class[labels]
+        return Batch(images, labels, anchors, non_class, self.descriptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ class Recipe:
         betas: AdamW's two numbers, each from 0 to below 1; for sgd the first number is the momentum.
         weight_decay: weight decay as the optimiser defines it, at least 0.
         warmup_steps: number of steps of the linear warm-up.
+        warmup_prefix: timm's word. True: the cosine begins after the warm-up. False, as AGFT publishes: the cosine
+            begins at step 0, and the warm-up, from rate 0, takes the place of its first steps (quirk AG7).
         first_step_full_rate: the first step takes lr itself, before the schedule begins (quirk A2).
         grad_clip: largest norm of the whole gradient; 0: no clipping.
         save_every: number of steps between checkpoints of an unfinished run.
@@ -56,6 +58,7 @@ class Recipe:
     betas: tuple[Annotated[float, Interval(0, 1, below=True)], ...] = (0.9, 0.999)
     weight_decay: NonNegative
     warmup_steps: Natural
+    warmup_prefix: bool = True
     first_step_full_rate: bool = False
     grad_clip: NonNegative
     save_every: Count
@@ -77,6 +80,10 @@ def learning_rate(step: int, n_steps: int, recipe: Recipe) -> float:
     base, warmup_steps = recipe.lr, recipe.warmup_steps
     if step == 0 and recipe.first_step_full_rate:
         return base
+    if not recipe.warmup_prefix:
+        if step < warmup_steps:
+            return base * step / warmup_steps
+        return 0.5 * base * (1 + math.cos(math.pi * step / n_steps))
     if step < warmup_steps:
         return base * (step + 1) / warmup_steps
     return 0.5 * base * (1 + math.cos(math.pi * (step - warmup_steps) / (n_steps - warmup_steps)))
