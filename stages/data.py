@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
 from stages.command import ROOT, SETS, stage
+from stages.progress import over
 from zsr.data.config import PromptSet, Resolution, SetSize
 from zsr.data.sources import Files, absent, make
 from zsr.params import Count, Natural, StudyError, block
@@ -24,7 +26,7 @@ def main(document: Mapping, code: str, name: str) -> None:
     try:
         for split, n in counts.items():
             made = make(name, split, n, seed, image_size, files)
-            made.save(SETS / name / f"{split}.safetensors", placed=True)
+            made.save(SETS / name / f"{split}.safetensors", True, partial(over, f"{name} {split}", "images"))
     except StudyError as error:
         absent_sets = [key for key in absent(block(document, "data.sets", dict[str, Any]), files.root) if key != name]
         raise StudyError(

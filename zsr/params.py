@@ -44,7 +44,7 @@ SYSTEM = {  # errno -> what it means for a file, and what to do
     errno.EPERM: "permission denied; give this user the right to it, or choose another place",
     errno.EROFS: "the file system is read-only; choose another place (ZSR_SCRATCH moves kept work)",
     errno.ENOENT: "is not there",
-    errno.EEXIST: "is there already",
+    errno.EEXIST: "is there already, and is no folder; move it away, or name another place",
     errno.EISDIR: "is a folder, and must be a file",
     errno.ENOTDIR: "must be in a folder, and a part of the path is a file",
     errno.ENOTEMPTY: "is a folder that is not empty",

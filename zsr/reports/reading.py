@@ -35,6 +35,9 @@ def curve(path: Path) -> list[dict[str, str]]:
     if columns[: len(CURVE)] != CURVE:
         raise files.Unusable(path, f"begins with other columns than {', '.join(CURVE)}")
     rows = files.read_rows(path, numbers=None)
-    if not all(math.isfinite(float(cell)) for row in rows for cell in row.values() if cell):
-        raise files.Unusable(path, "has a number that is not finite")
+    for number, row in enumerate(rows, 1):
+        if not all(row[column].strip() for column in CURVE):
+            raise files.Unusable(path, f"has a blank in row {number}, in one of the columns {', '.join(CURVE)}")
+        if not all(math.isfinite(float(cell)) for cell in row.values() if cell):
+            raise files.Unusable(path, "has a number that is not finite")
     return rows
