@@ -20,7 +20,7 @@ def main(document: Mapping, code: str, name: str) -> None:
     seed, image_size = block(document, "data.seed", Natural), block(document, "data.image_size", Count)
     native = block(document, "data.attack_resolution", Resolution) == "native"
     prompt_set, complete = block(document, "data.prompt_set", PromptSet), block(document, "data.complete", bool)
-    files = Files(Path(os.environ.get("DATA_ROOT", ROOT / "downloads")), native, prompt_set, complete)
+    files = Files(Path(os.environ.get("DATA_ROOT") or ROOT / "downloads"), native, prompt_set, complete)
     size = block(document, f"data.sets.{name}", SetSize)
     counts = {split: n for split, n in {"train": size.train, "test": size.test}.items() if n}
     try:

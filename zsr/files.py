@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from zsr.params import StudyError
+from zsr.params import StudyError, require_plain
 
 FACTS = "facts"  # one key only, since safetensors does not keep the order of several keys
 CONTENT, PLACE = "content", "place"  # facts of a file about itself: the digest of its content, and its path
@@ -167,6 +167,7 @@ def check_zip(path: Path) -> None:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what a damaged or absent file raises into Unusable."""
+    require_plain(path)
     try:
         yield
     except StudyError:
@@ -500,7 +501,16 @@ def mix(*numbers: int) -> int:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal. The file need not fit into memory."""
-    total = hashlib.sha256()
+    return _hashed(path, hashlib.sha256())
+
+
+def md5(path: Path) -> str:
+    """The MD5 of a file in hexadecimal, for publishers who state no other hash."""
+    return _hashed(path, hashlib.md5(usedforsecurity=False))
+
+
+def _hashed(path: Path, total: Any) -> str:
+    require_plain(path)
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             total.update(chunk)

@@ -37,7 +37,7 @@ Watch = Callable[[range, int, Callable[[], Any]], Iterable[int]]
 
 def folder() -> Path:
     """The folder of kept work: ZSR_SCRATCH, or .scratch in the root of this checkout, shared by all its studies."""
-    return Path(os.environ.get("ZSR_SCRATCH", ROOT / ".scratch"))
+    return Path(os.environ.get("ZSR_SCRATCH") or ROOT / ".scratch")
 
 
 def key(task: Any, code: str) -> str:
