@@ -275,9 +275,7 @@ def test_a_folder_with_the_name_of_a_picture_is_refused_and_not_passed_over(tmp_
 
 
 @pytest.mark.parametrize("name", ["test_batch", "batches.meta"])
-def test_a_file_that_is_not_the_published_one_is_refused_where_the_set_must_be_whole(
-    tmp_path, monkeypatch, name, capsys
-):
+def test_a_file_that_is_not_the_published_one_is_refused_in_a_whole_set(tmp_path, monkeypatch, name, capsys):
     folder_of_set = cifar(tmp_path).parent
     known = {file: files.md5(folder_of_set / file) for file in ("test_batch", "batches.meta")}
     monkeypatch.setattr(samples, "entry", lambda name: replace(entry(name), md5_of={"test": known}))

@@ -12,7 +12,7 @@ CURVES = {
     "of no number": ("step,lr,loss\n0,0.1,high\n", "is damaged"),
     "of an infinite number": ("step,lr,loss\n0,0.1,nan\n", "has a number that is not finite"),
     "without a step": ("step,lr,loss\n,0.1,1.0\n", "has a blank in row 1"),
-    "without a loss": ("step,lr,loss,term\n0,0.1,1.0,\n1,0.1, ,\n", "has a blank in row 2"),
+    "without a loss": ("step,lr,loss,term\n0,0.1,1.0,\n1,0.1,,\n", "has a blank in row 2"),
     "of half a step": ("step,lr,loss\n0.5,0.1,1.0\n", "which is no whole number"),
 }
 
@@ -92,11 +92,8 @@ def test_more_right_images_than_images_are_refused(results):
 
 @pytest.mark.parametrize("folder", ["metrics", *(f"studies/{name}/metrics" for name in ("transfer", "embedded-3"))])
 def test_every_table_that_a_study_has_is_taken(folder):
-    found = [
-        path
-        for kind in ("results", "eps_sweep", "attention", "likeness")
-        for path in (ROOT / folder / kind).glob("*.csv")
-    ]
+    kinds = ("results", "eps_sweep", "attention", "likeness")
+    found = [path for kind in kinds for path in (ROOT / folder / kind).glob("*.csv")]
     assert len(found) >= 7 and all(reading.results(path) is not None for path in found)
 
 
