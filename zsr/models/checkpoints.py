@@ -424,7 +424,10 @@ def _holds_weights(value: Any, depth: int = 4) -> bool:
     """Is it a state dict, or a dict that holds one?"""
     if not isinstance(value, Mapping) or not depth:
         return False
-    return any(isinstance(v, Tensor) or (key in BEFORE and _holds_weights(v, depth - 1)) for key, v in value.items())
+    return any(
+        v.numel() if isinstance(v, Tensor) else key in BEFORE and _holds_weights(v, depth - 1)
+        for key, v in value.items()
+    )
 
 
 def _tell_others(path: Path, stored: Mapping[Any, Any], taken: str) -> None:
