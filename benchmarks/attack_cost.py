@@ -18,8 +18,8 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from benchmarks.step_cost import Meter, forward_cost
-from stages.command import StageCommand
 from zsr.attacks.batch import Noise
+from zsr.cli.running import OneLine
 from zsr.data.sources import make
 from zsr.models import clip
 from zsr.models.clip import Classifier
@@ -29,7 +29,7 @@ STEPS = 10
 CLASSES = (3, 50, 1000)
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.option("--arch", help="Of open_clip, with random weights; without it model.arch of params.yaml.")
 @click.option("--batch-size", type=int, help="Without it evaluate.batch_size.")
 def main(arch: str | None, batch_size: int | None) -> None:

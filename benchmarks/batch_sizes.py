@@ -8,7 +8,7 @@ import click
 import torch
 from tabulate import tabulate
 
-from stages.command import StageCommand
+from zsr.cli.running import OneLine
 from zsr.data import prepared
 from zsr.evaluation.evaluate import Evaluation, evaluate
 from zsr.evaluation.records import Record
@@ -19,7 +19,7 @@ from zsr.params import Count, block, component, read
 SIZES = (64, 7, 1)
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.argument("methods", nargs=-1)
 @click.option("--images", default=100, help="Of each set.")
 def main(methods: tuple[str, ...], images: int) -> None:

@@ -9,7 +9,7 @@ import click
 import numpy as np
 from matplotlib.figure import Figure
 
-from stages.command import StageCommand
+from zsr.cli.running import OneLine
 from zsr.data.config import Data
 from zsr.data.prepared import Split
 from zsr.data.sources import make
@@ -39,7 +39,7 @@ def sheet(splits: dict[str, Split]) -> Figure:
     return figure
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.option("--out", default="docs/world.png", type=click.Path(path_type=Path), help="The picture to write.")
 def main(out: Path) -> None:
     """Draw pictures of every set in params.yaml."""

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from stages.command import StageCommand
+from zsr.cli.running import OneLine
 from zsr.data.sources import make
 from zsr.models import clip
 from zsr.models.clip import Classifier
@@ -64,7 +64,7 @@ class Meter(TorchDispatchMode):
         self.alive -= size
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.option("--arch", help="Of open_clip, with random weights; without it model.arch of params.yaml.")
 @click.option("--batch-size", type=int, help="Without it train.batch_size.")
 @click.option("--methods", multiple=True, help="Without it all of params.yaml.")

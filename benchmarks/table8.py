@@ -21,9 +21,10 @@ from tabulate import tabulate
 
 from benchmarks._study_hours import table, work_of
 from benchmarks._table8_rows import beside, extrapolated, matmul_rates, rates, speed_cells, step_cells
-from stages.command import WRITTEN, StageCommand
+from stages.command import WRITTEN
 from zsr import files
 from zsr.attacks.clean import Clean
+from zsr.cli.running import OneLine
 from zsr.compute import Compute
 from zsr.evaluation.evaluate import Evaluation
 from zsr.params import Count, block, component, read, training_of, under_protocol
@@ -50,7 +51,7 @@ Of evaluations an upper bound (see above). One process; without downloads, decod
 """
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.option("--arch", help="Of open_clip, with random weights; without it model.arch of studies/paper/params.yaml.")
 @click.option("--batch-size", "sizes", type=click.IntRange(1), multiple=True, help="Without it 128 and 256.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")

@@ -13,8 +13,8 @@ import torch
 from tabulate import tabulate
 from torch.nn import functional as F
 
-from stages.command import StageCommand
 from zsr.attacks.pgd import PGD
+from zsr.cli.running import OneLine
 from zsr.data.prepared import Split
 from zsr.data.sources import make
 from zsr.files import load_tensors
@@ -27,7 +27,7 @@ SIZES = (64, 128, 256, 512)
 CONFIDENT = 10.0  # the mean lead of the true class that a fitted model is scaled to
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.option("--fitted", is_flag=True, help="Take the fitted tower although there is a base model.")
 def main(fitted: bool) -> None:
     """Shares of pixels, and of images, whose gradient is exactly zero: the same pictures at every batch size."""

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import click
 
-from stages.command import StageCommand
+from zsr.cli.running import OneLine
 from zsr.data import prompts, registry
 from zsr.files import write_atomic
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.argument("sets", nargs=-1)
 def main(sets: tuple[str, ...]) -> None:
     """Write the files of SETS, or all, from their raw keys and clean names, which alone are edited by hand."""

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import click
 
-from stages.command import CODE, StageCommand, cells, end_with_dvc, key_of, modules_of, weights_of
+from stages.command import CODE, cells, end_with_dvc, key_of, modules_of, weights_of
 from zsr import files, scratch
+from zsr.cli.running import OneLine
 from zsr.params import StudyError, read
 
 PLAIN = re.compile(r"(?!(?:null|true|false)$)[a-z][a-z0-9_]*")  # keys that YAML reads as plain text
 
 
-@click.command(cls=StageCommand, help=__doc__)
+@click.command(cls=OneLine, help=__doc__)
 def main() -> None:
     end_with_dvc()
     document, digests, run = read(Path("params.yaml")), {}, set()

@@ -13,8 +13,10 @@ from urllib.parse import quote
 
 import click
 
+from stages.progress import first
 from zsr import files, scratch
-from zsr.params import EXTENSIONS, ParamError, StudyError, block, build, line_of, read
+from zsr.cli.running import OneLine, never_silent
+from zsr.params import EXTENSIONS, ParamError, StudyError, block, build, read
 from zsr.scratch import ROOT
 
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
@@ -39,21 +41,6 @@ NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of attacks, sets an
 
 HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
 PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # kind of row -> package
-
-
-class StageCommand(click.Command):
-    """A command that shows an error that its user can cure as one line, and exits with 1. A bug keeps its traceback."""
-
-    def invoke(self, context: click.Context):
-        try:
-            return super().invoke(context)
-        except BrokenPipeError:
-            raise  # the reader of the output has gone, which click ends without a word
-        except Exception as error:
-            line = line_of(error)
-            if not line:
-                raise
-            raise click.ClickException(line) from None
 
 
 def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable], click.Command]:
@@ -81,12 +68,14 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
             modules = modules_of(document, name, list(arguments.values()))
             code = scratch.code_digest(modules, weights=weights_of(document, name, list(arguments.values())))
             _compare(code, name, list(arguments.values()))
-            with _outputs_held(name, list(arguments.values())), _joined(parallel):
+            label = " ".join([name, *arguments.values()])
+            heard = never_silent(label) if first() else nullcontext()
+            with _outputs_held(name, list(arguments.values())), heard, _joined(parallel):
                 function(document, code, **arguments)
             escaped = name != "check" and scratch.loaded_files() - scratch.closure(modules)
             assert not escaped, f"the digest of {name} knows nothing of {', '.join(map(str, sorted(escaped)))}"
 
-        command = click.command(name, cls=StageCommand, help=sys.modules[function.__module__].__doc__)
+        command = click.command(name, cls=OneLine, help=sys.modules[function.__module__].__doc__)
         for argument in reversed(cell):
             run = click.argument(argument)(run)
         return command(run)
@@ -141,7 +130,7 @@ def _outputs_held(name: str, cell: list[str]) -> Iterator[None]:
     DVC has deleted the outputs before it runs a stage. Where another process has held the lock, it may have written
     into them since, so they are deleted once more.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not first():
         yield
         return
     folder = Path(".dvc/tmp") if Path(".dvc").is_dir() else scratch.folder() / files.digest(os.getcwd())

@@ -61,7 +61,7 @@ def _eps_sweep(study: str, document: Mapping) -> None:
     evaluated = reading.study(RESULTS / "study.json")["attacks"]
     trained = block(document, "train.attack.eps", str)
     for path in files.listed(METRICS / "eps_sweep", ".csv", stem=NAME):
-        rows = files.read_rows(path)
+        rows = reading.results(path)
         marked = {"training": trained, "the tables": evaluated[path.stem]}
         counts = sorted({int(row["n"]) for row in rows})
         images = f"the first {counts[0]} images of each set" if len(counts) == 1 else "the first images of each set"
@@ -97,7 +97,7 @@ def _likeness(study: str, document: Mapping) -> None:
     for path in files.listed(METRICS / "likeness", ".csv", stem=NAME):
         title = f"Likeness with the {path.stem} model (CKA), by start of training"
         note = f"{study}. Clean images. {SPREAD}"
-        figures.likeness(OUT / f"likeness_{path.stem}.png", files.read_rows(path), title, note)
+        figures.likeness(OUT / f"likeness_{path.stem}.png", reading.results(path), title, note)
 
 
 FIGURES: dict[str, Callable[[str, Mapping], None]] = {

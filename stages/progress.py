@@ -1,4 +1,4 @@
-"""What a running stage tells: a bar with the time left, or in a log a line now and then; the training curve so far."""
+"""What a running stage tells: a bar with the time left, or in a log a line each minute; the training curve so far."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from zsr import files
+from zsr.cli.running import Log, told
 
-LOG_LINE = 60  # seconds between two lines in a log
 LIVE_CURVE = 5  # seconds between two states of a curve
 Item = TypeVar("Item")
 
@@ -24,12 +24,13 @@ def first() -> bool:
 
 def tell(line: str) -> None:
     """Print a line of the result."""
+    told()
     if first():
         click.echo(line)
 
 
 class Bar:
-    """How far a stage is, and the time left: a bar on a terminal, else a line each minute. Threads may share one.
+    """How far a stage is, and the time left: a bar on a terminal, else lines, see `Log`. Threads may share one.
 
     Attributes:
         found: how much of the work had been done before, and was found.
@@ -40,8 +41,7 @@ class Bar:
 
         self.label, self.unit, self.total, self.done, self.found = label, unit, total, 0, 0
         self._bar = tqdm(desc=label, unit=f" {unit}", total=total, disable=not (first() and sys.stderr.isatty()))
-        self._lock, self._begin = Lock(), monotonic()
-        self._last_line = self._begin
+        self._lock, self._log = Lock(), Log()
 
     def expect(self, total: int) -> None:
         """There is so much work in all."""
@@ -62,9 +62,11 @@ class Bar:
             self.done += n
             self._bar.set_postfix_str(result, refresh=False)
             self._bar.update(n)
-            if first() and self._bar.disable and monotonic() - self._last_line > LOG_LINE and self.done < self.total:
-                self._last_line = monotonic()
-                click.echo(self.line(result), err=True)
+            if not self._bar.disable:
+                told()
+            elif first() and self.done < self.total and self._log.is_due():
+                told()
+                files.say(self.line(result))
             self._close_at_the_end()
 
     def _close_at_the_end(self) -> None:
@@ -73,7 +75,7 @@ class Bar:
 
     def line(self, result: str) -> str:
         """The state in words."""
-        spent = monotonic() - self._begin
+        spent = self._log.spent()
         left = spent / max(self.done - self.found, 1) * (self.total - self.done)
         told = f"{self.label}: {self.done:,} of {self.total:,} {self.unit}, {self._bar.format_interval(left)} left"
         return f"{told}, {result}" if result else told

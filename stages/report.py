@@ -26,12 +26,12 @@ def source(document: Mapping) -> report.Source:
         study=reading.study(RESULTS / "study.json"),
         **{name: reading.results(RESULTS / f"{name}.csv") for name in results},
         **tables,
-        sweeps={name: files.read_rows(METRICS / f"eps_sweep/{name}.csv") for name in document["eps_sweep"]},
+        sweeps={name: reading.results(METRICS / f"eps_sweep/{name}.csv") for name in document["eps_sweep"]},
         attention={
-            name: ((maps / f"{name}.png").read_bytes(), files.read_rows(maps / f"{name}.csv"))
+            name: ((maps / f"{name}.png").read_bytes(), reading.results(maps / f"{name}.csv"))
             for name in document["attention"]
         },
-        likeness={name: files.read_rows(METRICS / f"likeness/{name}.csv") for name in document["likeness"]},
+        likeness={name: reading.results(METRICS / f"likeness/{name}.csv") for name in document["likeness"]},
         libraries=read(CODE)["libraries"],
         python=".".join(platform.python_version_tuple()[:2]),
         citation=read(ROOT / "CITATION.cff"),

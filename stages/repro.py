@@ -20,8 +20,9 @@ from threading import Lock
 
 import click
 
-from stages.command import BASE_MODEL, StageCommand
+from stages.command import BASE_MODEL
 from stages.warm import serving
+from zsr.cli.running import OneLine
 from zsr.params import StudyError, read
 
 DVC = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
@@ -38,7 +39,7 @@ OPEN = {  # what a run makes -> what it is for
 }
 
 
-@click.command(cls=StageCommand, help=__doc__, context_settings={"allow_interspersed_args": False})
+@click.command(cls=OneLine, help=__doc__, context_settings={"allow_interspersed_args": False})
 @click.option(
     "--lanes", type=click.IntRange(1), help="Rows at a time [default: one for `threads` cores; one on a GPU]."
 )

@@ -45,7 +45,7 @@ class Measured:
     @cached_property
     def alike(self) -> list[dict[str, str]]:
         """The rows of all likeness measurements."""
-        return [row for path in files.listed(METRICS / "likeness", ".csv", stem=NAME) for row in files.read_rows(path)]
+        return [row for path in files.listed(METRICS / "likeness", ".csv", stem=NAME) for row in reading.results(path)]
 
     @cached_property
     def transfer(self) -> tuple[list[dict], tables.Facts]:

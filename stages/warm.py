@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -185,8 +185,8 @@ def _forked(connection: socket.socket, others: list[socket.socket]) -> int | Non
 
 def _run(request: dict, descriptors: list[int], sockets: list[socket.socket]) -> NoReturn:
     """Become the stage that was asked for."""
-    status = 1
-    try:
+
+    def run() -> None:
         os.setpgid(0, 0)
         ctypes.CDLL(None).prctl(ENDS_WITH_PARENT, signal.SIGKILL)
         signal.set_wakeup_fd(-1)
@@ -208,6 +208,18 @@ def _run(request: dict, descriptors: list[int], sockets: list[socket.socket]) ->
             cast(io.TextIOWrapper, stream).reconfigure(line_buffering=os.isatty(number) or number == 2)
         sys.path[:], sys.argv = request["path"], [f"stages.{name}", *arguments]
         runpy.run_module(f"stages.{name}", run_name="__main__", alter_sys=True)
+
+    end_after(run)
+
+
+def end_after(run: Callable[[], object]) -> NoReturn:
+    """Run a function in a fork, then end the fork with the exit status that Python has after such a function.
+
+    Nothing else of the process that forked runs: neither its `finally` blocks nor what it does at its exit.
+    """
+    status = 1
+    try:
+        run()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -217,7 +229,7 @@ def _run(request: dict, descriptors: list[int], sockets: list[socket.socket]) ->
         with suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(status)
+        os._exit(status & 255)
 
 
 if __name__ == "__main__":

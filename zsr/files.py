@@ -24,7 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from zsr.params import StudyError
+from zsr.params import StudyError, require_plain
 
 FACTS = "facts"  # one key only, since safetensors does not keep the order of several keys
 CONTENT, PLACE = "content", "place"  # facts of a file about itself: the digest of its content, and its path
@@ -167,6 +167,7 @@ def check_zip(path: Path) -> None:
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what a damaged or absent file raises into Unusable."""
+    require_plain(path)
     try:
         yield
     except StudyError:
@@ -277,13 +278,27 @@ def check_content(path: Path) -> None:
 
 
 def check_place(path: Path) -> None:
-    """Raise Unusable where a file of tensors or images states another place than the end of its path."""
-    stated = _header(path)[1].get(PLACE)
-    if stated is None and remedy(path):
-        raise Unusable(path, "does not state what it was written as, so it may be another file")
-    place = Path(stated or path.name).parts
-    if path.parts[-len(place) :] != place:
-        raise Unusable(path, f"was written as {'/'.join(place)}, and is refused elsewhere")
+    """Raise Unusable where a file of tensors or images states another place than its own.
+
+    The path may be relative to any folder. What stands in the place of an output must be that output, also where the
+    path is a link, as DVC makes links into its cache. Any other path may be a link to the file in its place.
+    """
+    stated, here = _header(path)[1].get(PLACE), Path(os.path.abspath(path))
+    of_output = remedy(here)
+    if stated is None:
+        if of_output:
+            raise Unusable(path, "does not state what it was written as, so it may be another file")
+        return
+    place = Path(_place(stated)).parts
+    if not any(one.parts[-len(place) :] == place for one in [here, *([] if of_output else [path.resolve()])]):
+        raise Unusable(path, f"was written as {stated}, and is refused elsewhere")
+
+
+def _place(path: str) -> str:
+    """A path from the part on that is an output of a study; the whole path where no part is."""
+    parts = Path(path).parts
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((end for end in ends if any(end.startswith(f"{output}/") for output in STAGES)), path)
 
 
 def check_finite(path: Path, tensors: Mapping[str, Any]) -> None:
@@ -340,6 +355,25 @@ def require_space(folder: Path, needed: int, purpose: str, advice: str = "make r
         raise StudyError(
             f"{purpose} needs {_said(needed)} below {folder}, where {_said(free(folder))} are free: {advice}"
         )
+
+
+def check_writable(path: Path, folder: bool = False) -> None:
+    """Raise StudyError where no file, or no folder of files, can be made at a path that a user has named.
+
+    It is called before anything is computed. folder: the path is that of a folder, which may be there.
+    """
+    if path.is_dir() and not folder:
+        raise StudyError(f"{path} is a folder, and must be a file: name a file")
+    if path.exists() and not path.is_dir() and (folder or not path.is_file()):
+        kind, made = "a file" if path.is_file() else "a device or a pipe", "folder" if folder else "file"
+        raise StudyError(f"{path} is {kind}, and a {made} would take its place: name another place")
+    above = path if path.is_dir() else path.absolute().parent
+    while not os.path.lexists(above):
+        above = above.parent
+    if not above.is_dir():
+        raise StudyError(f"{path} cannot be made, since {above} is no folder: name another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise StudyError(f"{path} cannot be written, since {above} may not be: name another place")
 
 
 @contextmanager
@@ -467,7 +501,16 @@ def mix(*numbers: int) -> int:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal. The file need not fit into memory."""
-    total = hashlib.sha256()
+    return _hashed(path, hashlib.sha256())
+
+
+def md5(path: Path) -> str:
+    """The MD5 of a file in hexadecimal, for publishers who state no other hash."""
+    return _hashed(path, hashlib.md5(usedforsecurity=False))
+
+
+def _hashed(path: Path, total: Any) -> str:
+    require_plain(path)
     with path.open("rb") as file:
         while chunk := file.read(2**20):
             total.update(chunk)

@@ -44,7 +44,7 @@ SYSTEM = {  # errno -> what it means for a file, and what to do
     errno.EPERM: "permission denied; give this user the right to it, or choose another place",
     errno.EROFS: "the file system is read-only; choose another place (ZSR_SCRATCH moves kept work)",
     errno.ENOENT: "is not there",
-    errno.EEXIST: "is there already",
+    errno.EEXIST: "is there already, and is no folder; move it away, or name another place",
     errno.EISDIR: "is a folder, and must be a file",
     errno.ENOTDIR: "must be in a folder, and a part of the path is a file",
     errno.ENOTEMPTY: "is a folder that is not empty",
@@ -120,7 +120,11 @@ def _path_of(error: BaseException) -> str:
         path = trace.tb_frame.f_locals.get("path")
         found = str(path) if isinstance(path, Path) else found
         trace = trace.tb_next
-    return "".join(letter if letter.isprintable() else "?" for letter in found) or "a file"
+    return _printable(found) or "a file"
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @dataclass(frozen=True)
@@ -217,11 +221,18 @@ BARRED = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\ud800-\\udfff]")  # con
 MOST_DIGITS = 60  # in one number that is written as text, such as "8/255"
 
 
+def require_plain(path: Path) -> None:
+    """Raise StudyError where a path is that of a device or a pipe: a reader would wait for ever, or read for ever."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise StudyError(f"{_printable(str(path))} is a device or a pipe, and must be a file: put the file back")
+
+
 def text_of(path: Path) -> str:
     """The text in a UTF-8 file, with or without a byte order mark. Raises ParamError where it cannot be read."""
     try:
+        require_plain(path)
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, StudyError) as error:
         raise ParamError(line_of(error)) from None
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ParamError(f"{path}: must be UTF-8 text, and is UTF-16 or UTF-32; save it as UTF-8")

@@ -28,7 +28,7 @@ ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
 # Libraries that do not compute results: they read options and params files, draw progress bars, and watch processes.
 INTERFACE = {"click", "psutil", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
-INTERFACE_MODULE = "progress.py"  # of the package stages: it shows what is computed, and no output depends on it
+INTERFACE_FILES = ("stages/progress.py", "zsr/cli/running.py")  # no output depends on what they show
 LITERALS = (ast.Constant, ast.Dict, ast.Tuple, ast.List, ast.expr_context)
 T = TypeVar("T")
 # (the steps to come, the number of steps done, what gives the result so far) -> the same steps
@@ -37,7 +37,7 @@ Watch = Callable[[range, int, Callable[[], Any]], Iterable[int]]
 
 def folder() -> Path:
     """The folder of kept work: ZSR_SCRATCH, or .scratch in the root of this checkout, shared by all its studies."""
-    return Path(os.environ.get("ZSR_SCRATCH", ROOT / ".scratch"))
+    return Path(os.environ.get("ZSR_SCRATCH") or ROOT / ".scratch")
 
 
 def key(task: Any, code: str) -> str:
@@ -195,7 +195,7 @@ def computes_nothing(path: Path) -> bool:
 
     Such a package imports a module when its name is used. A stage names modules, so the package does not count.
     """
-    if path.name == INTERFACE_MODULE and path.parent.name == "stages":
+    if path.as_posix().endswith(INTERFACE_FILES):
         return True
     return path.name == "__init__.py" and _parsed(path, path.stat().st_mtime_ns).names_alone
 

@@ -68,8 +68,8 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def png(width: int, height: int, rows: bytes, *more: bytes, header: bytes = b"") -> bytes:
-    ihdr = header or struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+def png(width: int, height: int, rows: bytes, *more: bytes, header: bytes | None = None) -> bytes:
+    ihdr = header if header is not None else struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = [_chunk(b"IHDR", ihdr), *more, _chunk(b"IDAT", zlib.compress(rows)), _chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
@@ -119,7 +119,7 @@ def garbage_of(rng: random.Random) -> bytes:
             b"\0\0\0\x0cjP  \r\n\x87\n",
             b"RIFF\x40\0\0\0WEBPVP8L",
         )
-        + (b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"8BPS\0\x01", b"P6 9 9 255\n", b"P5 99999 99999 255\n", b"\0\0\1\0\1\0")
+        + (b"\xff\xd8\xff\xe0\0\x10JFIF\0", b"8BPS\0\x01", b"P6 99 99 255\n", b"P5 99999 99999 255\n", b"\0\0\1\0\1\0")
         + (b"DDS \x7c\0\0\0", b"icns\0\0\1\0", b"\x59\xa6\x6a\x95", b"SIMPLE  =  T", b"qoif", b"%!PS-Adobe-3.0\n")
     )
     return magic + rng.randbytes(rng.choice((0, 20, 300)))

@@ -92,7 +92,7 @@ def _imported(folder: Path, label: str, name: str, content: bytes, safe: bool | 
     given = folder / "given"
     given.mkdir(parents=True)
     (given / name).write_bytes(content)
-    path = registry(folder, name, content, "zip" if name.endswith("zip") else "tar", [])
+    path = registry(folder, name, content, "zip" if name.endswith("zip") else "tar", ["http://127.0.0.1:9/nowhere"])
     ended = fetched(folder, path, "--from", given)
     here = {one.name for one in folder.iterdir() if not one.name.startswith(".")} - {"given", "root", "registry.yaml"}
     root = folder / "root"

@@ -11,7 +11,6 @@ import resource
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import NoReturn
+
+from stages.warm import end_after
 
 LIMIT = 60  # seconds after which a command hangs
 MEMORY = 3 * 2**30  # bytes of addresses that a command may add to those of the warmed process
@@ -158,15 +159,7 @@ def call(function: Callable[[], object]) -> None:
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
-        status = 1
-        try:
-            function()
-            status = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
+        end_after(function)
     assert os.waitpid(pid, 0)[1] == 0, "a part of the campaign itself failed; its message is above"
 
 
@@ -179,8 +172,7 @@ def _become(
     largest: int,
     writers: Sequence[int],
 ) -> NoReturn:
-    status = 1
-    try:
+    def run() -> None:
         os.setpgid(0, 0)
         for one in SIGNALS:
             signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
@@ -196,16 +188,8 @@ def _become(
         before()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         _command(command)
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        with suppress(Exception):
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(status & 255)
+
+    end_after(run)
 
 
 def _limited(memory: int, largest: int) -> None:

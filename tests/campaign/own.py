@@ -88,12 +88,14 @@ def _damaged(rng: random.Random, path: Path, study: Path, form_only: bool) -> st
     ruin = [*bad_bytes.RUINED, bad_bytes.cut_last]
     if path.suffix != ".csv":
         ruin += [bad_bytes.hole] * (not form_only)
-    shape = rng.choices(("ruin", "gone", "flip", "edit", "swap"), (20, 6, 22, 30, 22))[0]
+    shape = rng.choices(("ruin", "gone", "pipe", "flip", "edit", "swap"), (20, 4, 4, 22, 30, 20))[0]
     if form_only and shape in ("flip", "swap") or (shape == "swap" and not _siblings(path)):
         shape = "edit"
-    if shape == "gone":
+    if shape in ("gone", "pipe"):
         path.unlink()
-        return "is gone"
+        if shape == "pipe":
+            os.mkfifo(path)
+        return "is gone" if shape == "gone" else "is a pipe"
     if shape == "flip":
         replaced(path, bad_bytes.bits_flipped(content, rng))
         return "bits flipped"
@@ -239,13 +241,26 @@ def disk(rng: random.Random, world: World, folder: Path) -> Finding:
         shutil.rmtree(study / "scratch")
         (study / "scratch").mkdir()
     before = {path for path in study.rglob("*") if path.is_file()}
-    label, ended = rng.choice((_full_limit, _full_limit, _full_disk, _no_rights, _in_the_way))(rng, study, command)
+    ways = (_full_limit, _full_limit, _full_disk, _no_rights, _in_the_way, _odd_scratch)
+    label, ended = rng.choice(ways)(rng, study, command)
     label = f"{' '.join(command)}: {label}"
     now = {path for path in study.rglob("*") if path.is_file()} - before
     left = [path.name for path in now if path.name.endswith(".tmp")]
     again = _again(world, study, command)
     if ended.status or ended.hung:
-        names = [str(study), *outs(command), "scratch", "data/", "metrics/", "tables", *_parts(study)]
+        names = [
+            str(study),
+            str(study.parent),
+            "/dev/null",
+            "/proc",
+            "nnnnn",
+            *outs(command),
+            "scratch",
+            "data/",
+            "metrics/",
+            "tables",
+            *_parts(study),
+        ]
         finding = refusal(ended, names, label, left)
         return Finding(WRONG, label, again) if again else finding
     if again or made(study, command) != world.undisturbed[command]:
@@ -318,6 +333,16 @@ def _no_rights(rng: random.Random, study: Path, command: tuple[str, ...]) -> tup
     for path in folders:
         path.chmod(0o755)
     return f"{place.relative_to(study.parent)} may not be written", ended
+
+
+def _odd_scratch(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
+    """A folder of kept work that the environment names oddly, or where none can be."""
+    os.mkfifo(study.with_name("pipe"))
+    (study.with_name("link")).symlink_to("nowhere/at/all")
+    places = (study / "params.yaml", Path("/dev/null"), Path("/proc/x"), Path("n" * 300), study.with_name("pipe"))
+    place = rng.choice((*places, study.with_name("link"), study.with_name("ü b"), study.with_name("two\nlines")))
+    ended = stage(command, study, environment={"ZSR_SCRATCH": place})
+    return f"ZSR_SCRATCH is {place.name[:20]!r}", ended
 
 
 def _without_privileges() -> None:

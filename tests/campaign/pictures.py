@@ -95,6 +95,9 @@ def _folder_of_pictures(rng: random.Random, data: Path, folder: Path) -> Changed
         ),
         "bytes as a name": (lambda: os.rename(os.fsencode(path), os.fsencode(place) + b"/\xff\xfe.png"), None),
         "a device": (lambda: (path.unlink(), path.symlink_to("/dev/zero")), True),
+        "a pipe": (lambda: (path.unlink(), os.mkfifo(path)), True),
+        "a class in two cases": (lambda: shutil.copytree(place, data / place.name.upper()), None),
+        "a picture without rights": (lambda: path.chmod(0), None),
     }
     name = rng.choice(list(ways))
     change, must_refuse = ways[name]
@@ -160,6 +163,8 @@ def _public_set(rng: random.Random, world: World, folder: Path) -> Finding:
     path = rng.choice(files)
     if rng.random() < 0.15:
         label = _stray(rng, path)
+    elif rng.random() < 0.1:
+        label = _no_file(rng, path)
     elif path.suffix == ".tar" or path.name == "nshards.txt":
         label = _shard(rng, path)
     elif path.suffix in (".txt", ".json"):
@@ -189,6 +194,21 @@ def _prepared(world: World, folder: Path, name: str, root: Path, label: str, nam
         return refusal(ended, names, label, left)
     same = made(study, command) == world.reference[f"data {name}"]
     return Finding(TAKEN, label) if same else Finding(WRONG, label, f"another {', '.join(outs(command))}")
+
+
+def _no_file(rng: random.Random, path: Path) -> str:
+    """Something else than a file in the place of a file."""
+    ways: dict[str, Callable[[], object]] = {
+        "a pipe": lambda: os.mkfifo(path),
+        "a folder": path.mkdir,
+        "a link to nothing": lambda: path.symlink_to("nothing"),
+        "a link to itself": lambda: path.symlink_to(path.name),
+        "gone": lambda: None,
+    }
+    name = rng.choice(list(ways))
+    path.unlink()
+    ways[name]()
+    return name
 
 
 def _stray(rng: random.Random, path: Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.campaign import verdicts
 from tests.campaign.forks import Ended
-from tests.campaign.verdicts import CLEAR, HANG, SIGNAL, TAKEN, TRACEBACK, UNCLEAR, WRONG, Finding, refused
+from tests.campaign.verdicts import CLEAR, HANG, SIGNAL, TAKEN, TRACEBACK, UNCLEAR, WRONG, Finding, refused, working
 from tests.checkout import ROOT
 
 
@@ -46,6 +46,21 @@ BAR = "tecoa pgd:   0%|          | 0/3 [00:00<?, ?batch/s]"
 def test_a_refusal_is_one_line_that_names_what_is_at_fault(status, err, kind):
     assert refused(Ended(status, "", err, 0.1), ["params.yaml"])[0] == kind
     assert refused(Ended(status, "", err, 61, hung=True), ["params.yaml"])[0] == HANG
+
+
+@pytest.mark.parametrize(
+    ("err", "at_work"),
+    [
+        ("pre-training, seed 0: 300 of 10,000 steps, 05:00 left, loss 1.2\n", True),
+        ("data shapes: at work for 50 s\n", True),
+        (f"{BAR}\n", True),
+        ("Waiting for x, which is held by process 7\n", False),
+        ("", False),
+    ],
+)
+def test_a_command_that_says_that_it_is_at_work_does_not_hang(err, at_work):
+    assert working(Ended(-9, "", err, 61, hung=True)) == at_work
+    assert not working(Ended(0, "", err, 61))
 
 
 def test_the_campaign_fails_for_what_is_never_allowed_and_for_a_kill_that_did_not_end_well():

@@ -33,7 +33,8 @@ GROUPS = {  # group -> its title in the table, its share of the cases in percent
     "late": ("late numbers", 3),
     "kills": ("kills", 7),
 }
-BAR = re.compile(r"\d+%\||\d % of \d+ images|\bit/s|\?it/s|: \d+it \[|[\d.]+[kMG]?B/s")
+BAR = re.compile(r"\d+%\||\d % of \d+ images|\bit/s|\?it/s|: \d+it \[|[\d.]+[kMG]?B/s|\?B/s")
+AT_WORK = re.compile(rf"{BAR.pattern}|[\d,]+ of [\d,]+ \w+, .* left|: at work for [\d,]+ s$")
 START, END = "<!-- campaign: begin -->", "<!-- campaign: end -->"
 
 
@@ -89,8 +90,8 @@ def refusal(ended: Ended, names: Iterable[str], label: str, left: Sequence[str] 
 
 
 def working(ended: Ended) -> bool:
-    """Was a command that we ended at work, with a progress bar to be seen?"""
-    return ended.hung and bool(BAR.search(re.split(r"[\r\n]+", ended.err.strip())[-1]))
+    """Was a command that we ended at work, with a progress bar or a line of progress to be seen?"""
+    return ended.hung and bool(AT_WORK.search(re.split(r"[\r\n]+", ended.err.strip())[-1]))
 
 
 def table(found: Sequence[tuple[str, Finding]]) -> str:

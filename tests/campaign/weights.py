@@ -130,6 +130,7 @@ def _bytes(rng: random.Random, path: Path) -> tuple[str, bool | None]:
         "header flipped": (lambda: bad_bytes.flipped(content, rng, 0, 60), False),
         "a link to nothing": (lambda: b"", True),
         "a folder": (lambda: b"", True),
+        "a pipe": (lambda: b"", True),
     }
     if path.suffix == ".pt":  # its parts have checksums
         ways["bits flipped"] = (lambda: bad_bytes.bits_flipped(content, rng), False)
@@ -138,9 +139,9 @@ def _bytes(rng: random.Random, path: Path) -> tuple[str, bool | None]:
     if name == "a link to nothing":
         path.unlink()
         path.symlink_to("nothing.pt")
-    elif name == "a folder":
+    elif name in ("a folder", "a pipe"):
         path.unlink()
-        path.mkdir()
+        (path.mkdir if name == "a folder" else lambda: os.mkfifo(path))()
     else:
         replaced(path, ways[name][0]())
     return name, ways[name][1]
@@ -229,6 +230,7 @@ def _pickle(rng: random.Random, path: Path, folder: Path) -> tuple[str, bool | N
         "a prefix in some names": (lambda: {("x." * (k % 2)) + n: v for k, (n, v) in enumerate(state.items())}, True),
         "two models": (lambda: {"student": state, "teacher": {n: v + 1 for n, v in state.items()}}, False),
         "two equal places": (lambda: {"a": state, "b": {n: v + 1 for n, v in state.items()}}, True),
+        "an average beside": (lambda: {"state_dict": state, "ema": {n: v + 1 for n, v in state.items()}}, False),
         "in a training": (lambda: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}}, False),
         "in a training of trainings": (lambda: {"state": {"model": {"state_dict": state}}}, None),
         "buffers beside": (lambda: state | {"visual.position_ids": torch.arange(5)}, None),

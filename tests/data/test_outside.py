@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 import zlib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -13,9 +14,11 @@ from PIL import Image
 
 from tests import fixtures_real
 from tests.fixtures_real import encoded
-from zsr.data import folder, pickles
-from zsr.data.outside import printable, read_lines
-from zsr.data.samples import Samples, decoded
+from zsr import files
+from zsr.data import folder, pickles, samples
+from zsr.data.outside import printable, read_lines, visible_files
+from zsr.data.registry import entry
+from zsr.data.samples import Samples, check_published, decoded
 from zsr.data.sources import Decoded
 from zsr.data.transforms import MOST_PIXELS
 from zsr.params import StudyError
@@ -257,6 +260,47 @@ def test_more_templates_than_anybody_needs_are_refused(tmp_path):
 def test_names_in_messages_are_one_line_whatever_they_are():
     assert printable("a\nb\x1b[31m") == "a\\nb\\x1b[31m" and len(printable("x" * 10**6)) < 2000
     assert printable("Gebäude 1.jpg") == "Gebäude 1.jpg"
+
+
+def test_a_folder_with_the_name_of_a_picture_is_refused_and_not_passed_over(tmp_path):
+    (tmp_path / "class" / "1.png").mkdir(parents=True)
+    (tmp_path / "class" / "2.png").touch()
+    with one_line("1.png is a folder, and must be a picture"):
+        visible_files(tmp_path, (".png",))
+    (tmp_path / "class" / "1.png").rename(tmp_path / "class" / "deep")
+    assert visible_files(tmp_path, (".png",)) == [tmp_path / "class" / "2.png"]
+
+
+# Published hashes
+
+
+@pytest.mark.parametrize("name", ["test_batch", "batches.meta"])
+def test_a_file_that_is_not_the_published_one_is_refused_in_a_whole_set(tmp_path, monkeypatch, name, capsys):
+    folder_of_set = cifar(tmp_path).parent
+    known = {file: files.md5(folder_of_set / file) for file in ("test_batch", "batches.meta")}
+    monkeypatch.setattr(samples, "entry", lambda name: replace(entry(name), md5_of={"test": known}))
+    check_published("cifar10", tmp_path, "test")
+    content = bytearray((folder_of_set / name).read_bytes())
+    content[len(content) // 2] ^= 1  # a pixel, or a letter
+    (folder_of_set / name).write_bytes(content)
+    assert capsys.readouterr().err == ""
+    with one_line(f"{name} is not the published file of cifar10: its md5 is .*, not {known[name]}; move it away and"):
+        check_published("cifar10", tmp_path, "test")
+    check_published("cifar10", tmp_path, "test", complete=False)  # the images that are there suffice
+    assert capsys.readouterr().err.startswith("Warning: ")
+    (folder_of_set / name).unlink()
+    check_published("cifar10", tmp_path, "test")  # the set lies there in another form, or not at all
+
+
+def test_the_hashes_of_single_files_are_those_of_torchvision():
+    from torchvision import datasets
+
+    for name, of in {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100, "stl10": datasets.STL10}.items():
+        meta = getattr(of, "meta", None)
+        published = dict([*of.train_list, *of.test_list, *([(meta["filename"], meta["md5"])] if meta else [])])
+        assert set(entry(name).md5_of) == set(entry(name).splits)
+        for stated in entry(name).md5_of.values():
+            assert len(stated) == 2 and stated.items() <= published.items()
 
 
 # Pickles

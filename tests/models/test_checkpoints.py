@@ -555,6 +555,27 @@ def test_a_state_dict_in_the_dict_of_a_training_is_found(tmp_path, place):
     assert torch.equal(checkpoints.open_model(tmp_path / "file.pt", ARCH).visual.proj, model.visual.proj)
 
 
+@pytest.mark.parametrize("key", ["ema", "state_dict_ema", "model_avg"])
+@pytest.mark.parametrize("place", ["state_dict", checkpoints.TOWER])
+def test_other_weights_of_a_training_are_named_and_not_taken(tmp_path, key, place, capsys):
+    model, other = built(), built(seed=6)
+    states = [one.visual.state_dict() if place == checkpoints.TOWER else one.state_dict() for one in (model, other)]
+    torch.save({place: states[0], key: states[1], "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "file.pt")
+    assert torch.equal(checkpoints.read(tmp_path / "file.pt").tower["proj"], model.visual.proj)
+    said = capsys.readouterr().err
+    assert said == f"Warning: {tmp_path}/file.pt: '{place}' is taken, and the weights in {key} are passed over\n"
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    from zsr.models import loading
+
+    model, times, read = built(), [], checkpoints.read
+    clip.save(tmp_path / "file.safetensors", model, ARCH)
+    monkeypatch.setattr(checkpoints, "read", lambda path: times.append(path) or read(path))
+    assert torch.equal(loading.load(tmp_path / "file.safetensors").visual.proj, model.visual.proj)
+    assert times == [tmp_path / "file.safetensors"]
+
+
 def test_of_two_sets_of_weights_none_is_guessed(tmp_path):
     torch.save({"model": built().state_dict(), "net": built(seed=6).state_dict()}, tmp_path / "file.pt")
     assert refused(tmp_path / "file.pt") == ": holds several sets of weights (model, net), and one must be meant"

@@ -146,6 +146,58 @@ def test_a_file_that_states_its_place_is_refused_elsewhere(tmp_path, monkeypatch
     assert files.identity(place) == files.identity(user)  # equal models share their kept work
 
 
+def test_a_file_is_in_its_place_seen_from_any_folder_and_through_links_of_the_users_own(tmp_path, monkeypatch):
+    study, tensors = tmp_path / "study", {"w": torch.ones(2)}
+    place = study / "data/checkpoints/tecoa/0.safetensors"
+    files.save_tensors(place, tensors, {}, placed=True)  # it states an absolute path, of before the study was moved
+    study = study.rename(tmp_path / "moved")
+    place = study / place.relative_to(tmp_path / "study")
+    for folder in (study, study / "data", place.parent, tmp_path):
+        monkeypatch.chdir(folder)
+        files.check_place(Path(os.path.relpath(place)))
+    (tmp_path / "mine.safetensors").symlink_to(place)
+    files.check_place(tmp_path / "mine.safetensors")
+    cache = tmp_path / "cache/ab/cdef"
+    cache.parent.mkdir(parents=True)
+    place.rename(cache)
+    place.symlink_to(cache)  # as DVC may do
+    files.check_place(place)
+    (place.parents[1] / "fare").symlink_to("tecoa")
+    for path in (place.parents[1] / "fare/0.safetensors", place.with_name("1.safetensors")):
+        if not path.exists():
+            path.symlink_to("0.safetensors")
+        with pytest.raises(StudyError, match="and is refused elsewhere"):
+            files.check_place(path)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_place_that_cannot_be_written_is_known_before_anything_is_computed(tmp_path, folder):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    files.check_writable(tmp_path / "new/deep/x", folder)
+    files.check_writable(tmp_path / ("folder" if folder else "file"), folder)
+    bad = ["pipe", "file/x", "file/x/y", "pipe/x", "folder" if not folder else "file"]
+    for path in (Path("/dev/full"), Path("/dev/full/x"), *(tmp_path / name for name in bad)):
+        with pytest.raises(StudyError, match=rf"^{path}[^\n]*: name (a|another) [^\n]*$"):
+            files.check_writable(path, folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
+def test_no_reader_waits_for_a_pipe(tmp_path):
+    from zsr.data import outside, pickles, samples, tars
+    from zsr.params import read
+    from zsr.reports import reading
+
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    readers = [files.read_json, files.read_rows, files.load_tensors, files.check_place, files.sha256, files.md5, read]
+    readers += [outside.read_text, pickles.load, reading.curve, reading.results, files.check_zip]
+    for reader in [*readers, lambda path: samples.decoded(path, path), lambda path: next(tars.members(path))]:
+        with pytest.raises(StudyError, match=f"^{path} is a device or a pipe, and must be a file: put the file back$"):
+            reader(path)
+
+
 def test_names_that_are_not_known_are_passed_over(tmp_path):
     for name in (
         "10.safetensors",

@@ -15,10 +15,10 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from stages.command import StageCommand
 from zsr import files
-from zsr.cli.command import Number, OneLine
+from zsr.cli.command import Number
 from zsr.cli.main import Lazy
+from zsr.cli.running import OneLine
 from zsr.evaluation.evaluate import Evaluation
 from zsr.evaluation.grid import Grid
 from zsr.models.pretrained import Pretrained
@@ -93,7 +93,7 @@ MISHAPS = {  # what a command does in a folder -> parts of the line
 }
 
 
-@pytest.mark.parametrize("command_class", [StageCommand, OneLine, Lazy])
+@pytest.mark.parametrize("command_class", [OneLine, Lazy])
 @pytest.mark.parametrize("mishap", MISHAPS)
 def test_a_mishap_is_one_line_that_says_what_to_do_and_no_advice_of_libraries(command_class, mishap, tmp_path):
     action, parts = MISHAPS[mishap]
@@ -103,14 +103,14 @@ def test_a_mishap_is_one_line_that_says_what_to_do_and_no_advice_of_libraries(co
     assert not any(word in result.output for word in ("weights_only", "PYTORCH", "alloc_cpu", "Ran out"))
 
 
-@pytest.mark.parametrize("command_class", [StageCommand, OneLine, Lazy])
+@pytest.mark.parametrize("command_class", [OneLine, Lazy])
 @pytest.mark.parametrize("kind", [AssertionError, TypeError, KeyError, ValueError, RuntimeError, RecursionError])
 def test_a_bug_keeps_its_traceback(command_class, kind):
     bug = kind("x")
     assert raised(command_class, lambda: fail(bug)).exception is bug and line_of(bug) == ""
 
 
-@pytest.mark.parametrize("command_class", [StageCommand, OneLine, Lazy])
+@pytest.mark.parametrize("command_class", [OneLine, Lazy])
 def test_ctrl_c_is_no_mishap(command_class):
     result = raised(command_class, lambda: fail(KeyboardInterrupt()))
     assert result.exit_code == 1 and result.output.strip() == "Aborted!"

@@ -1,6 +1,7 @@
 """What a running stage tells: lines in a log, the curve so far, the result; and what `make repro` leaves out."""
 
 import sys
+import time
 from copy import copy
 from functools import partial
 from itertools import count
@@ -12,6 +13,7 @@ import pytest
 from stages import progress, repro
 from stages.evaluate import result
 from stages.progress import Bar, Images, Training, over, trained
+from zsr.cli import running
 from zsr.evaluation.records import Record
 from zsr.files import read_rows
 
@@ -20,7 +22,8 @@ from zsr.files import read_rows
 def clock(monkeypatch):
     """A minute and a second pass with each look at the clock."""
     ticks = count(step=61)
-    monkeypatch.setattr(progress, "monotonic", lambda: next(ticks))
+    for module in (progress, running):
+        monkeypatch.setattr(module, "monotonic", lambda: next(ticks))
 
 
 def rows(n: int) -> list[dict]:
@@ -43,7 +46,28 @@ def test_a_log_has_a_line_each_minute_and_none_at_the_end(clock, capsys):
     assert all(line.endswith(" left") for line in lines)
 
 
-def test_a_log_of_less_than_a_minute_has_no_line(capsys):
+def test_the_first_line_of_a_log_comes_soon_and_the_others_each_minute(monkeypatch):
+    now = iter(range(200))
+    monkeypatch.setattr(running, "monotonic", lambda: next(now))
+    log = running.Log()
+    assert [second for second in range(1, 200) if log.is_due()] == [11, 72, 133, 194]
+
+
+def test_a_command_that_is_silent_says_that_it_is_at_work(monkeypatch, capsys):
+    monkeypatch.setattr(running, "SILENCE", 0.6)
+    with running.never_silent("data shapes"):
+        for _ in range(15):
+            running.told()  # a bar that moves
+            time.sleep(0.05)
+        assert capsys.readouterr().err == ""
+        time.sleep(1.5)
+    said = capsys.readouterr().err
+    assert said.startswith("data shapes: at work for ") and said.count("\n") <= 2
+    time.sleep(0.7)
+    assert capsys.readouterr().err == ""  # nothing after the end
+
+
+def test_a_log_of_some_seconds_has_no_line(capsys):
     assert list(over("maps", "methods", range(100))) == list(range(100))
     assert run(Training("a"), 5) == [0, 1, 2, 3, 4]
     assert capsys.readouterr().err == ""
@@ -51,7 +75,7 @@ def test_a_log_of_less_than_a_minute_has_no_line(capsys):
 
 def test_the_time_left_counts_what_is_done_now_and_not_what_was_found(monkeypatch):
     times = iter((0, 0, 30))
-    monkeypatch.setattr(progress, "monotonic", lambda: next(times))
+    monkeypatch.setattr(running, "monotonic", lambda: next(times))
     bar = Bar("a", "images", 1000)
     bar.skip(700)
     bar.advance(100)

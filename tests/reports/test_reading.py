@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.checkout import ROOT
 from zsr import files
 from zsr.params import StudyError
 from zsr.reports import reading
@@ -10,6 +11,9 @@ CURVES = {
     "of another kind": ("<html>\n", "begins with other columns than step, lr, loss"),
     "of no number": ("step,lr,loss\n0,0.1,high\n", "is damaged"),
     "of an infinite number": ("step,lr,loss\n0,0.1,nan\n", "has a number that is not finite"),
+    "without a step": ("step,lr,loss\n,0.1,1.0\n", "has a blank in row 1"),
+    "without a loss": ("step,lr,loss,term\n0,0.1,1.0,\n1,0.1,,\n", "has a blank in row 2"),
+    "of half a step": ("step,lr,loss\n0.5,0.1,1.0\n", "which is no whole number"),
 }
 
 
@@ -33,7 +37,69 @@ def test_another_file_in_the_place_of_the_names_is_refused(tmp_path, content):
         reading.study(tmp_path / "study.json")
 
 
-def test_a_blank_in_the_place_of_what_was_counted_is_refused(tmp_path):
-    (tmp_path / "accuracy.csv").write_text("method,counted,accuracy\na,both,1.0\nb,,2.0\n")
-    with pytest.raises(StudyError, match="as `counted` in row 2"):
-        reading.results(tmp_path / "accuracy.csv")
+EDITS = {  # of a CSV file as the stage collect wrote it: its rows -> other rows
+    "a row less": (lambda rows: rows[:-1], "has no row of"),
+    "a row twice": (lambda rows: [*rows, rows[-1]], "has two rows of"),
+    "another name": (lambda rows: [rows[0] | {"method": "other"}, *rows[1:]], "has no row of"),
+    "another name throughout": (
+        lambda rows: [row | {"method": row["method"].replace("clip", "other")} for row in rows],
+        "has 'other' as method, which is none of the study beside it",
+    ),
+    "an attack less": (lambda rows: [row for row in rows if row["attack"] != "cw"], "has no attack 'cw', one of the"),
+    "a column less": (lambda rows: [{k: v for k, v in row.items() if k != "low"} for row in rows], "has no column low"),
+    "no rows": (lambda rows: [], "has no rows"),
+    "a blank": (lambda rows: [rows[0] | {"low": ""}, *rows[1:]], "has '' as low in row 1"),
+    "text": (lambda rows: [rows[0] | {"high": "text"}, *rows[1:]], "is damaged"),
+    "no finite number": (lambda rows: [rows[0] | {"high": "nan"}, *rows[1:]], "has 'nan' as high in row 1"),
+}
+COUNTS = {"counted": "", "n": "0", "correct": "-1", "seed": "x"} | {"clean_correct": "1.5", "attack": " "}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """(name of a table, function of its rows) -> the file with other rows, beside the catalogue of the root's study."""
+
+    def write(name, edit):
+        source = ROOT / "metrics/results" / f"{name}.csv"
+        path = tmp_path / source.name
+        (tmp_path / "study.json").write_bytes((ROOT / "metrics/results/study.json").read_bytes())
+        rows = files.read_rows(source)
+        files.write_rows(path, edit(rows), header=list(rows[0]))
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["accuracy", "averages"])
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_table_that_no_stage_writes_is_refused(results, name, edit):
+    assert len(reading.results(results(name, lambda rows: rows))) > 100
+    change, said = EDITS[edit]
+    with pytest.raises(StudyError, match=said):
+        reading.results(results(name, change))
+
+
+@pytest.mark.parametrize("column", COUNTS)
+def test_a_count_that_is_none_is_refused(results, column):
+    with pytest.raises(StudyError, match=f"accuracy.csv has '{COUNTS[column]}' as {column} in row 2, which must"):
+        reading.results(results("accuracy", lambda rows: [rows[0], rows[1] | {column: COUNTS[column]}, *rows[2:]]))
+
+
+def test_more_right_images_than_images_are_refused(results):
+    with pytest.raises(StudyError, match="has 101 correct of 100 in row 1"):
+        reading.results(results("accuracy", lambda rows: [rows[0] | {"correct": "101"}, *rows[1:]]))
+
+
+@pytest.mark.parametrize("folder", ["metrics", *(f"studies/{name}/metrics" for name in ("transfer", "embedded-3"))])
+def test_every_table_that_a_study_has_is_taken(folder):
+    kinds = ("results", "eps_sweep", "attention", "likeness")
+    found = [path for kind in kinds for path in (ROOT / folder / kind).glob("*.csv")]
+    assert len(found) >= 7 and all(reading.results(path) is not None for path in found)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(300), b"<html>\n"])
+def test_a_file_that_is_no_table_is_no_empty_table(tmp_path, content):
+    for name in reading.TABLES:
+        (tmp_path / f"{name}.csv").write_bytes(content)
+        with pytest.raises(StudyError, match=f"{name}.csv (has no rows|is damaged)"):
+            reading.results(tmp_path / f"{name}.csv")

@@ -1,4 +1,4 @@
-"""What all commands share: one line for every mistake."""
+"""The kinds of values that options of commands take."""
 
 import re
 from pathlib import Path
@@ -6,26 +6,10 @@ from typing import Any
 
 import click
 
-from zsr.params import ParamError, build, line_of
+from zsr.params import ParamError, build
 
 EXISTING = click.Path(exists=True, path_type=Path)
 WRITTEN = click.Path(path_type=Path)
-
-
-class OneLine(click.Command):
-    """A command that shows an error that its user can cure as one line, and exits with 1. A bug keeps its traceback."""
-
-    def invoke(self, context: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(context)
-        except BrokenPipeError:
-            raise  # the reader of the output has gone, which click ends without a word
-        except Exception as error:
-            line = line_of(error)
-            if not line:
-                raise
-            raise click.ClickException(line) from None
 
 
 class Names(click.ParamType):

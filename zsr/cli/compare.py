@@ -4,7 +4,8 @@ from pathlib import Path
 
 import click
 
-from zsr.cli.command import EXISTING, OneLine
+from zsr.cli.command import EXISTING
+from zsr.cli.running import OneLine
 
 
 @click.command(cls=OneLine)

@@ -5,7 +5,9 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, Number, OneLine
+from zsr import files
+from zsr.cli.command import EXISTING, WRITTEN, Number
+from zsr.cli.running import OneLine
 from zsr.params import Natural
 
 FORMATS = ("zsr", "official", "robustvlm")
@@ -48,6 +50,7 @@ def convert(
     zsr convert tower.pt --arch ViT-B-32-quickgelu --base openai.pt --out tower.safetensors
     zsr convert tga_zsr.safetensors --arch ViT-B-32-quickgelu --to official --out tga_zsr.pt
     """
+    files.check_writable(out)
     from zsr.models import checkpoints
 
     checkpoints.convert(file, out, arch, format_name, base, epoch=epoch, activation=activation, norm_stats=norm_stats)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, Names, Number, OneLine
+from zsr.cli.command import EXISTING, WRITTEN, Names, Number
+from zsr.cli.running import Log, OneLine, never_silent, told
 from zsr.params import BatchSize, Images, Iterations, Seed, Threads
 
 PRESETS: dict[str, dict[str, Any]] = {  # camps of the literature: what they measure with, in the words of the options
@@ -81,7 +82,7 @@ def evaluate(weights: str, **options: Any) -> None:
         if stated <= {"sets", "attack", "out"}:  # any other option is none of the pipeline's
             return study_row.evaluate(weights, given.sets, given.attack, given.out)
         weights = str(study_row.checkpoint(weights))
-    with _quiet():
+    with _quiet(), never_silent(f"evaluate {weights}"):
         _measure(weights, _with_preset(given))
 
 
@@ -97,9 +98,13 @@ def _with_preset(given: Options) -> Options:
 def _measure(weights: str, given: Options) -> None:
     """Check everything that costs nothing, load the model, attack one set after another, report."""
     from zsr.evaluation import measure
+    from zsr.params import ParamError
 
     attacks = {eps: _attacks(given, eps) for eps in given.eps}
     _check(given)
+    quick = measure.quick_look(next(iter(attacks.values())))
+    if given.entry and quick:
+        raise ParamError(f"--entry: no entry is written of a quick look ({quick})")
     import torch
 
     from zsr.models.loading import load
@@ -134,6 +139,7 @@ def _check(given: Options) -> None:
     """Refuse what cannot be, before any library is loaded."""
     from importlib.util import find_spec
 
+    from zsr import files
     from zsr.data import folder
     from zsr.data.registry import entries
     from zsr.data.sources import absent
@@ -158,6 +164,9 @@ def _check(given: Options) -> None:
             read(path)
     if given.entry and len(given.eps) > 1:
         raise ParamError(f"--entry takes one eps, got {', '.join(given.eps)}")
+    for path, is_folder in ((given.out, True), (given.entry, False)):
+        if path:
+            files.check_writable(path, is_folder)
 
 
 def _attacks(given: Options, eps: str) -> dict:
@@ -270,8 +279,6 @@ def _close(given: Options, results: dict, out: Path, name: str, arch: str) -> No
         from zsr.reports.leaderboard import entry_of
 
         (result,) = results.values()
-        if result.quick:
-            raise click.ClickException(f"no entry is written of a quick look ({result.quick})")
         entry = entry_of(name=name, arch=arch, records=result.records, when=date.today().isoformat())
         entry.save(given.entry)
         click.echo(f"Entry of the leaderboard: {given.entry}; fill in trained_on, train_eps, who and source.")
@@ -296,7 +303,7 @@ def _quiet() -> Iterator[None]:
 class Bar:
     """One bar over all images of all sets, attacks and eps, with the time left and the accuracy so far.
 
-    Where the output is no terminal, a plain line for each set and attack takes its place.
+    Where the output is no terminal, plain lines take its place: one for each set and attack, and those of `Log`.
     """
 
     def __init__(self) -> None:
@@ -305,7 +312,7 @@ class Bar:
         from tqdm import tqdm
 
         self.terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=0, unit="image", disable=not self.terminal, smoothing=0.05)
+        self.bar, self.log = tqdm(total=0, unit="image", disable=not self.terminal, smoothing=0.05), Log()
 
     def expect(self, images: int) -> None:
         """There are so many images to come; of sets that are not read yet, as many as of this set."""
@@ -333,5 +340,8 @@ class Bar:
     def _accuracy(self, set_name: str, attack: str, record: Any, last: bool) -> None:
         percent = 100 * float(record.hits.mean())
         self.bar.set_postfix_str(f"{percent:.1f} % of {record.n} right")
-        if last and not self.terminal:
-            click.echo(f"{set_name} {attack}: {percent:.1f} % of {record.n} images", err=True)
+        if self.terminal:
+            told()
+        elif last or self.log.is_due():
+            told()
+            click.echo(f"{set_name} {attack}: {percent:.1f} % of {record.n} images{' so far' * (not last)}", err=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, OneLine
+from zsr.cli.command import EXISTING, WRITTEN
+from zsr.cli.running import OneLine
 from zsr.data import plan
 from zsr.data.fetching import hub
 from zsr.data.fetching.download import Patience

@@ -6,7 +6,7 @@ from importlib.resources.abc import Traversable
 
 import click
 
-from zsr.cli.command import OneLine
+from zsr.cli.running import OneLine
 
 VARIANTS = {  # names that `zsr evaluate --attack` knows beside the modules: module, values, what it is
     "autoattack-paper": (

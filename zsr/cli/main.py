@@ -4,7 +4,7 @@ from importlib import import_module
 
 import click
 
-from zsr.cli.command import OneLine
+from zsr.cli.running import OneLine
 
 COMMANDS = {  # name -> module of zsr.cli, name of the command in it
     "evaluate": ("evaluate", "evaluate"),

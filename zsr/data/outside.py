@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from unicodedata import category
 
-from zsr.params import StudyError
+from zsr.params import StudyError, require_plain
 
 HIDDEN = ("__macosx", "thumbs.db", "desktop.ini")  # what file browsers leave behind without a dot
 LIST_BYTES = 64 * 2**20  # the largest list of the public sets has 8 MB
@@ -30,10 +30,16 @@ def visible(folder: Path) -> list[Path]:
 
 
 def visible_files(folder: Path, endings: Sequence[str]) -> list[Path]:
-    """The files of a folder and of the folders in it, sorted, without hidden ones. endings: in lower case."""
+    """The files of a folder and of the folders in it, sorted, without hidden ones.
+
+    endings: in lower case. Raises StudyError where a folder has the name of such a file.
+    """
     found = []
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not hidden(name)]
+        strange = [name for name in folders if name.lower().endswith(tuple(endings))]
+        if strange:
+            raise StudyError(f"{printable(Path(place, strange[0]))} is a folder, and must be a picture: put it back")
         found += [Path(place, name) for name in names if not hidden(name) and name.lower().endswith(tuple(endings))]
     return sorted(found)
 
@@ -43,6 +49,7 @@ def read_text(path: Path, most: int = LIST_BYTES) -> str:
 
     most: largest number of bytes. Raises StudyError: there is no such file, it is larger, or it is no UTF-8.
     """
+    require_plain(path)
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)

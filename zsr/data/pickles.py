@@ -14,7 +14,7 @@ import numpy as np
 
 from zsr.data.outside import printable
 from zsr.data.samples import Samples, of_array
-from zsr.params import StudyError
+from zsr.params import StudyError, require_plain
 
 MOST_BYTES = 2**28  # the largest file of CIFAR has 155 MB
 NUMBERS = {"b1": np.bool_, "u1": np.uint8, "i4": np.int32, "i8": np.int64, "f4": np.float32, "f8": np.float64}
@@ -73,6 +73,7 @@ class _Reader(pickle._Unpickler):  # in Python, since the one in C takes any amo
 
 def load(path: Path) -> dict[Any, Any]:
     """The dict in a pickle of arrays, numbers, texts, lists and dicts. Raises StudyError for any other file."""
+    require_plain(path)
     try:
         with path.open("rb") as file:
             content = file.read(MOST_BYTES + 1)

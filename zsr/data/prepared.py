@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,16 +67,16 @@ class Split:
         """The images of a slice, with all classes."""
         return replace(self, images=self.images[rows], labels=self.labels[rows], ids=self.ids[rows])
 
-    def save(self, path: Path, placed: bool = False) -> None:
+    def save(self, path: Path, placed: bool = False, watch: Callable[[Any], Iterable] = iter) -> None:
         """Write the file that `load` reads, image by image. Equal splits give equal bytes.
 
-        placed: the file states its path, and `load` refuses the file elsewhere.
+        placed: the file states its path, and `load` refuses the file elsewhere. watch: gives the images one by one.
         """
         names = {name: list(getattr(self, name)) for name in NAMES}
         facts, total = names | {"digest": "0" * 64} | ({files.PLACE: path.as_posix()} if placed else {}), _hash(names)
         small = {"labels": np.asarray(self.labels), "ids": np.asarray(self.ids)}
         with files.growing_images(path, self.images.shape, small, facts) as images:
-            for i, image in enumerate(self.images):
+            for i, image in enumerate(watch(self.images)):
                 images[i] = image
                 total.update(image.tobytes())
             for array in small.values():

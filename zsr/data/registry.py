@@ -3,7 +3,7 @@
 The facts are in registry.yaml. An unknown fact is absent from registry.yaml, and is "", 0 or () in the classes below.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from string import hexdigits
@@ -135,6 +135,7 @@ class Entry:
         num_classes: number of classes.
         layout_root: the one folder below the data root that the set fills, laid out as torchvision expects it.
         layout: a description of the layout of that folder, for messages.
+        md5_of: for each split, the files of that folder which it is read from, with the hashes that are published.
         transform_group: "small" images are stretched to a square, "natural" images are resized and cropped.
         prompt_sets: the prompt sets that exist for the set, see `zsr.data.prompts`.
         download_gb: download size of the test split, in GB.
@@ -155,6 +156,7 @@ class Entry:
     num_classes: Count
     layout_root: str
     layout: str = ""
+    md5_of: dict[Literal["train", "test"], dict[str, str]] = field(default_factory=dict)
     transform_group: Literal["small", "natural"]
     prompt_sets: tuple[Literal["official", "clean", "openclip"], ...] = ("official", "clean")
     download_gb: float = 0.0
@@ -168,6 +170,11 @@ class Entry:
 
     def __post_init__(self) -> None:
         _check_inside(self.layout_root)
+        if set(self.md5_of) - set(self.splits):
+            raise ValueError(f"md5_of must be of the splits {', '.join(self.splits)}, got {', '.join(self.md5_of)}")
+        for name, md5 in (named for files in self.md5_of.values() for named in files.items()):
+            _check_inside(name)
+            _check_digits(f"md5_of {name}", md5, DIGITS["md5"])
         if "test" not in self.splits or set(self.splits) - {"train", "test"}:
             raise ValueError(f"splits must be test, or train and test, got {', '.join(self.splits)}")
         for split in self.splits:
@@ -206,9 +213,13 @@ def _keyed(key: str, value: Any) -> Any:
 
 def _check_hashes(file: File | Inner) -> None:
     for name, length in DIGITS.items():
-        value = getattr(file, name)
-        if value and (len(value) != length or set(value) - set(hexdigits.lower())):
-            raise ValueError(f"{name} must be {length} lower-case hexadecimal digits, got {value!r}")
+        if value := getattr(file, name):
+            _check_digits(name, value, length)
+
+
+def _check_digits(name: str, value: str, length: int) -> None:
+    if len(value) != length or set(value) - set(hexdigits.lower()):
+        raise ValueError(f"{name} must be {length} lower-case hexadecimal digits, got {value!r}")
 
 
 def _check_inside(folder: str) -> None:

@@ -14,10 +14,11 @@ from typing import IO, Literal
 import numpy as np
 from PIL import Image
 
+from zsr import files
 from zsr.data.outside import printable, visible, visible_files
 from zsr.data.registry import entry
 from zsr.data.transforms import MOST_PIXELS
-from zsr.params import ParamError, StudyError
+from zsr.params import ParamError, StudyError, require_plain
 
 COMMAND = "python -m zsr fetch"
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
@@ -85,6 +86,8 @@ def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
     An image of more than MOST_PIXELS is refused from its header. Raises StudyError with `name` for anything that the
     parser raises.
     """
+    if isinstance(file, Path):
+        require_plain(file)
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.format == "PNG" and not _has_whole_header(image):
@@ -207,6 +210,25 @@ def checked(samples: Samples, name: str, split: str, *, complete: bool = True) -
     if complete:
         _check_complete(samples, name, split)
     return samples
+
+
+def check_published(name: str, root: Path, split: str, *, complete: bool = True) -> None:
+    """Compare the files of a split with the hashes that the registry knows, before any file is parsed.
+
+    complete: as of `checked`; else another file is said on stderr, and taken. Raises StudyError for another file. A set
+    that lies there in another form is not compared.
+    """
+    dataset = entry(name)
+    known = {root / dataset.layout_root / file: md5 for file, md5 in dataset.md5_of.get(split, {}).items()}
+    if not all(path.is_file() for path in known):
+        return
+    for path, md5 in known.items():
+        found = files.md5(path)
+        if found != md5:
+            line = f"{printable(path)} is not the published file of {dataset.key}: its md5 is {found}, not {md5}"
+            if complete:
+                raise StudyError(f"{line}; move it away and run `{COMMAND} {dataset.key}`")
+            files.say(f"Warning: {line}")
 
 
 def _check_complete(samples: Samples, name: str, split: str) -> None:

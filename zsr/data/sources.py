@@ -15,7 +15,7 @@ from zsr.data import prompts
 from zsr.data.outside import printable
 from zsr.data.prepared import Split
 from zsr.data.registry import entries, entry
-from zsr.data.samples import Samples, checked, chosen, number
+from zsr.data.samples import Samples, check_published, checked, chosen, number
 from zsr.data.transforms import to_pixels
 from zsr.params import ParamError, StudyError
 
@@ -101,6 +101,7 @@ def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: F
     if hasattr(module, "make"):
         return module.make(split, n, seed, image_size)
     assert files is not None, "a public set is read from files"
+    check_published(set_name, Path(files.root), split, complete=files.complete)
     samples = checked(module.read(files.root, split), set_name, split, complete=files.complete)
     rows = chosen(samples.ids, set_name, n, seed)
     if len(rows) < n:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from zsr.params import StudyError
+from zsr.params import StudyError, require_plain
 
 HEADER_BYTES = 2**16  # of one header with a long name or further facts
 HEADERS_BYTES = 2**26  # of all such headers of an archive
@@ -29,6 +29,7 @@ def members(archive: Path, mode: Literal["r:", "r:*"] = "r:*") -> Iterator[tuple
     Raises BadArchive that names the archive, and the member before the place that is at fault; exceptions of `tarfile`
     and of decompressors where the archive is no tar file, or damaged.
     """
+    require_plain(archive)
     last, end, kind = "", -1, _bounded(archive)
     with tarfile.open(archive, mode, tarinfo=kind) as tar:
         while info := tar.next():

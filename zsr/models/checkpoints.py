@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from zsr import files
 from zsr.models import clip, heads
 from zsr.models.heads import NormStats, tower_of
-from zsr.params import StudyError, line_of, nearest
+from zsr.params import StudyError, line_of, nearest, require_plain
 
 FORMATS = ("zsr", "official", "robustvlm")
 TOWER, PREFIX = "vision_encoder_state_dict", "visual."
@@ -216,7 +216,12 @@ def load_whole(model: nn.Module, arch: str, path: Path, activation: Activation =
 
 
 def open_model(
-    path: Path, arch: str, base: Path | None = None, activation: Activation = "", norm_stats: Stats = ""
+    path: Path,
+    arch: str,
+    base: Path | None = None,
+    activation: Activation = "",
+    norm_stats: Stats = "",
+    checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
     """A CLIP model from files, in eval mode, fp32, on the CPU.
 
@@ -226,12 +231,13 @@ def open_model(
         base: a file of a whole model of the same arch, for all weights but the image tower. An image tower needs one.
         activation: as of `load_visual`, for both files.
         norm_stats: as of `load_visual`, for `path`.
+        checkpoint: what `read` gives of `path`, where it has been read.
 
     Raises:
         StudyError: no such arch; an image tower without a base; the cases of `load_visual`.
     """
     _check_stated(activation, norm_stats)
-    model, checkpoint = build(arch), read(path)
+    model, checkpoint = build(arch), checkpoint or read(path)
     if base is not None:
         _put_whole(model, arch, base, read(base), activation, "")
         _put_visual(model, arch, path, checkpoint, activation, norm_stats)
@@ -325,6 +331,7 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
     stored: Any
     facts: Any = {}
     try:
+        require_plain(path)
         with path.open("rb") as file:
             start = file.read(9)
         is_archive = _is_archive(path)
@@ -393,12 +400,14 @@ def _state_dict(path: Path, stored: Mapping[Any, Any]) -> tuple[str, Any]:
             found = _at(stored, layout.place) if layout.place else None
             if found is not None:
                 _refuse_prompts(path, stored, layout.prompts)
+                _tell_others(path, stored, layout.place[0])
                 return name, found
         holders = [key for key, value in stored.items() if key in BEFORE and _holds_weights(value)]
         if len(holders) > 1:
             raise StudyError(f"{path}: holds several sets of weights ({', '.join(holders)}), and one must be meant")
         if not holders:
             break
+        _tell_others(path, stored, holders[0])
         _refuse_prompts(path, stored, ("add_prompter",))
         stored = stored[holders[0]]
     return "", stored
@@ -415,7 +424,17 @@ def _holds_weights(value: Any, depth: int = 4) -> bool:
     """Is it a state dict, or a dict that holds one?"""
     if not isinstance(value, Mapping) or not depth:
         return False
-    return any(isinstance(v, Tensor) or (key in BEFORE and _holds_weights(v, depth - 1)) for key, v in value.items())
+    return any(
+        v.numel() if isinstance(v, Tensor) else key in BEFORE and _holds_weights(v, depth - 1)
+        for key, v in value.items()
+    )
+
+
+def _tell_others(path: Path, stored: Mapping[Any, Any], taken: str) -> None:
+    """Say which weights of a training's dict are not those that are taken, such as a moving average of them."""
+    others = [key for key, value in stored.items() if key != taken and _holds_weights(value)]
+    if others:
+        files.say(f"Warning: {path}: '{taken}' is taken, and the weights in {_first_names(others)} are passed over")
 
 
 def _refuse_prompts(path: Path, stored: Mapping[Any, Any], keys: Iterable[str]) -> None:

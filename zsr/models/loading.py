@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from zsr.compute import Compute
 from zsr.models import checkpoints, clip, hub, pretrained
+from zsr.models.checkpoints import Checkpoint
 from zsr.models.clip import Classifier
 from zsr.params import ParamError, StudyError, nearest
 
@@ -49,9 +50,10 @@ def load(
         path = Path(text)
     if not path.is_file():
         raise StudyError(_unknown(text, arch))
-    arch = _required(arch or _stated_arch(path), text)
-    model = checkpoints.open_model(path, arch, _base(path, arch, str(base)), activation, norm_stats)
-    return _named(model, arch)
+    checkpoint = checkpoints.read(path)
+    arch = _required(arch or checkpoint.arch or "", text)
+    whole = _base(checkpoint, arch, str(base))
+    return _named(checkpoints.open_model(path, arch, whole, activation, norm_stats, checkpoint), arch)
 
 
 def zero_shot(
@@ -119,11 +121,6 @@ def _required(arch: str, weights: str) -> str:
     return arch
 
 
-def _stated_arch(path: Path) -> str:
-    """The arch in a file of ours; "" where the file does not say."""
-    return checkpoints.read(path).arch or ""
-
-
 def _arch_of(repository: str) -> str:
     """The open_clip name whose config a repository of the hub states; "" where there is none."""
     config, library = hub.config(repository).get("model_cfg", {}), clip.library()
@@ -131,9 +128,9 @@ def _arch_of(repository: str) -> str:
     return equal[0] if equal else ""
 
 
-def _base(path: Path, arch: str, base: str) -> Path | None:
-    """The file of the whole model below an image tower; None where the file itself is whole."""
-    if checkpoints.read(path).rest:
+def _base(checkpoint: Checkpoint, arch: str, base: str) -> Path | None:
+    """The file of the whole model below an image tower; None where the checkpoint itself is whole."""
+    if checkpoint.rest:
         return None
     if base and Path(base).is_file():
         return Path(base)
