@@ -207,9 +207,9 @@ def download(
 ) -> Arrived:
     """Download the expected file to `target`, from the first mirror that gives the file.
 
-    The bytes received so far stay in `<target>.part` after a kill or a broken connection. A whole file of a wrong hash
-    stays in `<target>.refused`. Its mirror is not asked again as long as that file is there, and if the expected hash
-    is corrected, that file is taken. A second process that wants the same file waits for the first.
+    Bytes received so far stay in `<target>.part` after a kill or a broken connection. A whole file of a wrong hash stays
+    in `<target>.refused`. As long as that file is there, its mirror is not asked again; if the expected hash is
+    corrected, that file is taken. A second process that wants the same file waits for the first.
 
     Args:
         urls: the mirrors, the best first.
@@ -225,21 +225,18 @@ def download(
     with claimed(target):
         if target.exists():
             return expected.require(target)
-        part = target.with_name(target.name + ".part")
+        part, order, faults = target.with_name(target.name + ".part"), _Order(expected, patience, watch, token), []
         arrived, refused_by = _from_refused(part, expected)
         if arrived:
             return _placed(part, target, arrived)
         require_space(target.parent, expected.size - _size(part), target.name, "make room, or choose another --root")
-        order, faults = _Order(expected, patience, watch, token), []
         for url in urls:
             try:
                 if url in refused_by:
                     raise Refused(f"{refused_by[url]}, which is kept as {_refused_path(part)}: delete it to ask again")
-                arrived = _from_mirror(url, part, order)
+                return _placed(part, target, replace(_from_mirror(url, part, order), url=url))
             except Refused as error:
                 faults.append(f"{url}: {error}")
-            else:
-                return _placed(part, target, replace(arrived, url=url))
     raise StudyError(
         f"{target.name} could not be downloaded ({printable('; '.join(faults)) or 'no address is known'}): fetch again "
         "to resume, or get the file elsewhere and give its folder with --from"

@@ -46,6 +46,11 @@ def _host() -> str:
     return os.environ.get("HF_ENDPOINT", HOST).rstrip("/")
 
 
+def offline() -> bool:
+    """Does the user want no request, by the variable HF_HUB_OFFLINE of the Hub's client?"""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
 def token() -> str:
     """The user's secret for gated repositories: that of HF_TOKEN, or that of an earlier login; "" where is none."""
     from huggingface_hub import get_token
@@ -123,7 +128,7 @@ def fetch_shards(dataset: Entry, source: Source, request: Wish, placing: Path) -
 
 def _download(dataset: Entry, source: Source, facts: dict, folder: Path, request: Wish) -> None:
     """Download the files that are not there yet. A file of another revision, which is there, gives way."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    if offline():
         raise StudyError(f"{source.repo} is not downloaded, since HF_HUB_OFFLINE is set: give a folder with --from")
     sizes = {name: file["size"] for name, file in facts["files"].items()}
     progress = SetWatch(dataset.key, request.watch, sizes, folder)
