@@ -76,7 +76,8 @@ class Split:
 
         placed: the file states its path, and `load` refuses the file elsewhere.
         """
-        stored, names = self.images, {name: list(getattr(self, name)) for name in NAMES}
+        stored: Any = self.images
+        names: dict[str, Any] = {name: list(getattr(self, name)) for name in NAMES}
         names |= {"backend": self.backend} if self.backend else {}
         if isinstance(stored, Resized):
             names["resize"], stored = [stored.group, stored.side], stored.stored

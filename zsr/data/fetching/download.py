@@ -207,8 +207,8 @@ def download(
 ) -> Arrived:
     """Download the expected file to `target`, from the first mirror that gives the file.
 
-    Bytes received so far stay in `<target>.part` after a kill or a broken connection. A whole file of a wrong hash stays
-    in `<target>.refused`. As long as that file is there, its mirror is not asked again; if the expected hash is
+    Bytes received so far stay in `<target>.part` after a kill or a broken connection. A whole file of a wrong hash
+    stays in `<target>.refused`. As long as that file is there, its mirror is not asked again; if the expected hash is
     corrected, that file is taken. A second process that wants the same file waits for the first.
 
     Args:
