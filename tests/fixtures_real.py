@@ -40,6 +40,11 @@ def pixels(mean: int, rng: np.random.Generator, height: int = 40, width: int = 5
     return (image + np.array([REDDER, 0, -REDDER])).round().clip(0, 255).astype(np.uint8)
 
 
+def by_row(key_of: Mapping[str, str]) -> dict[str, str]:
+    """The class key of every id of a test split whose ids are row numbers."""
+    return {f"test/{row}": key for row, key in enumerate(key_of.values())}
+
+
 def save(
     root: Path, key_of: Mapping[str, str], keys: Sequence[str], rng, grey: Sequence[str] = (), side=(40, 52)
 ) -> None:
@@ -124,7 +129,7 @@ def food101(root: Path, rng) -> dict[str, Written]:
     save(root / "food-101", key_of, keys, rng)
     of_json = {key: [f"{key}/{name}" for name in names] for key, names in listed.items()}
     write(root / "food-101" / "meta" / "test.json", json.dumps(of_json))
-    return {"test": Written(keys, key_of)}
+    return {"test": Written(keys, by_row(key_of))}
 
 
 def oxford_pets(root: Path, rng) -> dict[str, Written]:
@@ -179,7 +184,7 @@ def fgvc_aircraft(root: Path, rng) -> dict[str, Written]:
     write(folder / "variants.txt", "".join(f"{key}\n" for key in keys))
     lines = [f"{Path(path).stem} {key}\n" for path, key in key_of.items()]
     write(folder / "images_variant_test.txt", "".join(lines))
-    return {"test": Written(keys, key_of)}
+    return {"test": Written(keys, by_row(key_of))}
 
 
 def imagenet(root: Path, rng) -> dict[str, Written]:
@@ -225,7 +230,7 @@ def stanford_cars(root: Path, rng) -> dict[str, Written]:
     (root / "stanford_cars" / "devkit").mkdir()
     _mat(root / "stanford_cars/cars_test_annos_withlabels.mat", annotations=np.array([notes], kind))
     savemat(root / "stanford_cars/devkit/cars_meta.mat", {"class_names": np.array([CARS], object)})
-    return {"test": Written(CARS, key_of)}
+    return {"test": Written(CARS, by_row(key_of))}
 
 
 def stanford_cars_in_one_folder(root: Path, rng) -> dict[str, Written]:
@@ -281,6 +286,25 @@ def shards(folder: Path, names: Sequence[str], keys: Sequence[str], rng, labels=
     write(folder / "test" / "nshards.txt", f"{len(labels)}\n")
     write(folder / "classnames.txt", "".join(f"{name}\n" for name in names))
     return Written(ours, key_of)
+
+
+def built(folder: Path, dataset, names: Sequence[str], split: str = "test", most: int = 2) -> None:
+    """Shards of a data set of torchvision as the Hub's have been made: in its order, as lossless WebP.
+
+    names: the classes as classnames.txt has them. most: images of a shard.
+    """
+    pairs = list(dataset)
+    numbers = range(0, len(pairs), most)
+    (folder / split).mkdir(parents=True, exist_ok=True)
+    for shard, first in enumerate(numbers):
+        with tarfile.open(folder / split / f"{shard}.tar", "w") as tar:
+            for row, (image, label) in enumerate(pairs[first : first + most], first):
+                buffer = io.BytesIO()
+                image.save(buffer, "WEBP", lossless=True)
+                add(tar, f"s{row:07d}.cls", str(int(label)).encode())
+                add(tar, f"s{row:07d}.webp", buffer.getvalue())
+    write(folder / split / "nshards.txt", f"{len(numbers)}\n")
+    write(folder / "classnames.txt", "".join(f"{name}\n" for name in names))
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:

@@ -14,12 +14,14 @@ class Mirror:
     ("stall", n) after n bytes; ("trickle", seconds) sends a byte at a time, with pauses; "whole" ignores Range, and
     "ranged" If-Range; "early" starts ten bytes before what was asked for; "endless" announces no length; "page" is an
     HTML page; a byte string is sent instead of the file. versions: ETags by path; If-Range is heeded. seen: (method,
-    path, Range or "") of each request. sent: bytes of bodies by path.
+    path, Range or "") of each request. sent: bytes of bodies by path. leads: by path another address, to which the
+    client is sent. tokens: the header Authorization of each request, or "".
     """
 
     def __init__(self, server: ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{server.server_port}"
         self.files, self.faults, self.seen, self.sent, self.versions = {}, {}, [], {}, {}
+        self.leads, self.tokens = {}, []
         self.stalled = threading.Event()
 
     def url(self, path: str) -> str:
@@ -41,6 +43,9 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self, body: bool):
         mirror, path, asked = self.server.mirror, self.path.lstrip("/"), self.headers.get("Range", "")
         mirror.seen.append((self.command, path, asked))
+        mirror.tokens.append(self.headers.get("Authorization", ""))
+        if path in mirror.leads:
+            return self.lead(mirror.leads[path])
         faults = mirror.faults.get(path, [])
         fault = faults.pop(0) if faults else None
         self.close_connection = True
@@ -70,6 +75,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if body:
             self.send(path, content[start:], fault)
+
+    def lead(self, address: str):
+        self.close_connection = True
+        self.send_response(302)
+        self.send_header("Location", address)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def send(self, path: str, content: bytes, fault):
         mirror = self.server.mirror

@@ -143,16 +143,16 @@ def test_images_that_are_right_are_taken_as_they_were():
 def test_an_image_that_would_grow_too_much_is_named():
     thin = Samples(("cat/thin.png",), np.zeros(1, np.int64), ("cat",), lambda row: Image.new("RGB", (2000, 1)))
     with one_line("cat/thin.png cannot be resized"):
-        list(Decoded(thin, (0,), "natural", 224, native=False))
+        list(Decoded(thin, (0,), "natural", 224))
 
 
-def test_images_of_two_sizes_are_no_set_at_native_resolution():
+def test_an_image_of_another_size_than_its_set_has_is_named():
     def load(row: int) -> Image.Image:
         return Image.new("RGB", (32, 32) if row else (32, 1))  # NumPy would spread the one row over all
 
     mixed = Samples(("a", "b"), np.zeros(2, np.int64), ("cat",), load)
-    with one_line("b has 32 x 32 pixels where the first image has 1 x 32"):
-        list(Decoded(mixed, (0, 1), "small", 32, native=True))
+    with one_line("a has 1 x 32 pixels where each image has 32 x 32: fetch the set anew"):
+        list(Decoded(mixed, (1, 0), "small", 224, on_disk=32))
 
 
 # Hidden files, and lists

@@ -21,6 +21,7 @@ from zsr.data.registry import entries, entry
 from zsr.data.samples import checked, chosen, missing, number
 from zsr.data.sources import Files, absent, make
 from zsr.data.transforms import to_pixels
+from zsr.files import load_facts, map_arrays
 from zsr.params import ParamError, StudyError
 
 SETS = tuple(entries())
@@ -171,6 +172,67 @@ def test_sets_parsed_here_are_those_of_torchvision(root, written, name):
     for row, (image, label) in enumerate(theirs):
         assert label == ours.labels[row]
         assert np.array_equal(image.convert("RGB"), ours.load(row).convert("RGB"))
+
+
+IN_ORDER = TORCHVISION | {
+    "stanford_cars": lambda sets, root: sets.StanfordCars(root, "test"),
+    "stl10": lambda sets, root: loaded(read("stl10", root)),  # torchvision's class wants 2.9 GB of files
+}
+BY_ROW = [of.key for of in entries().values() if any(source.order for source in of.sources)]
+
+
+def loaded(samples):
+    return [(samples.load(row), label) for row, label in enumerate(samples.labels)]
+
+
+def test_five_sets_have_one_order_in_all_their_forms():
+    assert BY_ROW == ["stl10", "food101", "fgvc_aircraft", "imagenet", "stanford_cars"]
+
+
+@pytest.mark.parametrize("name", BY_ROW)
+def test_a_folder_and_shards_give_the_same_choice(root, written, tmp_path, name, monkeypatch):
+    """The images, labels and numbers of a study do not depend on where a set came from; the form is stated."""
+    from torchvision import datasets
+
+    written(name)
+    monkeypatch.setattr("zsr.data.sets.imagenet.entry", lambda key: replace(entry(key), splits={"test": 2}))
+    (shards,) = [source.folder for source in entry(name).sources if source.order]
+    files = read(name, root)
+    fixtures_real.built(tmp_path / shards, IN_ORDER[name](datasets, root), files.raw_keys)
+    packed = read(name, tmp_path)
+    assert (files.backend, packed.backend) == ("torchvision", "shards")
+    assert packed.ids == files.ids and packed.raw_keys == files.raw_keys
+    for (image, label), (other, theirs) in zip(loaded(files), loaded(packed), strict=True):
+        assert label == theirs and np.array_equal(image, other)
+    splits = [make(name, "test", 2, 0, 32, Files(place, complete=False)) for place in (root, tmp_path)]
+    assert splits[0].ids.tolist() == splits[1].ids.tolist()
+    for split in splits:
+        split.save(tmp_path / split.backend)
+    facts = [load_facts(tmp_path / form) for form in ("torchvision", "shards")]
+    assert [of.pop("backend") for of in facts] == ["torchvision", "shards"]
+    assert facts[0].pop("digest") != facts[1].pop("digest") and facts[0] == facts[1]
+
+
+def test_a_part_of_imagenet_keeps_its_paths(root, written):
+    """The row numbers of a part are not those of the whole."""
+    assert set(read("imagenet", root).ids) == set(written("imagenet").key_of)
+
+
+def test_an_image_that_a_list_names_twice_is_found_although_its_rows_differ(root, written):
+    written("food101")
+    samples = read("food101", root)
+    names = samples.load.names
+    doubled = replace(samples, load=replace(samples.load, names=(names[1], *names[1:])))
+    with pytest.raises(StudyError, match="1 images twice, as images/baby_back_ribs/3.jpg"):
+        checked(doubled, "food101", "test", complete=False)
+
+
+def test_the_later_archive_of_eurosat_gives_the_ids_of_the_first(root, written, tmp_path):
+    written("eurosat")
+    shutil.copytree(root / "eurosat" / "2750", tmp_path / "eurosat" / "EuroSAT_RGB")
+    first, later = read("eurosat", root), read("eurosat", tmp_path)
+    assert later.ids == first.ids and later.labels.tolist() == first.labels.tolist()
+    assert np.array_equal(later.load(3), first.load(3))
 
 
 @pytest.mark.parametrize("backwards", [False, True])
@@ -369,11 +431,18 @@ def test_a_set_becomes_a_split_of_the_chosen_images(root, written, tmp_path, nam
     whole = make(name, split, n, 3, 32, files)
     whole.save(tmp_path / "split")
     loaded, group = Split.load(tmp_path / "split"), entry(name).transform_group
+    assert loaded.backend == samples.backend
     rows = chosen(samples.ids, name, n, seed=3)
     assert loaded.ids.tolist() == [number(samples.ids[row], name) for row in rows]
     assert loaded.labels.tolist() == samples.labels[rows].tolist()
-    for image, row in zip(loaded.images, rows, strict=True):
-        assert np.array_equal(image, to_pixels(samples.load(row), group, 32, native))
+    expected = np.stack([to_pixels(samples.load(row), group, 32, native) for row in rows])
+    assert np.array_equal(np.stack(list(loaded.images)), expected)
+    every = list(range(n))
+    assert np.array_equal(loaded.images[every], expected) and loaded.images.shape == expected.shape
+    assert np.array_equal(loaded.part(slice(1, None)).images[[0]], expected[1:2])
+    assert np.array_equal(loaded.tensors(every)[0].permute(0, 2, 3, 1) * 255, expected)
+    side = entry(name).side or 32
+    assert map_arrays(tmp_path / "split")[0]["images"].shape == (n, side, side, 3), "packed at the size on disk"
     assert loaded.own_prompts == prompts.prompts(name, samples.raw_keys, "official")
     assert loaded.classnames == samples.raw_keys
     few = make(name, split, 2, 3, 32, files)

@@ -22,6 +22,7 @@ from zsr.data.shards import read, recognised
 from zsr.params import StudyError
 
 HUB = {of.key: source.folder for of in entries().values() for source in of.sources if source.kind == "hub"}
+BY_ROW = [of.key for of in entries().values() if any(source.order for source in of.sources)]
 PCAM = ("lymph node", "lymph node containing metastatic tumor tissue")
 
 
@@ -38,7 +39,8 @@ def small(name, folder, rows=(36, 0, 17)):
     if name == "pcam":
         return shards(folder, PCAM[::-1], ("1", "0"), np.random.default_rng(0), labels=((0, 1), (1,)))
     some = [known[row % len(known)] for row in rows]
-    return shards(folder, [spelt(row) for row in some], [row.raw_key for row in some], np.random.default_rng(0))
+    written = shards(folder, [spelt(row) for row in some], [row.raw_key for row in some], np.random.default_rng(0))
+    return replace(written, key_of=fixtures_real.by_row(written.key_of)) if name in BY_ROW else written
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -53,6 +55,15 @@ def test_shards_stand_in_for_the_layout_that_is_not_here(tmp_path, name):
         image = samples.load(row)
         assert image.mode == "RGB"
         assert abs(np.mean(image) - shade(written.key_of[id], written.keys)) < 6
+
+
+def test_an_image_without_its_row_is_no_image_of_a_set_in_torchvisions_order(tmp_path):
+    small("food101", tmp_path / "wds_food101")
+    with tarfile.open(tmp_path / "wds_food101" / "test" / "1.tar", "w") as tar:
+        add(tar, "pie.jpg", b"1")
+        add(tar, "pie.cls", b"1")
+    with pytest.raises(StudyError, match="1.tar: pie: it must be called s and the seven digits of its row"):
+        import_module("zsr.data.sets.food101").read(tmp_path, "test")
 
 
 def test_the_layout_comes_before_the_shards(tmp_path):

@@ -137,6 +137,25 @@ def test_equal_prompts_have_equal_embeddings(clip_model):
     assert torch.equal(first, second)
 
 
+def test_many_prompts_are_embedded_in_batches_and_few_at_once(clip_model, monkeypatch):
+    """All prompts of ImageNet at once would take 2.8 GB; two equal ones may stand in different batches."""
+    prompts = [f"picture {n} of a star" for n in range(299)] + ["picture 0 of a star"]
+    tokens, sizes, encode = clip.library().get_tokenizer("zsr-tiny")(prompts), [], clip_model.encode_text
+
+    def counted(part, normalize):
+        sizes.append(len(part))
+        return encode(part, normalize=normalize)
+
+    monkeypatch.setattr(clip_model, "encode_text", counted)
+    many = clip.embed_texts(clip_model, "zsr-tiny", prompts)
+    assert sizes == [128, 128, 43] and torch.equal(many[0], many[-1])
+    with torch.no_grad():
+        torch.testing.assert_close(many, encode(tokens, normalize=True), rtol=1e-5, atol=1e-6)
+        assert torch.equal(
+            clip.embed_texts(clip_model, "zsr-tiny", prompts[:128]), encode(tokens[:128], normalize=True)
+        )
+
+
 def test_embedding_and_width_differ_so_that_a_forgotten_projection_shows():
     from pathlib import Path
 

@@ -1,14 +1,29 @@
 """Weights that others have trained: which arch they belong to, and where they come from."""
 
+import copy
+import hashlib
+import json
+
+import huggingface_hub
 import pytest
 import torch
 from open_clip import pretrained as hub
 
+from tests.mirror import mirror
+from tests.models.test_checkpoints import archive, transformers_names
 from zsr import files
-from zsr.models import clip, pretrained
+from zsr.data.fetching.download import Expected
+from zsr.models import checkpoints, clip, pretrained
 from zsr.models.pretrained import Pretrained
 from zsr.params import ParamError, StudyError
 from zsr.training.pretrain import Pretraining, base_of
+
+PLAIN = {  # a model as transformers' CLIPModel is: the CLS token, no pooling of its own
+    "embed_dim": 48,
+    "quick_gelu": True,
+    "vision_cfg": {"image_size": 24, "patch_size": 8, "width": 128, "layers": 2},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +67,76 @@ def test_a_file_of_something_else_is_refused_in_one_line(known, tmp_path, conten
     with pytest.raises(StudyError, match="open_clip cannot load it as weights of zsr-tiny") as error:
         pretrained.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path)))
     assert "\n" not in str(error.value)
+
+
+def test_openais_archive_is_read_if_its_digest_is_known(known, clip_model, tmp_path, monkeypatch):
+    """What the published codes leave in their cache: code in a zip, half precision, three whole numbers."""
+    path = tmp_path / "ViT-B-32.pt"
+    archive(path, clip_model)
+    wanted = Pretrained(pretrained="mine", file=str(path))
+    with pytest.raises(StudyError, match="TorchScript archive, which holds code, so only OpenAI's own") as error:
+        pretrained.load("zsr-tiny", wanted)
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+    monkeypatch.setitem(checkpoints.ARCHIVES, files.sha256(path), "zsr-tiny")
+    monkeypatch.setitem(checkpoints.LAYOUTS, "openai", checkpoints.Layout())  # the tiny tower is not of OpenAI's form
+    loaded, half = pretrained.load("zsr-tiny", wanted), copy.deepcopy(clip_model).half().float().state_dict()
+    assert all(torch.equal(loaded.state_dict()[name], value) for name, value in half.items())
+
+
+def test_a_file_with_transformers_names_gives_the_same_logits(monkeypatch, tmp_path):
+    """CLIPModel of transformers: other names, separate queries, keys and values, transposed projections."""
+    (tmp_path / "plain-quickgelu.json").write_text(json.dumps(PLAIN))
+    clip.library().add_model_config(tmp_path / "plain-quickgelu.json")
+    monkeypatch.setattr(pretrained, "check", lambda arch, wanted: {})
+    torch.manual_seed(0)
+    whole, path = clip.create("plain-quickgelu"), tmp_path / "pytorch_model.bin"
+    torch.save(transformers_names(whole.state_dict()), path)
+    loaded = pretrained.load("plain-quickgelu", Pretrained(pretrained="mine", file=str(path)))
+    images, tokens = torch.rand(2, 3, 24, 24), torch.randint(1, 400, (2, 16))
+    assert torch.equal(loaded(images, tokens)[0], whole(images, tokens)[0])
+    assert torch.equal(loaded(images, tokens)[1], whole(images, tokens)[1])
+
+
+def test_a_tower_alone_is_refused_with_the_reason(known, tmp_path):
+    """The first line of torch's message says nothing."""
+    path = tmp_path / "weights.pt"
+    torch.save({"visual.conv1.weight": torch.zeros(3)}, path)
+    with pytest.raises(StudyError, match="weights of zsr-tiny; holds the image tower alone: it needs a base") as error:
+        pretrained.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path)))
+    assert "\n" not in str(error.value)
+
+
+def test_openais_base_model_is_pinned():
+    pinned = pretrained.pin("ViT-B-32-quickgelu", "openai")
+    assert pinned.url.endswith(f"/{pinned.repo}/resolve/{pinned.revision}/open_clip_model.safetensors")
+    assert (len(pinned.revision), len(pinned.expected.sha256), pinned.expected.size) == (40, 64, 605_143_284)
+    assert pretrained.pin("ViT-B-32-quickgelu", "metaclip_400m") is None
+
+
+def test_a_pinned_file_is_continued_and_checked_and_found_again(known, tmp_path, monkeypatch):
+    content = bytes(range(256)) * 20
+    right = Expected(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    pinned = pretrained.Pin(repo="someone/tiny", revision="1" * 40, name="w.safetensors", expected=right)
+    monkeypatch.setattr(pretrained, "PINS", [pinned])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with mirror() as web:
+        monkeypatch.setenv("HF_ENDPOINT", web.address)
+        place = f"someone/tiny/resolve/{'1' * 40}/w.safetensors"
+        web.files[place], web.faults[place] = content, [("drop", 1000), 404]
+        with pytest.raises(StudyError, match="HTTP 404.; with a network run dvc repro base_model once, or bring the"):
+            pretrained.downloaded("zsr-tiny", "mine")
+        path = pretrained.downloaded("zsr-tiny", "mine")
+        assert path.read_bytes() == content and path.is_relative_to(tmp_path)
+        assert pretrained.downloaded("zsr-tiny", "mine") == path
+        assert "bytes=1000-" in web.ranges() and web.sent[place] == len(content)
+    path.write_bytes(content[:-1] + b"?")
+    with pytest.raises(StudyError, match="w.safetensors has the wrong sha256"):
+        pretrained.downloaded("zsr-tiny", "mine")
+    path.unlink()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(StudyError, match="is not there, and HF_HUB_OFFLINE is set; with a network"):
+        pretrained.downloaded("zsr-tiny", "mine")
 
 
 def test_a_file_that_is_not_there_and_a_hub_that_does_not_answer(known, monkeypatch):

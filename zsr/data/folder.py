@@ -42,7 +42,7 @@ def read(
     found = [(path, label) for label, path in enumerate(classes) for path in visible_files(path, ENDINGS)]
     samples = of_files(folder, [p for p, _ in found], [label for _, label in found], [path.name for path in classes])
     rows = chosen(samples.ids, folder.name, n or len(found), seed)
-    decoded = Decoded(samples, tuple(rows), resize, side, native=False)
+    decoded = Decoded(samples, tuple(rows), resize, side)
     pixels = np.stack(list(decoded))
     ids = np.array([number(samples.ids[row], folder.name) for row in rows])
     return Split(pixels, samples.labels[rows], ids, tuple(path.name for path in classes), tuple(names))

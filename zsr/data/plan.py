@@ -1,6 +1,5 @@
 """The files that fetching would download, as a list for a machine with a network; and a check that sources answer."""
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from http.client import HTTPException
@@ -12,8 +11,6 @@ from zsr.data.fetching import hub
 from zsr.data.fetching.download import AGENT
 from zsr.data.fetching.imagenet_tars import needed
 from zsr.data.registry import Entry, Source
-
-HUB = "https://huggingface.co"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +63,7 @@ def _rows(dataset: Entry, source: Source, split: str, choice: int) -> Iterator[R
         facts = hub.locked().get(source.repo, {"revision": hub.asked(source), "files": {}})
         files = facts["files"] or {name: {} for name in _shard_names(source)}
         for name, file in files.items():
-            url = f"{_hub()}/datasets/{source.repo}/resolve/{facts['revision']}/{name}"
+            url = hub.address(source.repo, facts["revision"], name)
             known: dict[str, Any] = {"size": file.get("size", 0), "sha256": file.get("sha256", "")}
             yield Row(file=f"{source.folder}/{name}", urls=(url,), **known, **common)
         return
@@ -99,7 +96,7 @@ def _addresses(source: Source) -> Iterator[tuple[str, int]]:
     for file in source.files:
         yield from ((url, file.size) for url in file.urls)
     if source.kind == "hub":
-        yield f"{_hub()}/datasets/{source.repo}/resolve/{hub.asked(source)}/README.md", 0
+        yield hub.address(source.repo, hub.asked(source), "README.md"), 0
 
 
 def _head(url: str, size: int, timeout: float) -> str:
@@ -115,7 +112,3 @@ def _head(url: str, size: int, timeout: float) -> str:
         return f"HTTP {error.code}"
     except (OSError, HTTPException) as error:
         return str(getattr(error, "reason", None) or error) or type(error).__name__
-
-
-def _hub() -> str:
-    return os.environ.get("HF_ENDPOINT", HUB).rstrip("/")

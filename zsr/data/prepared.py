@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zsr import files
+from zsr.data.transforms import Resized
 from zsr.params import StudyError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 INDEX = "sets.json"  # in the folder of text embeddings: the entry of every prepared set
 NAMES = ("classnames", "nouns", "own_prompts")
+FORM = ("backend", "resize")  # facts that the file of a public set may have
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,16 @@ class Split:
         classnames: (C,) names of the classes.
         nouns: (C,) the class names as they stand in a prompt, "a star".
         own_prompts: (C,) the whole prompts of a set that comes with prompts; () where the study's template makes them.
+        backend: the form of the files that a public set was read from, "torchvision" or "shards"; else "".
     """
 
-    images: np.ndarray
+    images: np.ndarray | Resized
     labels: np.ndarray
     ids: np.ndarray
     classnames: tuple[str, ...]
     nouns: tuple[str, ...]
     own_prompts: tuple[str, ...] = ()
+    backend: str = ""
 
     def __post_init__(self) -> None:
         assert len(self.images) == len(self.labels) == len(self.ids) == len(set(self.ids.tolist()))
@@ -72,11 +76,15 @@ class Split:
 
         placed: the file states its path, and `load` refuses the file elsewhere. watch: gives the images one by one.
         """
-        names = {name: list(getattr(self, name)) for name in NAMES}
+        stored: Any = self.images
+        names: dict[str, Any] = {name: list(getattr(self, name)) for name in NAMES}
+        names |= {"backend": self.backend} if self.backend else {}
+        if isinstance(stored, Resized):
+            names["resize"], stored = [stored.group, stored.side], stored.stored
         facts, total = names | {"digest": "0" * 64} | ({files.PLACE: path.as_posix()} if placed else {}), _hash(names)
         small = {"labels": np.asarray(self.labels), "ids": np.asarray(self.ids)}
-        with files.growing_images(path, self.images.shape, small, facts) as images:
-            for i, image in enumerate(watch(self.images)):
+        with files.growing_images(path, stored.shape, small, facts) as images:
+            for i, image in enumerate(watch(stored)):
                 images[i] = image
                 total.update(image.tobytes())
             for array in small.values():
@@ -93,19 +101,22 @@ class Split:
         if set(arrays) != {"images", "labels", "ids"} or not {"digest", *NAMES} <= set(facts):
             raise files.Unusable(path, "holds no images of a set")
         files.check_place(path)
-        files.verify(path, facts["digest"], lambda: _digest(arrays, {name: facts[name] for name in NAMES}))
-        names: dict[str, Any] = {name: tuple(facts[name]) for name in NAMES}
+        stated = {name: facts[name] for name in (*NAMES, *FORM) if name in facts}
+        files.verify(path, facts["digest"], lambda: _digest(arrays, stated))
+        names: dict[str, Any] = {name: tuple(facts[name]) for name in NAMES} | {"backend": facts.get("backend", "")}
+        if "resize" in facts:
+            arrays["images"] = Resized(arrays["images"], *facts["resize"])
         try:
             return cls(**arrays, **names)
         except AssertionError:
             raise files.Unusable(path, "contradicts itself: images, labels, ids and classes do not fit") from None
 
 
-def _hash(names: dict[str, list[str]]) -> Any:
+def _hash(names: dict[str, Any]) -> Any:
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode())
 
 
-def _digest(arrays: dict[str, np.ndarray], names: dict[str, list[str]]) -> str:
+def _digest(arrays: dict[str, np.ndarray], names: dict[str, Any]) -> str:
     """What `Split.save` states as the digest."""
     total, images = _hash(names), arrays["images"]
     for start in range(0, len(images), 256):

@@ -6,6 +6,7 @@ The facts are in registry.yaml. An unknown fact is absent from registry.yaml, an
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from re import fullmatch
 from string import hexdigits
 from typing import Any, Literal
 
@@ -91,6 +92,8 @@ class Source:
         shards: number of tar files of the split; 0 where unknown.
         size: approximate size of all files, in bytes; 0 where unknown.
         backend: the form in which the set arrives.
+        order: "torchvision" where the number in the name of an image in a shard is its row in torchvision's class of
+            the set; "" where the order is another.
         status: "slow" works, "dead" is listed so that nobody tries it again, "gated" needs an account and accepted
             terms, "manual" needs a person.
         note: for a person: what to do, or what is wrong.
@@ -105,6 +108,7 @@ class Source:
     shards: Natural = 0
     size: Natural = 0
     backend: Literal["torchvision", "shards"] = "torchvision"
+    order: Literal["", "torchvision"] = ""
     status: Literal["ok", "slow", "dead", "gated", "manual"] = "ok"
     note: str = ""
 
@@ -115,6 +119,10 @@ class Source:
             raise ValueError("kind hub needs repo as owner/name, and include")
         if self.kind == "manual" and not self.note:
             raise ValueError("kind manual needs a note that says what to do")
+        if self.order and self.kind != "hub":
+            raise ValueError(f"order is that of the shards of kind hub, got {self.order} for kind {self.kind}")
+        if self.revision and not fullmatch("[0-9a-f]{7,40}", self.revision):
+            raise ValueError(f"revision must be 7 to 40 lower-case hexadecimal digits, got {self.revision!r}")
 
     @property
     def folder(self) -> str:
@@ -136,6 +144,8 @@ class Entry:
         layout_root: the one folder below the data root that the set fills, laid out as torchvision expects it.
         layout: a description of the layout of that folder, for messages.
         md5_of: for each split, the files of that folder which it is read from, with the hashes that are published.
+        side: side of the square images on disk, in pixels; 0 where images differ in size. These images are packed in
+            this size.
         transform_group: "small" images are stretched to a square, "natural" images are resized and cropped.
         prompt_sets: the prompt sets that exist for the set, see `zsr.data.prompts`.
         download_gb: download size of the test split, in GB.
@@ -157,6 +167,7 @@ class Entry:
     layout_root: str
     layout: str = ""
     md5_of: dict[Literal["train", "test"], dict[str, str]] = field(default_factory=dict)
+    side: Natural = 0
     transform_group: Literal["small", "natural"]
     prompt_sets: tuple[Literal["official", "clean", "openclip"], ...] = ("official", "clean")
     download_gb: float = 0.0

@@ -4,9 +4,9 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import IO, Literal
@@ -34,7 +34,8 @@ class Samples:
     """N images of C classes.
 
     Attributes:
-        ids: (N,) relative paths, shard and key, or row numbers. Ids are the same on every machine, and unique.
+        ids: (N,) row numbers of torchvision's order, where a folder and the shards of a set both have this order; else
+            relative paths, or shard and key. Ids are the same on every machine, and unique.
         labels: (N,) int64 in [0, C).
         raw_keys: (C,) class keys exactly as on disk, in the order of the labels.
         load: returns the image of a number, in RGB. It can be pickled, and several threads may call it.
@@ -46,6 +47,10 @@ class Samples:
     raw_keys: tuple[str, ...]
     load: Callable[[int], Image.Image]
     backend: Literal["torchvision", "shards"] = "torchvision"
+
+    def place(self, row: int) -> str:
+        """Where an image lies, for messages: the path in the set's folder where each image is a file, else the id."""
+        return self.load.names[row] if isinstance(self.load, ImageFiles) else self.ids[row]
 
 
 @dataclass(frozen=True)
@@ -129,10 +134,24 @@ def of_files(folder: Path, paths: Sequence[str | Path], labels: Sequence[int], r
     return Samples(names, np.asarray(labels, np.int64), tuple(raw_keys), ImageFiles(folder, names))
 
 
+def numbered(samples: Samples, split: str) -> Samples:
+    """The samples with their row numbers as ids, for a set whose samples are in torchvision's order.
+
+    The shards of such a set have the same row numbers.
+    """
+    return replace(samples, ids=row_ids(range(len(samples.ids)), split))
+
+
+def row_ids(rows: Iterable[int], split: str) -> tuple[str, ...]:
+    """The ids of images that are known by their row numbers in a split."""
+    return tuple(f"{split}/{row}" for row in rows)
+
+
 def of_array(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, raw_keys: Sequence[str], split: str) -> Samples:
     """Samples of an array (N, H, W, 3) of one big file. The id of an image is the split and its row in the array."""
-    ids = tuple(f"{split}/{row}" for row in range(len(pixels)))
-    return Samples(ids, np.asarray(labels, np.int64), tuple(raw_keys), ImageArray(pixels))
+    return Samples(
+        row_ids(range(len(pixels)), split), np.asarray(labels, np.int64), tuple(raw_keys), ImageArray(pixels)
+    )
 
 
 def of_class_folders(root: Path, parent: str, without: Sequence[str] = (), deep: bool = True) -> Samples:
@@ -199,7 +218,8 @@ def checked(samples: Samples, name: str, split: str, *, complete: bool = True) -
             f"{dataset.key} ({split}) has one class, '{samples.raw_keys[0]}', not {dataset.num_classes}: its folders "
             "are no classes, and every label would be 0"
         )
-    twice = [sample for sample, times in Counter(samples.ids).items() if times > 1]
+    paths = samples.load.names if isinstance(samples.load, ImageFiles) else ()
+    twice = [name for names in (samples.ids, paths) for name, times in Counter(names).items() if times > 1]
     if twice:
         raise StudyError(f"{dataset.key} ({split}) has {len(twice)} images twice, as {twice[0]}: remove one of each")
     low, high = samples.labels.min(), samples.labels.max()

@@ -5,6 +5,7 @@ png, webp) and `s0000000.cls`, the label as digits. Class names and labels that 
 """
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from zsr.data import tars
 from zsr.data.outside import printable, read_lines
 from zsr.data.prompts import ClassRow, rows
 from zsr.data.registry import entry
-from zsr.data.samples import COMMAND, Samples, decoded, known_split, missing, parsing
+from zsr.data.samples import COMMAND, Samples, decoded, known_split, missing, parsing, row_ids
 from zsr.params import StudyError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -91,12 +92,17 @@ def first_found(
     for source in hubs:
         if (root / source.folder).is_dir():
             with parsing(name, root / source.folder, LAYOUT):
-                return read(name, root / source.folder, split, aliases)
+                return read(name, root / source.folder, split, aliases, source.order == "torchvision")
     raise missing(name, [*(root / path for path in ways), *(root / source.folder for source in hubs)], split)
 
 
-def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str] | None = None) -> Samples:
-    """The samples in a folder of shards. Labels follow our order of classes, not the order of the shards."""
+def read(
+    name: str, folder: Path, split: str = "test", aliases: Mapping[str, str] | None = None, by_row: bool = False
+) -> Samples:
+    """The samples in a folder of shards. Labels follow our order of classes, not the order of the shards.
+
+    by_row: are keys the row numbers of torchvision's order? Then these rows are the ids.
+    """
     lines = read_lines(folder / "classnames.txt")
     classes = recognised(name, lines, rows(name), aliases or {})
     members: list[Member] = []
@@ -114,7 +120,9 @@ def read(name: str, folder: Path, split: str = "test", aliases: Mapping[str, str
     here = sorted(classes)
     ours = np.array([here.index(row) for row in classes])
     return Samples(
-        tuple(f"{member.shard}/{member.key}" for member in members),
+        row_ids((_row(folder, member) for member in members), split)
+        if by_row
+        else tuple(f"{member.shard}/{member.key}" for member in members),
         ours[np.asarray(labels, np.int64)],
         tuple(rows(name)[row].raw_key for row in here),
         ShardImages(folder, tuple(members)),
@@ -211,6 +219,13 @@ def _label(shard: Path, name: str, file: IO[bytes] | None, classes: int) -> int:
     if not _is_number(text) or int(text) >= classes:
         raise _fault(shard, name, f"it must hold a label from 0 to {classes - 1}, got '{text}'")
     return int(text)
+
+
+def _row(folder: Path, member: Member) -> int:
+    """The row number of an image that is called "s0000017"."""
+    if not re.fullmatch("s[0-9]{7}", member.key):
+        raise _fault(folder / member.shard, member.key, "it must be called s and the seven digits of its row")
+    return int(member.key[1:])
 
 
 def _is_number(text: str) -> bool:

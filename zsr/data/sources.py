@@ -16,7 +16,7 @@ from zsr.data.outside import printable
 from zsr.data.prepared import Split
 from zsr.data.registry import entries, entry
 from zsr.data.samples import Samples, check_published, checked, chosen, number
-from zsr.data.transforms import to_pixels
+from zsr.data.transforms import Resized, to_pixels
 from zsr.params import ParamError, StudyError
 
 DECODERS = 8  # threads; decoding releases Python's lock
@@ -49,44 +49,44 @@ class Decoded:
         rows: (N,) row numbers of the images among the samples.
         group: "small" images are stretched to a square, "natural" images are resized and cropped.
         side: side of the square that images are brought to, in pixels.
-        native: do small images keep the size they have on disk?
+        on_disk: side of the square images of the set on disk, which are left as they are; 0: images are brought to
+            `side`.
     """
 
     samples: Samples
     rows: tuple[int, ...]
     group: Literal["small", "natural"]
     side: int
-    native: bool
+    on_disk: int = 0
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """(N, H, W, 3), with the height and width of the first image."""
-        return (len(self.rows), *self._decode(self.rows[0]).shape)
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, H, W, 3)."""
+        return (len(self.rows), *2 * (self.on_disk or self.side,), 3)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        rows, shape = iter(self.rows), None
+        rows = iter(self.rows)
         with ThreadPoolExecutor(DECODERS) as pool:
             waiting = [pool.submit(self._decode, row) for row in islice(rows, 4 * DECODERS)]
-            for row in self.rows:
-                pixels = waiting.pop(0).result()
-                shape = shape or pixels.shape
-                if pixels.shape != shape:
-                    image, first = (" x ".join(map(str, sizes[:2])) for sizes in (pixels.shape, shape))
-                    said = f"{printable(self.samples.ids[row])} has {image} pixels where the first image has {first}"
-                    raise StudyError(f"{said}: set data.attack_resolution to tower, or fetch the set anew")
-                yield pixels
+            for _ in self.rows:
+                yield waiting.pop(0).result()
                 waiting += [pool.submit(self._decode, row) for row in islice(rows, 1)]
 
     def _decode(self, row: int) -> np.ndarray:
         image = self.samples.load(row)
         try:
-            return to_pixels(image, self.group, self.side, self.native)
+            pixels = to_pixels(image, "small" if self.on_disk else self.group, self.side, native=bool(self.on_disk))
         except Exception as error:  # of the image library
             reason = printable(str(error) or type(error).__name__)
-            raise StudyError(f"{printable(self.samples.ids[row])} cannot be resized ({reason}): remove it") from None
+            raise StudyError(f"{printable(self.samples.place(row))} cannot be resized ({reason}): remove it") from None
+        if pixels.shape != self.shape[1:]:
+            height, width = pixels.shape[:2]
+            said = f"{printable(self.samples.place(row))} has {height} x {width} pixels"
+            raise StudyError(f"{said} where each image has {self.on_disk} x {self.on_disk}: fetch the set anew")
+        return pixels
 
 
 def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: Files | None = None) -> Split:
@@ -107,9 +107,11 @@ def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: F
     if len(rows) < n:
         raise StudyError(f"data.sets.{set_name}.{split} is {n}, but {len(rows)} images are there")
     classes = prompts.join(set_name, samples.raw_keys, files.complete)
-    decoded = Decoded(samples, tuple(rows), entry(set_name).transform_group, image_size, files.native)
+    group, on_disk = entry(set_name).transform_group, entry(set_name).side
+    decoded = Decoded(samples, tuple(rows), group, image_size, on_disk)
+    resized = on_disk and not (files.native and group == "small")
     return Split(
-        decoded,  # type: ignore[arg-type]  # has all that `Split.save` needs of an array, and need not fit into memory
+        Resized(decoded, group, image_size) if resized else decoded,  # type: ignore[arg-type]  # has all that `Split.save` needs of an array, and need not fit into memory
         samples.labels[rows],
         np.array([number(samples.ids[row], set_name) for row in rows]),
         tuple(class_row.raw_key for class_row in classes),
@@ -117,6 +119,7 @@ def make(set_name: str, split: str, n: int, seed: int, image_size: int, files: F
             class_row.name_clean if files.prompt_set == "clean" else class_row.name_official for class_row in classes
         ),
         prompts.prompts(set_name, samples.raw_keys, files.prompt_set),
+        samples.backend,
     )
 
 

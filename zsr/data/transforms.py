@@ -1,6 +1,8 @@
 """Images of files -> pixels as in the published tables: bilinear resizing, unlike CLIP's preprocessing."""
 
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -19,6 +21,45 @@ def to_pixels(image: Image.Image, group: Literal["small", "natural"], side: int,
     if group == "natural":
         return np.array(_centre(_shorter_side(image, round(side * SHORTER / CROP)), side))
     return np.array(image if native else image.resize((side, side), Image.Resampling.BILINEAR))
+
+
+@dataclass(frozen=True)
+class Resized:
+    """N small images that are stored in their own size, and resized when they are read: (N, side, side, 3) uint8.
+
+    As an array of NumPy does, a slice shares the stored images, and a list of rows gives a new array.
+
+    Attributes:
+        stored: (N, H, W, 3) uint8. An iterable with a shape suffices for iteration.
+        group: as of `to_pixels`.
+        side: side of the images in pixels.
+    """
+
+    stored: Any
+    group: Literal["small", "natural"]
+    side: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, side, side, 3)."""
+        return (len(self.stored), self.side, self.side, 3)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return map(self._pixels, self.stored)
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, slice):
+            return replace(self, stored=self.stored[rows])
+        chosen = self.stored[rows]
+        if chosen.ndim == 3:
+            return self._pixels(chosen)
+        return np.stack(list(map(self._pixels, chosen))) if len(chosen) else np.empty((0, *self.shape[1:]), np.uint8)
+
+    def _pixels(self, image: np.ndarray) -> np.ndarray:
+        return to_pixels(Image.fromarray(image), self.group, self.side, native=False)
 
 
 def _shorter_side(image: Image.Image, to: int) -> Image.Image:

@@ -334,12 +334,12 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
         require_plain(path)
         with path.open("rb") as file:
             start = file.read(9)
-        is_archive = _is_archive(path)
+        archived = is_archive(path)
         # A safetensors file begins with eight bytes, the length of its header; the header begins with a brace.
         if start[8:] == b"{":
             stored, facts = files.load_tensors(path)
         else:
-            stored = _unarchived(path) if is_archive else _unpickled(path)
+            stored = _unarchived(path) if archived else _unpickled(path)
     except files.Unusable as error:
         raise StudyError(f"{path}: {_refusal(error)}: it {error.reason}") from None
     except StudyError:
@@ -350,7 +350,7 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
         raise StudyError(f"{path}: {_refusal(error)}") from None
     if not isinstance(stored, Mapping) or not isinstance(facts, dict):
         raise StudyError(f"{path}: must hold named weights, got a {type(stored).__name__}")
-    return stored, facts, is_archive
+    return stored, facts, archived
 
 
 def _unpickled(path: Path) -> Any:
@@ -360,7 +360,7 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _is_archive(path: Path) -> bool:
+def is_archive(path: Path) -> bool:
     """Is it an archive of TorchScript? Its constants are a file that a zip of plain weights does not have."""
     if not zipfile.is_zipfile(path):
         return False

@@ -19,6 +19,7 @@ from zsr.models.heads import Model, NormStats, Origin, set_norm_stats, tower_of
 from zsr.params import ParamError
 
 PACKAGE_DATA = ["configs"]
+TEXT_BATCH = 128  # prompts; all thousand of ImageNet at once take 2.8 GB
 
 
 @cache
@@ -231,7 +232,9 @@ def load_tower(path: Path, model: nn.Module) -> None:
 
 @torch.no_grad()
 def embed_texts(model: nn.Module, arch: str, prompts: list[str], distinct: bool = True) -> Tensor:
-    """Text embeddings of C prompts, (C, D) fp32, unit norm.
+    """Text embeddings of C prompts, (C, D) fp32, unit norm, on the CPU.
+
+    The model computes TEXT_BATCH prompts at a time, where its text tower is.
 
     distinct: the prompts must have different tokens where they differ. Raises ParamError: a prompt is longer than the
     text tower reads; two prompts differ, and their tokens do not.
@@ -240,7 +243,12 @@ def embed_texts(model: nn.Module, arch: str, prompts: list[str], distinct: bool 
     tokens = tokenizer(prompts)
     _refuse_loss(prompts, tokens, tokenizer, arch, distinct)
     clip: Any = model
-    return clip.encode_text(tokens, normalize=True).float()
+    place = clip.logit_scale.device  # of the text tower; a Classifier may have moved the image tower elsewhere
+    rows = torch.arange(len(tokens))
+    if len(tokens) > TEXT_BATCH:  # equal prompts in two batches would differ by rounding
+        tokens, rows = tokens.unique(dim=0, return_inverse=True)
+    parts = [clip.encode_text(part.to(place), normalize=True).float().cpu() for part in tokens.split(TEXT_BATCH)]
+    return torch.cat(parts)[rows]
 
 
 @cache

@@ -60,7 +60,7 @@ class Feed:
     ) -> None:
         self.source, self.recipe, self.attack, self.seed, self.device = source, recipe, attack, seed, device
         self.ahead = (FEEDERS if device.type == "cuda" else 0) if ahead is None else ahead
-        self._pixels, self._labels = torch.from_numpy(source.images), torch.from_numpy(source.labels)
+        self._labels = torch.from_numpy(source.labels)
         self._waiting: deque[tuple[int, Part, Future[StepImages]]] = deque()
         self._pool = ThreadPoolExecutor(self.ahead) if self.ahead else None
         self._upcoming: Iterator[tuple[int, Part]] | None = None
@@ -79,7 +79,7 @@ class Feed:
     def pictures(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """Images (n, 3, H, W) in [0, 1] and labels (n,) on the device."""
         labels = self._labels[samples]
-        step_images = self._on_device(StepImages(self._pixels[samples], labels, Noise(self.seed, "", ())))
+        step_images = self._on_device(StepImages(self._pixels(samples), labels, Noise(self.seed, "", ())))
         return step_images.images, step_images.labels
 
     def _parts_from(self, step: int) -> Iterator[tuple[int, Part]]:
@@ -93,11 +93,14 @@ class Feed:
         noise: Noise | Drawn = Noise(self.seed, f"train step {step}", ids)
         if self.attack.fixed_noise:
             noise = Noise(self.seed, "train", part.places.tolist())
-        images = self._pixels[part.samples]
+        images = self._pixels(part.samples)
         if self._pool and self.attack.random_start:
             rows, columns, channels = images.shape[1:]
             noise = Drawn(noise.uniform((channels, rows, columns), self.attack.stream))
         return StepImages(images, self._labels[part.samples], noise)
+
+    def _pixels(self, samples: Tensor) -> Tensor:
+        return torch.from_numpy(self.source.images[samples.numpy()])
 
     def _on_device(self, step_images: StepImages) -> StepImages:
         images, labels = (self._to_device(x) for x in (step_images.images, step_images.labels))

@@ -108,7 +108,58 @@ def test_a_wrong_hash_is_deleted_and_the_next_mirror_starts_at_zero(web, tmp_pat
 def test_md5_is_checked_where_it_is_all_that_is_known(web, tmp_path):
     with pytest.raises(StudyError, match="wrong md5"):
         get(web, tmp_path / "file", expected=Expected(size=len(CONTENT), md5="0" * 32))
-    assert leftovers(tmp_path) == {"file.refused"} and (tmp_path / "file.refused").read_bytes() == CONTENT
+    assert leftovers(tmp_path) == {"file.refused", "file.refused.json"}
+
+
+def test_a_whole_file_of_a_wrong_hash_is_kept_and_its_mirror_is_not_asked_again(web, tmp_path):
+    """A registry with a wrong hash would else cost the whole file at every try, in silence."""
+    web.files["a"] = wrong = CONTENT[:-1] + b"?"
+    with pytest.raises(StudyError, match="a: wrong sha256, .*; what came is kept as .*file.refused"):
+        get(web, tmp_path / "file")
+    assert (tmp_path / "file.refused").read_bytes() == wrong
+    for _ in range(2):
+        with pytest.raises(StudyError, match="a: sent a file of the wrong sha256, .*file.refused: delete it to ask"):
+            get(web, tmp_path / "file")
+    assert web.sent["a"] == len(CONTENT) and len(web.seen) == 1
+    web.faults["b"] = [404]
+    with pytest.raises(StudyError, match="delete it to ask again; .*b: HTTP 404"):
+        get(web, tmp_path / "file", "ab")
+    (tmp_path / "file.refused").unlink()
+    web.files["a"] = CONTENT
+    assert get(web, tmp_path / "file").url == web.url("a") and leftovers(tmp_path) == {"file"}
+
+
+def test_a_refused_file_is_taken_without_a_request_once_the_registry_is_right(web, tmp_path):
+    mistaken = Expected(size=len(CONTENT), sha256="0" * 64)
+    with pytest.raises(StudyError, match="wrong sha256"):
+        get(web, tmp_path / "file", "ab", expected=mistaken)
+    assert len(web.seen) == 2
+    assert get(web, tmp_path / "file").sha256 == RIGHT.sha256
+    assert len(web.seen) == 2 and leftovers(tmp_path) == {"file"} and (tmp_path / "file").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("notes", ["", "[]", "{", '{"x": 1}'])
+def test_damaged_notes_of_refused_files_are_no_obstacle(web, tmp_path, notes):
+    (tmp_path / "file.refused").write_bytes(b"?")
+    (tmp_path / "file.refused.json").write_text(notes)
+    assert get(web, tmp_path / "file").url == web.url("a") and leftovers(tmp_path) == {"file"}
+
+
+def test_the_hash_of_git_is_checked(web, tmp_path):
+    git = hashlib.sha1(b"blob 300000\0" + CONTENT).hexdigest()
+    get(web, tmp_path / "file", expected=Expected(git=git))
+    with pytest.raises(StudyError, match="wrong git, "):
+        get(web, tmp_path / "other", expected=Expected(git="0" * 40))
+
+
+def test_a_token_goes_to_the_mirror_and_not_where_the_mirror_leads_on(web, tmp_path):
+    with mirror() as gate:
+        gate.leads["a"] = web.url("a")
+        assert download([gate.url("a")], tmp_path / "file", RIGHT, QUICK, token="secret").size == len(CONTENT)
+        assert gate.tokens == ["Bearer secret"] and web.tokens == [""]
+        gate.faults["b"] = [401]
+        with pytest.raises(StudyError, match="HTTP 401, no access: .*HF_TOKEN"):
+            download([gate.url("b")], tmp_path / "other", RIGHT, QUICK)
 
 
 def test_a_wrong_size_is_refused_from_the_header(web, tmp_path):

@@ -8,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from tests.archives import contents
+from tests.mirror import mirror
 from zsr.data import plan
 from zsr.data.fetching import hub
+from zsr.data.fetching.download import Patience
 from zsr.data.fetching.fetch import Wish, fetch
 from zsr.data.registry import parsed
 from zsr.params import StudyError
@@ -21,6 +23,7 @@ FILES = {
     "test/0.tar": b"shard 0",
     "test/1.tar": b"shard 1",
 }
+PLACE = f"datasets/{REPO}/resolve/{COMMIT}/"
 
 
 def made(**more):
@@ -29,22 +32,12 @@ def made(**more):
     return parsed({"set": common | {"layout_root": "set", "sources": [source | {"backend": "shards"} | more]}})["set"]
 
 
-class Hub:
-    """A stand-in for the module huggingface_hub; files: what it holds."""
+class Client:
+    """A stand-in for the module huggingface_hub, which is asked for facts alone; the files come from a server."""
 
     def __init__(self):
-        self.files, self.calls, self.broken = dict(FILES) | {"README.md": b"?"}, [], None
-        self.HfApi = lambda: self
-
-    def snapshot_download(self, repo, *, repo_type, revision, allow_patterns, local_dir):
-        self.calls.append((repo, repo_type, revision, tuple(allow_patterns)))
-        if self.broken:
-            raise self.broken
-        for name, content in self.files.items():
-            if name != "README.md" and not (local_dir / name).exists():
-                (local_dir / name).parent.mkdir(parents=True, exist_ok=True)
-                (local_dir / name).write_bytes(content)
-        (local_dir / ".cache" / "huggingface").mkdir(parents=True, exist_ok=True)
+        self.broken, self.get_token = None, lambda: "secret"
+        self.HfApi = lambda endpoint: self
 
     def list_repo_commits(self, repo, repo_type):
         return [SimpleNamespace(commit_id="f" * 40), SimpleNamespace(commit_id=COMMIT)]
@@ -63,10 +56,20 @@ class Hub:
 
 @pytest.fixture
 def client(monkeypatch, tmp_path):
-    client = Hub()
+    client = Client()
     monkeypatch.setitem(sys.modules, "huggingface_hub", client)
     monkeypatch.setattr(hub, "LOCK", tmp_path / "lock.json")
     return client
+
+
+@pytest.fixture
+def web(client, monkeypatch):
+    """The server of the Hub's files, of each test's own."""
+    with mirror() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        server.files = {PLACE + name: content for name, content in FILES.items()}
+        yield server
 
 
 @pytest.fixture
@@ -78,7 +81,8 @@ def lock(client, monkeypatch):
 
 
 def wish(tmp_path, lines, **more):
-    return Wish(root=tmp_path / "root", warn=lines.append, **more)
+    patience = Patience(timeout=0.2, tries=2, pause=0)
+    return Wish(root=tmp_path / "root", warn=lines.append, patience=patience, **more)
 
 
 def test_the_lock_file_has_full_commits_and_hashes_of_the_files_included(lock):
@@ -95,40 +99,81 @@ def test_a_repository_that_does_not_answer_keeps_its_place_in_the_lock_file(clie
     assert "no route to host" in lines[0]
 
 
-def test_locked_shards_come_from_the_pinned_commit_and_nothing_is_warned_of(client, lock, tmp_path):
+def test_locked_shards_come_from_the_pinned_commit_and_nothing_is_warned_of(web, lock, tmp_path):
     lines = []
     outcome = fetch(made(), wish(tmp_path, lines))
-    assert client.calls == [(REPO, "dataset", COMMIT, ("test/*", "classnames.txt"))] and not lines
+    assert {path for _, path, _ in web.seen} == {PLACE + name for name in FILES} and not lines
+    assert set(web.tokens) == {"Bearer secret"}
     assert contents(tmp_path / "root" / "wds_set") == FILES and outcome.source == REPO
     receipt = json.loads((tmp_path / "root" / "receipts" / "set.json").read_text())["test"]
     assert receipt["folder"] == "wds_set" and receipt["source"]["revision"] == COMMIT
-    assert fetch(made(), wish(tmp_path, lines)).state == "here before" and len(client.calls) == 1
+    asked = len(web.seen)
+    assert fetch(made(), wish(tmp_path, lines)).state == "here before" and len(web.seen) == asked
 
 
-def test_without_a_lock_one_line_warns_and_the_hubs_own_hashes_are_checked(client, tmp_path):
+def test_a_shard_is_continued_where_it_stopped_and_finished_files_are_not_asked_for(web, lock, tmp_path):
+    web.faults[PLACE + "test/1.tar"] = [("drop", 3), 404]
+    with pytest.raises(StudyError, match=r"1.tar could not be downloaded \(.*HTTP 404"):
+        fetch(made(), wish(tmp_path, []))
+    assert (tmp_path / "root" / "wds_set.part" / "test" / "1.tar.part").read_bytes() == b"sha"
+    assert not (tmp_path / "root" / "wds_set").exists()
+    assert fetch(made(), wish(tmp_path, [])).state == "fetched"
+    assert contents(tmp_path / "root" / "wds_set") == FILES
+    assert web.sent == {PLACE + name: len(content) for name, content in FILES.items()}, "no byte twice"
+    assert "bytes=3-" in web.ranges()
+
+
+def test_progress_is_that_of_each_file_and_of_the_set(web, lock, tmp_path):
+    told = []
+    fetch(made(), wish(tmp_path, [], watch=lambda *of: told.append(of)))
+    whole = sum(map(len, FILES.values()))
+    of_set = [have for name, have, total in told if name == "set" and total == whole]
+    assert of_set == sorted(of_set) and of_set[-1] == whole
+    assert {name for name, have, total in told if have == total} == {*(name.split("/")[-1] for name in FILES), "set"}
+
+
+def test_without_a_lock_one_line_warns_and_the_hubs_own_hashes_are_checked(web, tmp_path):
     lines = []
     fetch(made(), wish(tmp_path, lines))
-    assert len(lines) == 1 and "not in hub_lock.json" in lines[0] and client.calls[0][2] == COMMIT
-    client.files["test/0.tar"] = b"shard ?"
-    with pytest.raises(StudyError, match=r"test/0.tar has the wrong sha256"):
+    assert len(lines) == 1 and "not in hub_lock.json" in lines[0] and COMMIT in web.seen[0][1]
+    web.files[PLACE + "test/0.tar"] = b"shard ?"
+    with pytest.raises(StudyError, match=r"0.tar could not be downloaded .*wrong sha256"):
         fetch(made(), Wish(root=tmp_path / "other"))
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_wrong_or_missing_file_is_found_and_only_it_is_fetched_again(client, lock, tmp_path, name):
-    right = client.files.pop(name)
-    with pytest.raises(StudyError, match=f"{name} did not arrive"):
+def test_a_wrong_or_missing_file_is_found_and_only_it_is_fetched_again(web, lock, tmp_path, name):
+    short = name.split("/")[-1]
+    right = web.files.pop(PLACE + name)
+    with pytest.raises(StudyError, match=f"{short} could not be downloaded .*HTTP 404"):
         fetch(made(), wish(tmp_path, []))
-    client.files[name] = b"?" * len(right)
-    with pytest.raises(StudyError, match=f"{name} has the wrong"):
+    web.files[PLACE + name] = b"?" * len(right)
+    with pytest.raises(StudyError, match=f"{short} could not be downloaded .*wrong .*kept as .*{short}.refused"):
         fetch(made(), wish(tmp_path, []))
-    kept = {path.name for path in (tmp_path / "root" / "wds_set.part").rglob("*") if path.is_file()}
-    assert len(kept) == 3 and not (tmp_path / "root" / "wds_set").exists()
-    client.files[name] = right
+    assert not (tmp_path / "root" / "wds_set").exists()
+    (tmp_path / "root" / "wds_set.part" / f"{name}.refused").unlink()
+    web.files[PLACE + name] = right
     assert fetch(made(), wish(tmp_path, [])).state == "fetched"
+    assert contents(tmp_path / "root" / "wds_set") == FILES
+    assert all(web.sent[PLACE + other] == len(FILES[other]) for other in FILES if other != name)
 
 
-def test_other_numbers_of_shards_or_classes_are_another_set(client, lock, tmp_path):
+def test_a_file_of_another_revision_gives_way(web, lock, tmp_path):
+    old = tmp_path / "root" / "wds_set.part" / "test" / "0.tar"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"shard of old")
+    fetch(made(), wish(tmp_path, []))
+    assert contents(tmp_path / "root" / "wds_set") == FILES
+
+
+def test_offline_nothing_is_asked(web, lock, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(StudyError, match="HF_HUB_OFFLINE is set: give a folder with --from"):
+        fetch(made(), wish(tmp_path, []))
+    assert not web.seen
+
+
+def test_other_numbers_of_shards_or_classes_are_another_set(web, lock, tmp_path):
     with pytest.raises(StudyError, match="2 shards where 3 are expected"):
         fetch(made(shards=3), wish(tmp_path, []))
     with pytest.raises(StudyError, match="2 classes where T has 3"):
@@ -155,12 +200,14 @@ def test_shards_are_imported_and_checked_alike(client, tmp_path, pinned, request
     if pinned:
         request.getfixturevalue("lock")
     given = tmp_path / "given"
-    client.snapshot_download(REPO, repo_type="", revision="", allow_patterns=[], local_dir=given / "wds_set")
+    for name, content in FILES.items():
+        (given / "wds_set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (given / "wds_set" / name).write_bytes(content)
     lines = []
     fetch(made(), wish(tmp_path, lines, given=given))
     assert contents(tmp_path / "root" / "wds_set") == FILES and len(lines) == (0 if pinned else 1)
     (given / "wds_set" / "test" / "1.tar").unlink()
-    with pytest.raises(StudyError, match="did not arrive" if pinned else "1 shards where 2"):
+    with pytest.raises(StudyError, match="there is no .*1.tar" if pinned else "1 shards where 2"):
         fetch(made(), Wish(root=tmp_path / "other", given=given))
 
 

@@ -20,8 +20,9 @@ from zsr.files import claimed, require_space, write_atomic, write_json, writing
 from zsr.params import StudyError
 
 AGENT = "zsr-fetch"
-KEPT_BYTES = 2**20  # of a refused file
+KEPT_BYTES = 2**20  # of a page that came in place of a file
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # status codes after which another try may succeed
+ACCESS = dict.fromkeys((401, 403), ", no access: accept the terms of the host, and set HF_TOKEN where it is the Hub")
 Watch = Callable[[str, int, int], None]  # arguments: file name, bytes received, total bytes or 0 where unknown
 
 
@@ -142,29 +143,39 @@ class Expected:
         size: the size in bytes; 0: the size is not checked.
         sha256: the hash in hexadecimal; "": the hash is not checked.
         md5: the hash in hexadecimal; "": the hash is not checked.
+        git: the hash by which Git knows the content, in hexadecimal; "": the hash is not checked.
     """
 
     size: int = 0
     sha256: str = ""
     md5: str = ""
+    git: str = ""
 
     def check(self, path: Path) -> Arrived:
         """Size and hashes of a file. Raises Refused where the file is not the expected file."""
         size, sha256, md5 = path.stat().st_size, hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        git = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
         if self.size and size != self.size:
             raise Refused(f"wrong size, {size} bytes where {self.size} are expected{_page(path)}")
-        if not (self.sha256 or self.md5) and _page(path):
+        if not self.has_hash and _page(path):
             raise Refused("content of another kind: it is an HTML page")
         with path.open("rb") as file:
             while chunk := file.read(2**20):
                 sha256.update(chunk)
                 md5.update(chunk)
-        arrived = Arrived(size=size, sha256=sha256.hexdigest(), md5=md5.hexdigest())
-        for kind in ("sha256", "md5"):
-            expected, value = getattr(self, kind), getattr(arrived, kind)
+                if self.git:
+                    git.update(chunk)
+        values = {"sha256": sha256.hexdigest(), "md5": md5.hexdigest(), "git": git.hexdigest()}
+        for kind, value in values.items():
+            expected = getattr(self, kind)
             if expected and value != expected:
                 raise Refused(f"wrong {kind}, {value} where {expected} is expected{_page(path)}")
-        return arrived
+        return Arrived(size=size, sha256=values["sha256"], md5=values["md5"])
+
+    @property
+    def has_hash(self) -> bool:
+        """Is a hash known?"""
+        return bool(self.sha256 or self.md5 or self.git)
 
     def require(self, path: Path) -> Arrived:
         """As `check`, for a file that a user put in place: raises StudyError."""
@@ -176,51 +187,75 @@ class Expected:
             ) from None
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What is asked of every mirror of a file: the arguments of `download`."""
+
+    expected: Expected
+    patience: Patience
+    watch: Watch
+    token: str
+
+
 def download(
     urls: Sequence[str],
     target: Path,
     expected: Expected = Expected(),
     patience: Patience = Patience(),
     watch: Watch = unwatched,
+    token: str = "",
 ) -> Arrived:
     """Download the expected file to `target`, from the first mirror that gives the file.
 
-    The bytes received so far stay in `<target>.part` after a kill or a broken connection. A second process that wants
-    the same file waits for the first. Raises StudyError: no mirror gave the file; `target` is another file; the disk is
-    full.
+    Bytes received so far stay in `<target>.part` after a kill or a broken connection. A whole file of a wrong hash
+    stays in `<target>.refused`. As long as that file is there, its mirror is not asked again; if the expected hash is
+    corrected, that file is taken. A second process that wants the same file waits for the first.
+
+    Args:
+        urls: the mirrors, the best first.
+        target: where the file goes.
+        expected: the size and hashes that the file must have.
+        patience: the limits after which a mirror is given up.
+        watch: called with the progress.
+        token: a secret for the host of the mirror, which is sent to no host that the mirror leads on to.
+
+    Raises:
+        StudyError: no mirror gave the file; `target` is another file; the disk is full.
     """
     with claimed(target):
         if target.exists():
             return expected.require(target)
-        part = target.with_name(target.name + ".part")
+        part, order, faults = target.with_name(target.name + ".part"), _Order(expected, patience, watch, token), []
+        arrived, refused_by = _from_refused(part, expected)
+        if arrived:
+            return _placed(part, target, arrived)
         require_space(target.parent, expected.size - _size(part), target.name, "make room, or choose another --root")
-        faults = []
         for url in urls:
             try:
-                arrived = _from_mirror(url, part, expected, patience, watch)
+                if url in refused_by:
+                    raise Refused(f"{refused_by[url]}, which is kept as {_refused_path(part)}: delete it to ask again")
+                return _placed(part, target, replace(_from_mirror(url, part, order), url=url))
             except Refused as error:
                 faults.append(f"{url}: {error}")
-            else:
-                part.replace(target)
-                for beside in (_origin_path(part), _refused_path(part)):
-                    beside.unlink(missing_ok=True)
-                return replace(arrived, url=url)
     raise StudyError(
         f"{target.name} could not be downloaded ({printable('; '.join(faults)) or 'no address is known'}): fetch again "
         "to resume, or get the file elsewhere and give its folder with --from"
     )
 
 
-def put_aside(path: Path) -> Path:
-    """Give a refused file another name, so that the file is never met again as the expected one.
+def _placed(part: Path, target: Path, arrived: Arrived) -> Arrived:
+    """Give a checked file its name, and delete the notes beside the file."""
+    part.replace(target)
+    for beside in (_origin_path(part), _refused_path(part), _refusals_path(part)):
+        beside.unlink(missing_ok=True)
+    return arrived
 
-    Only the first bytes are kept, since a page has few.
-    """
+
+def put_aside(path: Path) -> Path:
+    """Give a refused file another name, so that the file is never met again as the expected one."""
     aside = _refused_path(path)
     path.replace(aside)
     _origin_path(path).unlink(missing_ok=True)
-    if aside.stat().st_size > KEPT_BYTES:
-        os.truncate(aside, KEPT_BYTES)
     return aside
 
 
@@ -228,40 +263,79 @@ def _refused_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".part") + ".refused")
 
 
-def _from_mirror(url: str, part: Path, expected: Expected, patience: Patience, watch: Watch) -> Arrived:
+def _refusals_path(path: Path) -> Path:
+    """The file that says which mirrors have sent a whole file of a wrong hash, and why it was refused."""
+    return path.with_name(_refused_path(path).name + ".json")
+
+
+def _refusals(part: Path) -> dict[str, str]:
+    """The reason by mirror; none where the user has deleted the refused file, or the notes cannot be read."""
+    try:
+        stated = json.loads(_refusals_path(part).read_text(encoding="utf-8"))
+        return {str(url): str(reason) for url, reason in stated.items()} if _refused_path(part).exists() else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _from_refused(part: Path, expected: Expected) -> tuple[Arrived | None, dict[str, str]]:
+    """The facts of an earlier refused file, if it is the expected one by now, as the part; and what `_refusals` says.
+
+    The registry may have been wrong, and be corrected since.
+    """
+    refusals = _refusals(part)
+    if not refusals or not expected.has_hash:
+        return None, {}
+    try:
+        arrived = expected.check(_refused_path(part))
+    except Refused:
+        return None, refusals
+    _refused_path(part).replace(part)
+    return arrived, {}
+
+
+def _from_mirror(url: str, part: Path, order: _Order) -> Arrived:
     """Ask a mirror until the file is complete, and check the file; a wrong file is put aside. Raises Refused.
 
     The first bytes of a wrong file may come from another mirror or from an earlier run. Then the mirror is asked again.
     """
     begun = _size(part) > 0
-    _transfer(url, part, expected, patience, watch)
+    _transfer(url, part, order)
     try:
-        return expected.check(part)
+        return order.expected.check(part)
     except Refused as error:
         if not begun:
-            raise Refused(f"{error}; what came is kept as {put_aside(part)}") from None
+            raise Refused(_put_aside_whole(url, part, error)) from None
         part.unlink()
-    return _from_mirror(url, part, expected, patience, watch)
+    return _from_mirror(url, part, order)
 
 
-def _transfer(url: str, part: Path, expected: Expected, patience: Patience, watch: Watch) -> None:
+def _put_aside_whole(url: str, part: Path, error: Refused) -> str:
+    """Put a whole wrong file aside, and note its mirror. A page is no file: it may be gone at the next try."""
+    refusals = _refusals(part) | ({} if _page(part) else {url: f"sent a file of the {error}"})
+    aside = put_aside(part)
+    if refusals:
+        write_json(_refusals_path(part), refusals)
+    return f"{error}; what came is kept as {aside}"
+
+
+def _transfer(url: str, part: Path, order: _Order) -> None:
     """Ask a mirror until all bytes are received. Received bytes stay on disk, also where Refused is raised."""
-    idle, furthest, fault, size = 0, _size(part), "", expected.size
-    while idle < patience.tries:
-        patience.wait(idle)
+    idle, furthest, fault, size = 0, _size(part), "", order.expected.size
+    while idle < order.patience.tries:
+        order.patience.wait(idle)
         if size and _size(part) > size:
             part.unlink()
         if size and _size(part) == size:
             return
         try:
-            if _receive(url, part, expected, patience, watch):
+            if _receive(url, part, order):
                 return
             fault = "the connection broke"
         except (OSError, HTTPException) as error:
             fault = _words(error)
         idle = 0 if _size(part) > furthest else idle + 1
         furthest = max(furthest, _size(part))
-    raise Refused(f"{fault}, {patience.tries} times in a row")
+    raise Refused(f"{fault}, {order.patience.tries} times in a row")
 
 
 @dataclass(frozen=True)
@@ -292,26 +366,22 @@ def _origin(part: Path) -> Origin:
         return Origin()
 
 
-def _receive(url: str, part: Path, expected: Expected, patience: Patience, watch: Watch) -> bool:
+def _receive(url: str, part: Path, order: _Order) -> bool:
     """Ask once for the missing bytes, and return whether the file is complete.
 
     Bytes of an earlier answer are continued where they are of the same version of the same address, or where a hash
     tells in the end whether all bytes are of one file. Raises Refused where another try is pointless; OSError and
     others.
     """
-    origin = _origin(part)
-    if _size(part) and origin.url != url and not (expected.sha256 or expected.md5):
+    origin, size = _origin(part), order.expected.size
+    if _size(part) and origin.url != url and not order.expected.has_hash:
         part.unlink()
-    have, headers = _size(part), {"User-Agent": AGENT}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if origin.url == url and origin.version:
-            headers["If-Range"] = origin.version
-    answer = Answer(Request(url, headers=headers), patience)
+    have = _size(part)
+    answer = Answer(_request(url, have, origin, order.token), order.patience)
     try:
         response = answer.next()
         new = Origin(url, _version(response), _announced(response)[1])
-        start, size = _announced(response)[0], expected.size
+        start = _announced(response)[0]
         if not _wanted(response, size):
             _keep_page(answer, part)
             raise Refused(_unlike(response, new.total, size) + f"; what came is kept as {_refused_path(part)}")
@@ -321,16 +391,28 @@ def _receive(url: str, part: Path, expected: Expected, patience: Patience, watch
             return False
         if not start:
             write_json(_origin_path(part), asdict(new))
-        return _append(answer, part, start, new.total or size, watch)
+        return _append(answer, part, start, new.total or size, order.watch)
     except HTTPError as error:
         with error:
             if error.code == 416 and have:
                 return _past_the_end(error.headers.get("Content-Range", ""), part)
             if error.code in TRANSIENT:
                 raise OSError(f"HTTP {error.code}") from None
-            raise Refused(f"HTTP {error.code}") from None
+            raise Refused(f"HTTP {error.code}{ACCESS.get(error.code, '')}") from None
     finally:
         answer.leave()
+
+
+def _request(url: str, have: int, origin: Origin, token: str) -> Request:
+    """The request for the bytes from offset `have` on. Another host, to which a mirror leads on, gets no token."""
+    request = Request(url, headers={"User-Agent": AGENT})
+    if token:
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+        if origin.url == url and origin.version:
+            request.add_header("If-Range", origin.version)
+    return request
 
 
 def _version(response: HTTPResponse) -> str:

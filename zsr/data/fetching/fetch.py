@@ -4,44 +4,22 @@ The data root holds `archives/<set>/` with the files as downloaded, which may be
 `locks/`; and the sets, each in the folder that the registry gives, or in the folder of its shards.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from zsr.data.fetching import hub
-from zsr.data.fetching.download import Arrived, Expected, Patience, Refused, Watch, download, put_aside, unwatched
+from zsr.data.fetching.download import Arrived, Expected, Refused, Watch, download, put_aside
 from zsr.data.fetching.imagenet_tars import needed, served
 from zsr.data.fetching.install import install, link_or_copy
+from zsr.data.fetching.wish import SetWatch, Wish
 from zsr.data.registry import Entry, File, Source, entry
 from zsr.data.tars import BadArchive
 from zsr.files import claimed, read_json, require_space, write_json
 from zsr.params import ParamError, StudyError
 
 COMMAND = "python -m zsr fetch"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """The request of a user.
-
-    Attributes:
-        root: the data root.
-        split: the split of the sets.
-        given: a folder that has the files already; None: the files are downloaded.
-        accepted: are the terms of gated sets accepted?
-        patience: the limits after which a mirror is given up.
-        watch: called with the progress of a download.
-        warn: called with one line for everything that could not be checked.
-    """
-
-    root: Path
-    split: Literal["train", "test"] = "test"
-    given: Path | None = None
-    accepted: bool = False
-    patience: Patience = Patience()
-    watch: Watch = unwatched
-    warn: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -114,7 +92,8 @@ def _from_any(dataset: Entry, request: Wish) -> tuple[Source, dict]:
     for source in candidates(dataset, request):
         try:
             if source.kind == "hub":
-                folder, receipt = source.folder, _from_hub(dataset, source, request)
+                placing = _placing(dataset, request.root)
+                folder, receipt = source.folder, hub.fetch_shards(dataset, source, request, placing)
             else:
                 folder, receipt = dataset.layout_root, _from_files(dataset, source, request)
         except StudyError as error:
@@ -124,17 +103,14 @@ def _from_any(dataset: Entry, request: Wish) -> tuple[Source, dict]:
     raise StudyError(_way_out(dataset, request, faults))
 
 
-def _from_hub(dataset: Entry, source: Source, request: Wish) -> dict:
-    return hub.fetch_shards(dataset, source, request.root, _placing(dataset, request.root), request.given, request.warn)
-
-
 def _from_files(dataset: Entry, source: Source, request: Wish) -> dict:
     files = needed(source.files, request.split)
     archives = request.root / "archives" / dataset.key
     missing = sum(file.size for file in files if not (archives / file.name).exists() and not request.given)
     unpacked = sum(file.size for file in files if file.unpack != "none")
     require_space(request.root, missing + unpacked, dataset.title)
-    arrived = [_get(dataset, file, archives / file.name, request) for file in files]
+    progress = SetWatch(dataset.key, request.watch, {file.name: file.size for file in files}, archives)
+    arrived = [_get(dataset, file, archives / file.name, request, progress.of(file.name)) for file in files]
     try:
         counts = install(dataset, files, archives, request.root, _placing(dataset, request.root))
     except BadArchive as error:  # of a file with a hash, the registry is wrong; any other may be a page, or cut
@@ -145,12 +121,12 @@ def _from_files(dataset: Entry, source: Source, request: Wish) -> dict:
     return {"kind": "archive", "files": listed, "unpacked": asdict(counts)}
 
 
-def _get(dataset: Entry, file: File, target: Path, request: Wish) -> Arrived:
+def _get(dataset: Entry, file: File, target: Path, request: Wish, watch: Watch) -> Arrived:
     expected = Expected(size=file.size, sha256=file.sha256, md5=file.md5)
-    if not (file.sha256 or file.md5):
+    if not expected.has_hash:
         request.warn(f"{dataset.key}: no hash of {file.name} is known, so that only its size is checked")
     if target.exists() or not request.given:
-        return download(file.urls, target, expected, request.patience, request.watch)
+        return download(file.urls, target, expected, request.patience, watch)
     imported = target.with_name(target.name + ".import")
     link_or_copy(request.given / file.name, imported)
     try:

@@ -1,27 +1,30 @@
 """Shards on the Hugging Face Hub: pinned to a commit, checked file by file.
 
-The lock file hub_lock.json is not there: nobody with a network has written it (`--lock`). Until then, the revision and
-the hashes are those that the Hub states at the time of the download, and a warning says so.
+The Hub's client is asked for revisions, sizes and hashes. The files come by `download`, as archives do, so that a file
+is continued where it stopped. The lock file hub_lock.json is not there: nobody with a network has written it
+(`--lock`). Until then, the revision and the hashes are those that the Hub states at the time of the download, and a
+warning says so.
 
 For each repository the lock file has the full commit as "revision", and under "files" the "size" of each file with its
 "sha256", or with its "git" object id where the Hub keeps the file in Git itself.
 """
 
-import hashlib
-import shutil
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from zsr.data.fetching.download import Expected, Refused
+from zsr.data.fetching.download import Expected, Refused, download
 from zsr.data.fetching.install import link_or_copy
+from zsr.data.fetching.wish import SetWatch, Wish
 from zsr.data.outside import hidden, printable, read_lines
 from zsr.data.registry import Entry, Source, entries
 from zsr.files import read_json, require_space, write_atomic, write_json
 from zsr.params import StudyError
 
+HOST = "https://huggingface.co"
 LOCK = Path(__file__).with_name("hub_lock.json")
 FULL = 40  # hexadecimal digits of a commit; the Hub does not accept fewer
 
@@ -29,6 +32,30 @@ FULL = 40  # hexadecimal digits of a commit; the Hub does not accept fewer
 def locked() -> dict:
     """The contents of the lock file, by repository; empty where there is no lock file."""
     return read_json(LOCK) if LOCK.exists() else {}
+
+
+def address(repo: str, revision: str, name: str, kind: Literal["datasets/", ""] = "datasets/") -> str:
+    """The address of a file of a repository. The variable HF_ENDPOINT names another host, as for the Hub's client.
+
+    kind: the repository is one of data sets, or "" one of models.
+    """
+    return f"{_host()}/{kind}{repo}/resolve/{revision}/{name}"
+
+
+def _host() -> str:
+    return os.environ.get("HF_ENDPOINT", HOST).rstrip("/")
+
+
+def offline() -> bool:
+    """Does the user want no request, by the variable HF_HUB_OFFLINE of the Hub's client?"""
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def token() -> str:
+    """The user's secret for gated repositories: that of HF_TOKEN, or that of an earlier login; "" where is none."""
+    from huggingface_hub import get_token
+
+    return get_token() or ""
 
 
 def asked(source: Source) -> str:
@@ -57,7 +84,7 @@ def resolve(source: Source) -> dict:
     """The facts of one repository for the lock file, as of now. Raises StudyError where the Hub does not answer."""
     from huggingface_hub import HfApi
 
-    api = HfApi()
+    api = HfApi(endpoint=_host())
     with _one_line(source.repo):
         revision = source.revision or "main"
         if source.revision and len(source.revision) < FULL:
@@ -71,62 +98,74 @@ def resolve(source: Source) -> dict:
         return {"revision": info.sha, "files": dict(sorted(files.items()))}
 
 
-def fetch_shards(
-    dataset: Entry, source: Source, root: Path, placing: Path, given: Path | None, warn: Callable[[str], None]
-) -> dict:
+def fetch_shards(dataset: Entry, source: Source, request: Wish, placing: Path) -> dict:
     """Make the folder of a repository's shards below root, from the Hub or from a folder of that name in `given`.
 
     `placing` is written before the folder gets its final name. Returns the facts for the receipt. Raises StudyError: no
     answer; a file is missing or wrong; the numbers of shards or classes are not the announced ones.
     """
-    folder = root / source.folder
+    folder = request.root / source.folder
     part = folder.with_name(folder.name + ".part")
     if folder.exists() and not part.exists():  # placed before a kill
         folder.replace(part)
     facts = locked().get(source.repo)
-    if given:
-        facts = facts or _unchecked(source, given / source.folder, warn)
-        for name in facts["files"]:
-            if (given / source.folder / name).is_file():
-                link_or_copy(given / source.folder / name, part / name)
+    if request.given:
+        facts = facts or _unchecked(source, request.given / source.folder, request.warn)
+        _import(source, facts, request.given / source.folder, part)
     else:
-        facts = facts or _unlocked(source, warn)
+        facts = facts or _unlocked(source, request.warn)
         needed = sum(file["size"] for file in facts["files"].values()) - _bytes_in(part)
-        require_space(root, needed, f"{dataset.title} from the Hub")
-        _snapshot(source, facts["revision"], part)
-    _check(dataset, source, facts, part)
-    shutil.rmtree(part / ".cache", ignore_errors=True)  # the Hub client's notes on unfinished files
+        require_space(request.root, needed, f"{dataset.title} from the Hub")
+        _download(dataset, source, facts, part, request)
+    _check_counts(dataset, source, facts, part)
+    for lock in part.rglob(".*.lock"):  # of `download`; the set has a lock of its own
+        lock.unlink()
     write_atomic(placing, b"")
     part.replace(folder)
     listed = [{"name": name} | file_facts for name, file_facts in facts["files"].items()]
     return {"kind": "hub", "repo": source.repo, "revision": facts["revision"], "files": listed}
 
 
-def _snapshot(source: Source, revision: str, folder: Path) -> None:
-    import huggingface_hub
-
-    with _one_line(source.repo):
-        huggingface_hub.snapshot_download(
-            source.repo,
-            repo_type="dataset",
-            revision=revision,
-            allow_patterns=list(source.include),
-            local_dir=folder,
-        )
-
-
-def _check(dataset: Entry, source: Source, facts: dict, folder: Path) -> None:
-    """Check each file, since the client may return an unfinished folder without an error. A wrong file is deleted."""
+def _download(dataset: Entry, source: Source, facts: dict, folder: Path, request: Wish) -> None:
+    """Download the files that are not there yet. A file of another revision, which is there, gives way."""
+    if offline():
+        raise StudyError(f"{source.repo} is not downloaded, since HF_HUB_OFFLINE is set: give a folder with --from")
+    sizes = {name: file["size"] for name, file in facts["files"].items()}
+    progress = SetWatch(dataset.key, request.watch, sizes, folder)
     for name, file in facts["files"].items():
-        if not (folder / name).is_file():
-            raise StudyError(f"{source.repo}: {name} did not arrive: fetch again, finished files are kept")
+        if not _is_there(folder / name, _expected(file)):
+            url = address(source.repo, facts["revision"], name)
+            download([url], folder / name, _expected(file), request.patience, progress.of(name), token())
+
+
+def _is_there(path: Path, expected: Expected) -> bool:
+    """Is the expected file there? Another file, as of an earlier revision, is deleted."""
+    try:
+        return path.exists() and bool(expected.check(path))
+    except Refused:
+        path.unlink()
+        return False
+
+
+def _import(source: Source, facts: dict, given: Path, folder: Path) -> None:
+    """Link or copy the files of a folder that a user supplied, and check each file."""
+    for name, file in facts["files"].items():
+        if not (given / name).is_file():
+            raise StudyError(f"{source.repo}: there is no {given / name}: get the whole folder")
+        link_or_copy(given / name, folder / name)
         try:
-            Expected(size=file["size"], sha256=file.get("sha256", "")).check(folder / name)
-            if "git" in file and _git_object(folder / name) != file["git"]:
-                raise Refused(f"wrong Git object id, expected is {file['git']}")
+            _expected(file).check(folder / name)
         except Refused as error:
             (folder / name).unlink()
-            raise StudyError(f"{source.repo}: {name} has the {error}: it was deleted, fetch again") from None
+            raise StudyError(f"{given / name} has the {error}: get the file anew") from None
+
+
+def _expected(file: dict) -> Expected:
+    return Expected(size=file["size"], sha256=file.get("sha256", ""), git=file.get("git", ""))
+
+
+def _check_counts(dataset: Entry, source: Source, facts: dict, folder: Path) -> None:
+    """Compare the numbers of shards and of classes with those of the registry."""
     shards = sum(name.endswith(".tar") for name in facts["files"])
     announced = folder / "test" / "nshards.txt"
     said = "".join(read_lines(announced, 100)) if announced.exists() else ""
@@ -171,11 +210,6 @@ def _facts(file: Any) -> dict:
     if file.lfs is not None:
         return {"size": file.lfs["size"], "sha256": file.lfs["sha256"]}
     return {"size": file.size, "git": file.blob_id}
-
-
-def _git_object(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _bytes_in(folder: Path) -> int:

@@ -6,7 +6,7 @@ A variant may contain blanks. The credit at the bottom of every picture stays in
 from pathlib import Path
 
 from zsr.data.outside import read_lines
-from zsr.data.samples import Samples, of_files
+from zsr.data.samples import Samples, numbered, of_files
 from zsr.data.shards import first_found
 
 
@@ -20,4 +20,4 @@ def _parse(root: Path, split: str) -> Samples:
     classes = read_lines(folder / "data" / "variants.txt")
     rows = [line.split(" ", 1) for line in read_lines(folder / "data" / f"images_variant_{split}.txt")]
     paths = [folder / "data" / "images" / f"{image}.jpg" for image, _ in rows]
-    return of_files(folder, paths, [classes.index(variant) for _, variant in rows], classes)
+    return numbered(of_files(folder, paths, [classes.index(variant) for _, variant in rows], classes), split)

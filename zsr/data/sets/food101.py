@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from zsr.data.outside import read_text
-from zsr.data.samples import Samples, of_files
+from zsr.data.samples import Samples, numbered, of_files
 from zsr.data.shards import first_found
 
 
@@ -18,4 +18,5 @@ def _parse(root: Path, split: str) -> Samples:
     listed = json.loads(read_text(folder / "meta" / f"{split}.json"))  # {"apple_pie": ["apple_pie/1005649", ...], ...}
     classes = sorted(listed)
     named = [(name, classes.index(key)) for key, names in listed.items() for name in names]
-    return of_files(folder, [folder / "images" / f"{n}.jpg" for n, _ in named], [label for _, label in named], classes)
+    paths, labels = [folder / "images" / f"{name}.jpg" for name, _ in named], [label for _, label in named]
+    return numbered(of_files(folder, paths, labels, classes), split)

@@ -1,13 +1,14 @@
 """stanford_cars: Stanford Cars, 8,041 test images, in torchvision's layout or in the layout of TGA-ZSR's code.
 
-Both layouts have the same images under different names. No host offers the images any more, so most users have shards.
+Both layouts have the same images under different names and in different orders, so that their ids differ. The ids of
+torchvision's layout are those of the shards. No host offers the images any more, so most users have shards.
 """
 
 from pathlib import Path
 
 import numpy as np
 
-from zsr.data.samples import Samples, of_files
+from zsr.data.samples import Samples, numbered, of_files
 from zsr.data.shards import first_found
 
 
@@ -25,7 +26,7 @@ def _parse(root: Path, split: str) -> Samples:
 
     dataset = StanfordCars(root, split)
     paths, labels = zip(*dataset._samples)
-    return of_files(root / "stanford_cars", paths, labels, dataset.classes)
+    return numbered(of_files(root / "stanford_cars", paths, labels, dataset.classes), split)
 
 
 def _parse_one_file(root: Path, split: str) -> Samples:
