@@ -46,15 +46,12 @@ def check(arch: str, weights: Pretrained) -> dict[str, Any]:
     return config
 
 
-def load(arch: str, weights: Pretrained) -> nn.Module:
-    """Return an open_clip model with these weights, fp32, on the CPU, in eval mode.
+def found(arch: str, weights: Pretrained) -> Path:
+    """The file of the weights, downloaded where it is not here.
 
     Raises ParamError as `check` does. Raises StudyError with a message of one line: the file does not exist; the file
-    has another sha256; the file holds no weights of the arch; the cache is empty and there is no network. The last
-    message also says what to do.
+    has another sha256; the cache is empty and there is no network. The last message also says what to do.
     """
-    import open_clip
-
     check(arch, weights)
     path = Path(weights.file) if weights.file else downloaded(arch, weights.pretrained)
     if not path.exists():
@@ -63,6 +60,17 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
         digest = files.sha256(path)
         if digest != weights.sha256:
             raise StudyError(f"base_model.sha256: {path} has {digest}, not {weights.sha256}")
+    return path
+
+
+def load(arch: str, weights: Pretrained) -> nn.Module:
+    """Return an open_clip model with these weights, fp32, on the CPU, in eval mode.
+
+    Raises what `found` raises, and StudyError where the file holds no weights of the arch.
+    """
+    import open_clip
+
+    path = found(arch, weights)
     try:
         return open_clip.create_model(arch, pretrained=str(path)).float().eval()
     except Exception as error:  # a file without weights may raise any exception
