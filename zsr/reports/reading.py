@@ -1,9 +1,11 @@
 """The metrics of a study, as reports read them. People may edit these files, so what no stage writes is refused."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from zsr import files
+from zsr.evaluation.results import counted_sets
 
 COUNTED = ("both", "adv")
 CURVE = ["step", "lr", "loss"]  # the first columns of a curve
@@ -26,6 +28,15 @@ def study(path: Path) -> dict:
     if missing:
         raise files.Unusable(path, f"has no {missing[0]}, so it is not the file that the stage collect wrote")
     return content
+
+
+def titled(name: str, study: Mapping) -> str:
+    """The name of a study in titles. Where sets are left out, it says how many and which: averages are without them."""
+    absent = study.get("absent", {})
+    if not absent:
+        return name
+    without = ", ".join(f"{one} {why}" for one, why in absent.items())
+    return f"{name} ({counted_sets(study, 'all')} sets; left out: {without})"
 
 
 def curve(path: Path) -> list[dict[str, str]]:
