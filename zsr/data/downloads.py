@@ -20,8 +20,10 @@ ABSENT = "absent"  # the key of the reason, in the manifest of a set that is lef
 LISTED = 4  # files of a source that are listed one by one; more are one line
 MOST_REASON = 200  # characters
 # What the registry says for people, or about where files are; the data do not depend on it.
-NOT_READ = ("title", "aliases", "layout", "download_gb", "licence", "licence_url", "registration", "redistributable")
-NOT_READ += ("citation", "known_issues", "sources")
+NOT_READ = (
+    *("title", "aliases", "layout", "download_gb", "licence", "licence_url", "registration", "redistributable"),
+    *("citation", "known_issues", "sources"),
+)
 NOT_READ_OF_SOURCE = ("kind", "splits", "files", "revision", "include", "shards", "size", "status", "note")
 
 
@@ -48,7 +50,8 @@ def ensure(
     """
     if name in registry.local():
         return {"set": name, "backend": registry.local()[name].made}
-    dataset, fetching, sources = registry.entry(name), import_module(FETCHING), []
+    dataset, fetching = registry.entry(name), import_module(FETCHING)
+    sources: list[dict[str, Any]] = []
     for split in sorted(splits):
         outcome = fetching.fetch(dataset, fetching.Wish(root=root, split=split, watch=watch, warn=warn))
         source = {"backend": "folder"} if outcome.state == "own copy" else _verified(dataset, root, split)
