@@ -20,7 +20,7 @@ def _dvc() -> str:
 
     for process in psutil.Process().parents():
         with suppress(psutil.Error):
-            if any(os.path.basename(word) in ("dvc", "dvc.exe") for word in process.cmdline()[:4]):
+            if any(os.path.basename(word) in ("dvc", "dvc.exe", "stages.fast_dvc") for word in process.cmdline()[:4]):
                 return str(process.pid)
     return ""
 

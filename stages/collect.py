@@ -8,14 +8,14 @@ from tabulate import tabulate
 
 from stages.command import CHECKPOINTS, METRICS, RECORDS, RESULTS, TEXT_EMBEDDINGS, catalogue, stage
 from zsr import files
-from zsr.data.prepared import classes
+from zsr.data.prepared import absent, classes
 from zsr.evaluation import audit, results
 from zsr.evaluation.records import Record, check_alike
 
 
 @stage("collect")
 def main(document: Mapping, code: str) -> None:
-    study = catalogue()
+    study = results.without(catalogue(), absent(TEXT_EMBEDDINGS))
     loaded = {
         (method, attack, name): _records(method, attack, name)
         for method in study["methods"]
@@ -31,6 +31,8 @@ def main(document: Mapping, code: str) -> None:
         "pairs": results.pair_rows(cells, groups),
         "attacks": results.attack_rows(cells, groups),
     }
+    for row in rows["averages"]:
+        row["sets"] = results.counted_sets(study, row["group"])
     for table, plain in rows.items():
         rows[table] = audit.annotated(plain, marks, groups)
         files.write_rows(RESULTS / f"{table}.csv", rows[table], header=["attack"])
@@ -47,7 +49,7 @@ def averages(rows: list[dict], study: Mapping) -> str:
     means = {(row["method"], row["attack"]): row["mean"] for row in rows if row["group"] == "all"}
     columns = list(dict.fromkeys(attack for _, attack in means))
     lines = [[method, *(means[method, attack] for attack in columns)] for method in study["methods"]]
-    n = len(study["groups"]["all"])
+    n = results.counted_sets(study, "all")
     table = tabulate(lines, [f"accuracy in %, mean over {n} sets", *columns], floatfmt=".1f", tablefmt="plain")
     return f"{table}\nintervals, other groups of sets and marks of the audit: {RESULTS}, tables"
 

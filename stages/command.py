@@ -5,7 +5,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -27,7 +27,10 @@ WRITTEN = click.Path(path_type=Path)
 # Files of a study, relative to its folder, in which DVC runs every stage; dvc.yaml names the same.
 CODE = Path("code.yaml")
 CATALOGUE = Path("data/study.json")
+DOWNLOADS = Path("data/downloads")
+BASE_WEIGHTS = Path("data/base_weights.json")
 SETS = Path("data/sets")
+INDEX = Path("data/sets.json")
 BASE_MODEL = Path("data/base_model")
 TEXT_EMBEDDINGS = Path("data/text_embeddings")
 STARTS = Path("data/starts")
@@ -37,19 +40,24 @@ METRICS = Path("metrics")
 CURVES = METRICS / "curves"
 RESULTS = METRICS / "results"
 PUBLISHED = ROOT / "published"
+DATA_ROOT = Path(os.environ.get("DATA_ROOT") or ROOT / "downloads")  # the files of public sets, outside DVC
 NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of attacks, sets and starts, as in names of files
 
 HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
+ONE_DIGEST = ("download", "likeness", "text_embeddings")  # stages whose cells all run the same code
 PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # kind of row -> package
 
 
-def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable], click.Command]:
+def stage(
+    name: str, *cell: str, parallel: bool = False, beside: Sequence[str] = ()
+) -> Callable[[Callable], click.Command]:
     """Make a command of `function(document, code, *cell)`.
 
     Args:
         name: name of the stage and of its script.
         cell: names of the command's arguments, the keys of one cell of the stage in dvc.yaml.
         parallel: may several processes share the work? Then the launcher of params.yaml starts them.
+        beside: modules that are not in the digest, since no output depends on them; they get and verify files.
 
     The function gets the content of params.yaml and the digest of the code that it runs. The command raises StudyError
     where code.yaml has another digest, since DVC would store the result under the digest of code.yaml. After the
@@ -72,7 +80,8 @@ def stage(name: str, *cell: str, parallel: bool = False) -> Callable[[Callable],
             heard = never_silent(label) if first() else nullcontext()
             with _outputs_held(name, list(arguments.values())), heard, _joined(parallel):
                 function(document, code, **arguments)
-            escaped = name != "check" and scratch.loaded_files() - scratch.closure(modules)
+            escaped = scratch.loaded_files() - scratch.closure(modules) if name != "check" else set()
+            escaped -= scratch.closure(beside) if escaped else set()
             assert not escaped, f"the digest of {name} knows nothing of {', '.join(map(str, sorted(escaped)))}"
 
         command = click.command(name, cls=OneLine, help=sys.modules[function.__module__].__doc__)
@@ -203,7 +212,8 @@ def catalogue() -> dict[str, Any]:
 
 def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
     """Every cell of a stage of dvc.yaml with a digest of its code: name of the stage and arguments of the cell."""
-    names = ("check", "base_model", "text_embeddings", "start", "collect", "tables", "figures", "report", "plots_page")
+    names = ("check", "download", "download_base", "base_model", "text_embeddings", "sets", "start", "collect")
+    names += ("tables", "figures", "report", "plots_page")
     yield from ((name, []) for name in names)
     for name, key in {"data": "data.sets", "train": "methods"}.items():
         yield from ((name, [cell]) for cell in block(document, key, dict[str, Any]))
@@ -215,7 +225,7 @@ def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
 
 def key_of(name: str, cell: list[str]) -> str:
     """Key in code.yaml of the digest of a stage's cell. The digest of an evaluation depends on the attack alone."""
-    return ".".join([name, *cell[-1:]] if name != "likeness" else [name])
+    return ".".join([name, *cell[-1:]] if name not in ONE_DIGEST else [name])
 
 
 def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:

@@ -1,39 +1,51 @@
-"""One data set: its test split and, where the study asks for one, its training split."""
+"""One data set: its test split and, where the study asks for one, its training split.
 
-import os
+Of a set that the stage `download` left out, the output is a folder with the reason.
+"""
+
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import click
 
-from stages.command import ROOT, SETS, stage
-from stages.progress import over
+from stages.command import DATA_ROOT, DOWNLOADS, SETS, stage
+from stages.progress import Files, over
+from zsr import files
+from zsr.data import downloads, prepared
 from zsr.data.config import PromptSet, Resolution, SetSize
-from zsr.data.sources import Files, absent, make
+from zsr.data.sources import Files as Sources
+from zsr.data.sources import make
 from zsr.params import Count, Natural, StudyError, block
 
 
-@stage("data", "name")
+@stage("data", "name", beside=[downloads.FETCHING])
 def main(document: Mapping, code: str, name: str) -> None:
+    size, manifest = block(document, f"data.sets.{name}", SetSize), files.read_json(DOWNLOADS / f"{name}.json")
+    if reason := downloads.reason_of(manifest):
+        files.write_json(SETS / name / prepared.ABSENT, {downloads.ABSENT: reason})
+        return click.echo(f"{name}: left out, since it {reason}")
+    _require_files(name, size, manifest)
     seed, image_size = block(document, "data.seed", Natural), block(document, "data.image_size", Count)
     native = block(document, "data.attack_resolution", Resolution) == "native"
     prompt_set, complete = block(document, "data.prompt_set", PromptSet), block(document, "data.complete", bool)
-    files = Files(Path(os.environ.get("DATA_ROOT") or ROOT / "downloads"), native, prompt_set, complete)
-    size = block(document, f"data.sets.{name}", SetSize)
-    counts = {split: n for split, n in {"train": size.train, "test": size.test}.items() if n}
-    try:
-        for split, n in counts.items():
-            made = make(name, split, n, seed, image_size, files)
-            made.save(SETS / name / f"{split}.safetensors", True, partial(over, f"{name} {split}", "images"))
-    except StudyError as error:
-        absent_sets = [key for key in absent(block(document, "data.sets", dict[str, Any]), files.root) if key != name]
-        raise StudyError(
-            f"{error}. Not there either: {', '.join(absent_sets)}" if absent_sets else str(error)
-        ) from None
-    images = ", ".join(f"{n:,} {split} images" for split, n in counts.items())
+    for split in size.splits:
+        sources = Sources(DATA_ROOT, native, prompt_set, complete)
+        made = make(name, split, getattr(size, split), seed, image_size, sources)
+        made.save(SETS / name / f"{split}.safetensors", True, partial(over, f"{name} {split}", "images"))
+    images = ", ".join(f"{getattr(size, split):,} {split} images" for split in size.splits)
     click.echo(f"{name}: {images}, {len(made.classnames)} classes")
+
+
+def _require_files(name: str, size: SetSize, manifest: Mapping) -> None:
+    """Get the files of the manifest where they are not here any more: DVC may have restored the manifest alone."""
+    if "sources" not in manifest:
+        return
+    there = downloads.ensure(name, size.splits, DATA_ROOT, watch=Files(), warn=files.say)
+    if there != manifest:
+        raise StudyError(
+            f"{DOWNLOADS / name}.json is of other files of {name} than those below {DATA_ROOT}; "
+            f"run dvc repro -f -s download@{name}, then dvc repro"
+        )
 
 
 if __name__ == "__main__":

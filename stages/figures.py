@@ -116,8 +116,9 @@ FIGURES: dict[str, Callable[[str, Mapping], None]] = {
 
 @stage("figures")
 def main(document: Mapping, code: str) -> None:
+    study = reading.titled(block(document, "name", str), reading.study(RESULTS / "study.json"))
     for name in document["figures"]:
-        FIGURES[name](block(document, "name", str), document)
+        FIGURES[name](study, document)
     click.echo(f"{OUT}: {', '.join(sorted(path.name for path in OUT.glob('*.png')))}")
 
 

@@ -125,6 +125,22 @@ def trained(label: str, curve: Sequence[Mapping], runs: Sequence[Training]) -> s
     return f"{told}; {', '.join(notes)}" if notes else told
 
 
+class Files:
+    """A bar for each file that is downloaded."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, Bar] = {}
+
+    def __call__(self, name: str, have: int, total: int) -> None:
+        """So many bytes of a file have come, of `total`; 0: the size is not known."""
+        bar = self._bars.get(name)
+        if bar is None:
+            bar = self._bars[name] = Bar(name, "bytes", total or have + 1)
+            bar.skip(have)
+        elif have > bar.done:
+            bar.advance(have - bar.done)
+
+
 class Images:
     """One bar for all images of an evaluation, over sets and models.
 

@@ -25,7 +25,7 @@ from stages.warm import serving
 from zsr.cli.running import OneLine
 from zsr.params import StudyError, read
 
-DVC = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro"]
+DVC = [sys.executable, "-m", "stages.fast_dvc", "--wait-for-lock", "repro"]
 NOISE = re.compile(  # lines of DVC that say nothing about the study
     r"\s*$|> PYTHONPATH=|Updating lock file |Use `dvc push` |To (track|enable) |\tgit add |\tdvc config |"
     r"Stage '.*' didn't change, skipping|Verifying data sources|Generating lock file "
@@ -53,8 +53,13 @@ def main(lanes: int | None, command: tuple[str, ...]) -> None:
         lanes = lanes or _lanes(document)
         if lanes > 1 and _worth_lanes(environment):
             _run([*DVC, "check"], environment)
-            _side_by_side([["base_model"], [*_sets(document), "plots_page"]], environment)
-            _run([*DVC, "text_embeddings", "start"], environment)
+            sets = list(document["data"]["sets"])
+            images = [f"{kind}@{name}" for name in sets for kind in ("download", "data")]
+            _side_by_side([["download_base", "base_model"], [*images, "plots_page"]], environment)
+            _side_by_side(
+                [[f"text_embeddings@{name}" for name in sets[lane::lanes]] for lane in range(lanes)], environment
+            )
+            _run([*DVC, "sets", "start"], environment)
             for stages in (_trainings(document), _measurements(document)):
                 _side_by_side([stages[lane::lanes] for lane in range(lanes)], environment)
         _run(DVC, environment)
@@ -82,10 +87,6 @@ def _worth_lanes(environment: Mapping[str, str]) -> bool:
     changed = [name.partition("@")[0] for name in json.loads(told or "{}")]
     common = {"data", "base_model", "text_embeddings", "start"}
     return bool(common & set(changed)) or changed.count("train") + changed.count("evaluate") > 4
-
-
-def _sets(document: Mapping) -> list[str]:
-    return [f"data@{name}" for name in document["data"]["sets"]]
 
 
 def _trainings(document: Mapping) -> list[str]:

@@ -40,7 +40,7 @@ class Measured:
 
     @property
     def title(self) -> str:
-        return block(self.document, "name", str)
+        return reading.titled(block(self.document, "name", str), self.study)
 
     @cached_property
     def alike(self) -> list[dict[str, str]]:

@@ -1,6 +1,6 @@
-"""The text side of every set, computed once for each base model: one unit vector per class prompt.
+"""The text side of one set, computed once for each base model: one unit vector per class prompt.
 
-A linear head reads no text: its set has a file of the class names alone.
+A linear head reads no text: its set has a file of the class names alone. A set that is left out has the reason.
 """
 
 from collections.abc import Mapping
@@ -9,46 +9,43 @@ from pathlib import Path
 import click
 import torch
 
-from stages.command import BASE_MODEL, SETS, TEXT_EMBEDDINGS, catalogue, stage
+from stages.command import BASE_MODEL, SETS, TEXT_EMBEDDINGS, stage
 from zsr import files
-from zsr.data.prepared import INDEX, Split, entry
+from zsr.data import prepared
+from zsr.data.prepared import Split
 from zsr.models.heads import Model, checkpoints
 from zsr.params import Count, block
 
 
-@stage("text_embeddings")
-def main(document: Mapping, code: str) -> None:
+@stage("text_embeddings", "name")
+def main(document: Mapping, code: str, name: str) -> None:
+    out, absent = TEXT_EMBEDDINGS / name, SETS / name / prepared.ABSENT
+    if absent.exists():
+        files.write_json(out / prepared.ENTRY, files.read_json(absent))
+        return click.echo(f"text embeddings of {name}: left out, as its images are")
     torch.set_num_threads(block(document, "threads", Count))
-    model, index = block(document, "model", Model), {}
+    model, test = block(document, "model", Model), SETS / name / "test.safetensors"
     template, prompt_set = block(document, "data.template", str), block(document, "data.prompt_set", str)
-    bases = {path.stem: _embedder(model, path) for path in checkpoints(BASE_MODEL)}
-    study = catalogue()
-    for name in study["sets"]:
-        test, out = SETS / name / "test.safetensors", TEXT_EMBEDDINGS / name
-        split = Split.load(test)
-        prompts = list(split.own_prompts) or split.prompts(template)
-        wording = f"{prompt_set} prompts of the set" if split.own_prompts else f"prompt '{template}'"
-        for base, embed in bases.items():
-            if model.head == "linear":
-                tensors, facts = {}, {"wording": "final weights", "prompts": list(split.nouns)}
-            else:
-                tensors, facts = {"text_embeddings": embed(prompts)}, {"wording": wording, "prompts": prompts}
-            files.save_tensors(out / f"{base}.safetensors", tensors, facts, placed=True)
-        if name in study["judged"]:
-            index[name] = entry(test, out)  # the index tells evaluations when the images are new
-    files.write_json(TEXT_EMBEDDINGS / INDEX, index)
-    n = sum(facts["classes"] for facts in index.values())
-    click.echo(f"text embeddings: {n:,} class prompts of {len(index)} sets, from {len(bases)} base models")
+    split = Split.load(test)
+    prompts = list(split.own_prompts) or split.prompts(template)
+    wording = f"{prompt_set} prompts of the set" if split.own_prompts else f"prompt '{template}'"
+    for base in checkpoints(BASE_MODEL):
+        if model.head == "linear":
+            facts, tensors = {"wording": "final weights", "prompts": list(split.nouns)}, {}
+        else:
+            tensors = {"text_embeddings": _embedded(model.arch, base, prompts)}
+            facts = {"wording": wording, "prompts": prompts}
+        files.save_tensors(out / base.name, tensors, facts, placed=True)
+    entry = prepared.entry(test, out)
+    files.write_json(out / prepared.ENTRY, entry)
+    n = len(entry["text_embeddings"])
+    click.echo(f"text embeddings of {name}: {entry['classes']:,} class prompts, from {n} base models")
 
 
-def _embedder(model: Model, base: Path):
-    if model.head == "linear":
-        return None
-    from functools import partial
-
+def _embedded(arch: str, base: Path, prompts: list[str]) -> torch.Tensor:
     from zsr.models import clip
 
-    return partial(clip.embed_texts, clip.create(model.arch, base), model.arch)
+    return clip.embed_texts(clip.create(arch, base), arch, prompts)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,12 @@ TEMPORARY = re.compile(rf"\..+\.(\d+)-{HOST}[0-9a-f]+\.tmp")  # number of the pr
 SEED = r"[0-9]+"
 NUMBERS = ("accuracy", "correct", "high", "low", "mean", "n", "sd", "value")  # columns of numbers, in any CSV file
 STAGES = {  # beginning of an output's path -> the stage that makes the output; {} is the next part of the path
+    "data/downloads": "download@{}",
+    "data/base_weights.json": "download_base",
+    "data/sets.json": "sets",
     "data/sets": "data@{}",
     "data/base_model": "base_model",
-    "data/text_embeddings": "text_embeddings",
+    "data/text_embeddings": "text_embeddings@{}",
     "data/starts": "start",
     "data/checkpoints": "train@{}",
     "data/records": "evaluate@{}",

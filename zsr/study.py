@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zsr.compute import Compute
+from zsr.data import registry
 from zsr.data.config import Data
 from zsr.data.sources import check_sizes
 from zsr.evaluation.evaluate import Evaluation, Protocol
@@ -147,6 +148,8 @@ class Study:
         _among("quirks", self.quirks, "methods", self.methods)
         _among("quirks.*.against", [quirk.against for quirk in self.quirks.values()], "methods", self.methods)
         for name, maps in self.attention.items():
+            if self.data.sets[name].if_missing == "skip":
+                raise ValueError(f"attention.{name} needs its set: data.sets.{name}.if_missing must be fail")
             _among(f"attention.{name}.attack", [maps.attack], "attacks", self.attacks)
             n = self.data.sets[name].test
             if not maps.columns <= maps.images <= n:
@@ -198,10 +201,20 @@ def check(path: Path) -> Study:
         _check_reports(study)
         _check_protocols(document)
         for name, size in study.data.sets.items():
+            _check_registered(name)
             check_sizes(module_of("zsr.data.sets", name, f"data.sets.{name}"), {"train": size.train, "test": size.test})
     except (ParamError, ValueError) as error:
         raise ParamError(f"{path}: {error}") from None
     return study
+
+
+def _check_registered(name: str) -> None:
+    """Check that a set has an entry in the registry, which is a parameter of the stage `download`."""
+    module_of("zsr.data.sets", name, f"data.sets.{name}")
+    if name not in registry.local() and name not in registry.entries():
+        raise ParamError(
+            f"data.sets.{name}: zsr/data/registry.yaml has no entry of that name; add '{name}: {{made: drawn}}'"
+        )
 
 
 def _check_names(document: Mapping) -> None:
@@ -270,8 +283,12 @@ def _check_clip(document: Mapping, study: Study) -> None:
         raise ParamError(
             f"base_model.seeds must be one seed or the same list as seeds, {list(study.seeds)}, got {list(base.seeds)}"
         )
-    if not set(study.data.sets) - {study.data.source, *study.data.controls}:
-        raise ParamError(f"data.sets needs one besides the source and the controls, got {', '.join(study.data.sets)}")
+    there = {name for name, size in study.data.sets.items() if size.if_missing == "fail"}
+    if not there - {study.data.source, *study.data.controls}:
+        raise ParamError(
+            "data.sets needs one besides the source and the controls that cannot be left out, "
+            f"got {', '.join(study.data.sets)}"
+        )
 
 
 def _check_fits_tower(method: Any, key: str, arch: str, vit: bool) -> None:

@@ -18,7 +18,7 @@ STAGES = (  # with what is changed in params.yaml before a run whose parent alon
     (("evaluate", "tecoa", "pgd"), "attacks.pgd.eps", "60/255"),
     (("evaluate", "clip", "cw"), "attacks.cw.n_iter", 3),
     (("data", "shapes"), "data.seed", 7),
-    (("text_embeddings",), "data.template", "the {}"),
+    (("text_embeddings", "shapes"), "data.template", "the {}"),
     (("collect",), "", None),
     (("tables",), "name", "another name"),
 )

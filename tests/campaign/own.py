@@ -40,9 +40,10 @@ KEPT = {
 }
 INPUTS = {
     ("evaluate", "tecoa", "pgd"): ("data/sets/*/test.safetensors", "data/text_embeddings/*/0.safetensors"),
-    ("evaluate", "clip", "pgd"): ("data/text_embeddings/sets.json", "data/sets/*/test.safetensors"),
+    ("evaluate", "clip", "pgd"): ("data/sets.json", "data/sets/*/test.safetensors"),
     ("train", "tecoa"): ("data/sets/shapes/train.safetensors", "data/text_embeddings/shapes/0.safetensors"),
-    ("text_embeddings",): ("data/sets/*/test.safetensors", "data/study.json"),
+    ("text_embeddings", "shapes"): ("data/sets/shapes/test.safetensors",),
+    ("sets",): ("data/text_embeddings/*/entry.json", "data/study.json"),
     ("collect",): ("data/records/*/0/*.json", "data/records/*/0/*.json", "data/study.json"),
     ("tables",): ("metrics/results/*.csv", "metrics/results/study.json"),
     ("figures",): ("metrics/curves/*/curve.csv",),
@@ -50,7 +51,7 @@ INPUTS = {
 FORM_ONLY = {
     ("evaluate", "clip", "cw"): ("data/checkpoints/clip/0.safetensors",),
     ("train", "tecoa"): ("data/base_model/0.safetensors",),
-    ("text_embeddings",): ("data/base_model/0.safetensors",),
+    ("text_embeddings", "shapes"): ("data/base_model/0.safetensors",),
 }
 PARTIAL = {("train", "tecoa"): "training/*/unfinished", ("evaluate", "tecoa", "pgd"): "evaluate/*.json"}
 

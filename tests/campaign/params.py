@@ -45,7 +45,7 @@ NAMES = (
 )
 DOWNSTREAM = {  # a key, or the first part of a key -> the stage that reads it
     "data": ("data", "shapes"),
-    "data.template": ("text_embeddings",),
+    "data.template": ("text_embeddings", "shapes"),
     "base_model": ("base_model",),
     "evaluate": ("evaluate", "tecoa", "pgd"),
     "attacks": ("evaluate", "tecoa", "pgd"),

@@ -45,17 +45,22 @@ SMALL = {
 METHODS, ATTACKS, SETS = ("clip", "tecoa"), ("pgd", "cw"), ("shapes", "letters")
 STAGES = (
     ("check",),
-    *(("data", name) for name in SETS),
-    *(("base_model",), ("text_embeddings",)),
+    *((stage, name) for name in SETS for stage in ("download", "data")),
+    *(("download_base",), ("base_model",)),
+    *(("text_embeddings", name) for name in SETS),
+    ("sets",),
     *(("train", method) for method in METHODS),
     *(("evaluate", method, attack) for method in METHODS for attack in ATTACKS),
     *(("collect",), ("tables",)),
 )
 OUTS = {  # stage -> what DVC deletes before it runs, with the cell's names in place of {0} and {1}
     "check": ("data/params.ok", "data/study.json"),
+    "download": ("data/downloads/{0}.json",),
     "data": ("data/sets/{0}",),
+    "download_base": ("data/base_weights.json",),
     "base_model": ("data/base_model", "metrics/curves/base_model.csv"),
-    "text_embeddings": ("data/text_embeddings",),
+    "text_embeddings": ("data/text_embeddings/{0}",),
+    "sets": ("data/sets.json",),
     "train": ("data/checkpoints/{0}", "metrics/curves/{0}"),
     "evaluate": ("data/records/{0}-{1}",),
     "collect": ("metrics/summary", "metrics/results"),
@@ -218,6 +223,9 @@ def public_study(world_folder: Path, name: str, folder: Path, n: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     document = parameters({set_of(name): n})
     (folder / "params.yaml").write_text(yaml(document), encoding="utf-8")
+    manifest = folder / "data/downloads" / f"{set_of(name)}.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(json.dumps({"set": set_of(name)}), encoding="utf-8")  # nothing to get
     return folder
 
 

@@ -436,3 +436,16 @@ def test_the_ablation_has_every_row_under_every_attack(tmp_path):
     assert "| m | **40.0 ± 10.0** | **40.0 ± 10.0** | 20.0 ± 0.0 | 20.0 ± 0.0 |" in text
     assert f"| n | {alone} | {alone} | **30.0 [10.8, 60.3]** | **30.0 [10.8, 60.3]** |" in text
     assert text.index("| n |") < text.index("| m |")  # by the worst case on the sets that are not shown in training
+
+
+def test_a_set_that_is_left_out_is_in_no_average_and_every_count_says_so():
+    from zsr.evaluation.results import counted_sets, without
+    from zsr.reports.reading import titled
+
+    groups = {"all": ["a", "b", "c"], "source": ["a"], "unseen": ["b", "c"]}
+    study = {"sets": ["a", "b", "c"], "judged": ["a", "b", "c"], "groups": groups}
+    assert without(study, {}) == study and counted_sets(study, "all") == 3 and titled("n", study) == "n"
+    left = without(study, {"c": "needs a registration"})
+    assert left["groups"] == {"all": ["a", "b"], "source": ["a"], "unseen": ["b"]} and left["judged"] == ["a", "b"]
+    assert [counted_sets(left, group) for group in groups] == ["2 of 3", 1, "1 of 2"]
+    assert titled("n", left) == "n (2 of 3 sets; left out: c needs a registration)"

@@ -51,7 +51,7 @@ def test_each_seed_has_a_base_model_and_texts_of_its_own(study):
     for kind in ("base_model", "text_embeddings/shapes"):
         first, second = (load_tensors(study / f"data/{kind}/{seed}.safetensors")[0] for seed in SEEDS)
         assert any(not torch.equal(first[name], second[name]) for name in first)
-    texts = read_json(study / "data/text_embeddings/sets.json")["shapes"]["text_embeddings"]
+    texts = read_json(study / "data/sets.json")["shapes"]["text_embeddings"]
     assert set(texts) == {"1", "3"} and len(set(texts.values())) == 2
 
 

@@ -12,8 +12,8 @@ import torch
 from click.testing import CliRunner
 
 from tests.conftest import ROOT
+from tests.prepared_sets import write_index
 from zsr import files, scratch, study
-from zsr.data.prepared import INDEX, entry
 from zsr.data.sources import make
 from zsr.evaluation.results import CLEAN
 from zsr.params import ParamError, StudyError, read
@@ -66,11 +66,7 @@ def folder(tmp_path, monkeypatch, clip_model):
         rows = len(make(name, "test", 1, 0, 24).classnames)
         files.save_tensors(text, {"text_embeddings": torch.eye(48)[:rows]}, {"wording": "w"}, placed=True)
     data = tmp_path / "data"
-    made = {
-        name: entry(data / f"sets/{name}/test.safetensors", data / f"text_embeddings/{name}")
-        for name in SMALL["data.sets"]
-    }
-    files.write_json(tmp_path / "data/text_embeddings" / INDEX, made)
+    write_index(data / "sets", data / "text_embeddings", SMALL["data.sets"])
     clip.save(Path("data/base_model/0.safetensors"), clip_model, "zsr-tiny", placed=True)
     for method in ("tecoa", "tga_zsr"):
         clip.save(Path(f"data/checkpoints/{method}/0.safetensors"), clip_model, "zsr-tiny", placed=True)
@@ -201,9 +197,7 @@ def test_the_contents_of_every_input_change_the_key(stage, folder, document, mon
     if stage[0] != "train":  # the images that are judged, and what was made for them
         before, test = asked(stage, document, monkeypatch), Path("data/sets/shapes/test.safetensors")
         make("shapes", "test", 12, 1, 24).save(test, placed=True)
-        index = folder / "data/text_embeddings" / INDEX
-        made = files.read_json(index) | {"shapes": entry(test, folder / "data/text_embeddings/shapes")}
-        files.write_json(index, made)
+        write_index(folder / "data/sets", folder / "data/text_embeddings", SMALL["data.sets"])
         assert asked(stage, document, monkeypatch) != before
 
 

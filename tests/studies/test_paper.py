@@ -2,8 +2,8 @@
 
 import json
 import re
-import shutil
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,7 +89,7 @@ def checkout(tmp_path_factory, warm):
     return Checkout(tmp_path_factory.mktemp("paper"), scale="studies/paper", DATA_ROOT="", HF_HUB_OFFLINE="1", **warm)
 
 
-def test_the_plan_can_be_seen_without_data_and_the_first_error_says_what_to_fetch(tmp_path, monkeypatch):
+def test_the_plan_can_be_seen_without_data():
     from dvc.repo import Repo
 
     with Repo(str(ROOT / "studies/paper")) as repo:
@@ -98,16 +98,27 @@ def test_the_plan_can_be_seen_without_data_and_the_first_error_says_what_to_fetc
     stages |= {f"evaluate@{m}-{a}" for m in PAPER["methods"] for a in PAPER["attacks"]}
     assert stages < listed
     assert not any(name.startswith("likeness") for name in listed)  # the study's block of that name is empty
-    shutil.copy(ROOT / "studies/paper/params.yaml", tmp_path)
+
+
+def test_a_set_behind_a_registration_is_left_out_or_is_an_error_that_says_how_to_do_without(tmp_path, monkeypatch):
+    """No request is sent. The first run is that of the study, which may do without ImageNet."""
+    text = (ROOT / "studies/paper/params.yaml").read_text()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nothing"))
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
-    result = CliRunner().invoke(import_module("stages.data").main, ["tiny_imagenet"])
-    assert result.exit_code == 1 and isinstance(result.exception, SystemExit)
-    said = result.output
-    assert "tiny_imagenet (train) is not here" in said and said.count("\n") == 1
-    assert "get it with `python -m zsr fetch tiny_imagenet --split train` at the repository's root" in said
-    assert f"Not there either: {', '.join(SETS[1:])}" in said
+    download = import_module("stages.download")
+    monkeypatch.setattr(download, "DATA_ROOT", tmp_path / "nothing")
+    monkeypatch.setattr("zsr.scratch.loaded_files", set)  # this process has run other tests
+    for if_missing, ended, told in (
+        ("skip", 0, "imagenet is left out: imagenet could not be fetched; its terms have to be accepted first"),
+        ("fail", 1, "To do without, set data.sets.imagenet.if_missing to skip"),
+    ):
+        assert text.count("if_missing: skip") == 1
+        Path("params.yaml").write_text(text.replace("if_missing: skip", f"if_missing: {if_missing}"))
+        result = CliRunner().invoke(download.main, ["imagenet"])
+        assert result.exit_code == ended and isinstance(result.exception, SystemExit | None) and told in result.output
+        said = Path("data/downloads/imagenet.json")
+        assert not ended == said.exists() and (ended or "needs a registration" in said.read_text())
+        said.unlink(missing_ok=True)
 
 
 TRIED = ("clip", "fare", "pmg_aft", "tga_zsr")

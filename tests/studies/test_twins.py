@@ -7,9 +7,10 @@ import torch
 
 from tests.checkout import ROOT
 from tests.in_process import run_study
+from tests.prepared_sets import write_index
 from zsr import files
 from zsr.data import prepared
-from zsr.data.prepared import INDEX, Split, entry
+from zsr.data.prepared import Split
 from zsr.data.sources import make
 from zsr.evaluation.grid import best_rate
 from zsr.evaluation.records import Record, accuracies
@@ -187,7 +188,7 @@ def test_held_out_images_are_those_that_training_leaves(tmp_path):
         make("letters", split, n, 0, 24).save(sets / "letters" / f"{split}.safetensors")
     test, embedded = sets / "letters/test.safetensors", text / "letters/0.safetensors"
     files.save_tensors(embedded, {"text_embeddings": torch.eye(13)}, {"wording": "w"})
-    files.write_json(text / INDEX, {"letters": entry(test, embedded.parent)})
+    write_index(sets, text, ["letters"])
     train = Split.load(sets / "letters/train.safetensors")
     held_out, tested = prepared.held_out(sets, text, "letters", 8), prepared.load(sets, text, "letters")
     used = train.part(slice(-8))

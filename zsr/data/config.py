@@ -5,6 +5,7 @@ from typing import Literal
 
 from zsr.params import Images, ImagesOrNone, Pixels, Seed, Template, shown
 
+Missing = Literal["fail", "skip"]
 Resolution = Literal["tower", "native"]
 PromptSet = Literal["official", "clean", "openclip"]
 
@@ -16,10 +17,17 @@ class SetSize:
     Attributes:
         train: number of images of the training split; 0: the set has no training split.
         test: number of images of the test split.
+        if_missing: what happens where the set's files cannot be had: "fail" stops the study, "skip" leaves the set out.
     """
 
     train: ImagesOrNone
     test: Images
+    if_missing: Missing = "fail"
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that are used."""
+        return tuple(split for split in ("train", "test") if getattr(self, split))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +69,8 @@ class Data:
             name = getattr(self, key)
             if not self.sets[name].train:
                 raise ValueError(f"the {key} '{name}' needs a training split: sets.{name}.train is 0")
+            if self.sets[name].if_missing == "skip":
+                raise ValueError(f"the {key} '{name}' cannot be left out: sets.{name}.if_missing must be fail")
 
     def groups(self) -> dict[str, list[str]]:
         """The groups of sets that tables average over: name of the group -> names of the sets."""

@@ -16,7 +16,9 @@ from zsr.params import StudyError
 if TYPE_CHECKING:
     import torch
 
-INDEX = "sets.json"  # in the folder of text embeddings: the entry of every prepared set
+INDEX = "sets.json"  # beside the folder of text embeddings: the entry of every set
+ENTRY = "entry.json"  # in the folder of a set's text embeddings: the entry of the set
+ABSENT = "absent.json"  # in the folder of a set's images, in place of images: why the set is left out
 NAMES = ("classnames", "nouns", "own_prompts")
 FORM = ("backend", "resize")  # facts that the file of a public set may have
 
@@ -170,8 +172,8 @@ class Prepared:
 
 
 def names(text: Path) -> list[str]:
-    """The sets in a folder of text embeddings, in the order of the tables. Raises StudyError: the folder has none."""
-    return list(_index(text))
+    """The sets with text embeddings, in the order of the tables. Raises StudyError: there are none."""
+    return list(classes(text))
 
 
 def load(sets: Path, text: Path, name: str, seed: int = 0) -> Prepared:
@@ -181,13 +183,13 @@ def load(sets: Path, text: Path, name: str, seed: int = 0) -> Prepared:
     Raises StudyError: a file is missing; the embeddings were made for other images.
     """
     test, embedded = sets / name / "test.safetensors", files.of_seed(text / name, seed)
-    made_for = _index(text).get(name, {})
     for path in (test, embedded):
         if not path.exists():
-            raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
+            raise StudyError(f"{path} is not there; run dvc repro text_embeddings@{name}, or dvc checkout")
+    made_for = read_entry(text, name)
     texts = made_for.get("text_embeddings", {})
     if made_for.get("images") != digest(test) or texts.get(embedded.stem) != files.sha256(embedded):
-        raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings")
+        raise StudyError(f"{embedded} was made for other images than {test}; run dvc repro text_embeddings@{name}")
     split = Split.load(test)
     embeddings, facts = load_embeddings(embedded, len(split.classnames))
     if "wording" not in facts:
@@ -204,24 +206,41 @@ def entry(test: Path, embedded: Path) -> dict[str, Any]:
     return {"images": digest(test), "text_embeddings": texts, "classes": len(files.load_facts(test)["classnames"])}
 
 
+def read_entry(text: Path, name: str) -> dict[str, Any]:
+    """The entry of a set, or of a set that is left out the reason. Raises Unusable: it is neither."""
+    path = text / name / ENTRY
+    return _checked(files.read_json(path), path)
+
+
+def _checked(entry: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(entry, dict) or not {"classes", "absent"} & entry.keys():
+        raise files.Unusable(path, "does not hold the entry of a set")
+    return entry
+
+
 def classes(text: Path) -> dict[str, int]:
-    """The number of classes of each set."""
-    return {name: set_facts["classes"] for name, set_facts in _index(text).items()}
+    """The number of classes of each set with text embeddings."""
+    return {name: facts["classes"] for name, facts in _index(text).items() if "classes" in facts}
+
+
+def absent(text: Path) -> dict[str, str]:
+    """The sets that are left out, and why: name -> the end of a sentence about the set."""
+    return {name: facts["absent"] for name, facts in _index(text).items() if "absent" in facts}
 
 
 def held_out(sets: Path, text: Path, name: str, n: int, seed: int = 0) -> Prepared:
     """The set with the last n images of its training split in place of its test images, and the same prompts."""
     whole, train = load(sets, text, name, seed), sets / name / "train.safetensors"
     if not train.exists():
-        raise StudyError(f"{train} is not there; run dvc repro data, or dvc checkout")
+        raise StudyError(f"{train} is not there; run dvc repro data@{name}, or dvc checkout")
     return replace(whole, split=Split.load(train).part(slice(-n, None)), images=train, last=n)
 
 
 def _index(text: Path) -> dict[str, dict[str, Any]]:
-    path = text / INDEX
+    path = text.with_name(INDEX)
     if not path.exists():
-        raise StudyError(f"{path} is not there; run dvc repro text_embeddings, or dvc checkout")
+        raise StudyError(f"{path} is not there; run dvc repro sets, or dvc checkout")
     index = files.read_json(path)
-    if not isinstance(index, dict) or not all(isinstance(one, dict) and "classes" in one for one in index.values()):
+    if not isinstance(index, dict):
         raise files.Unusable(path, "does not hold the entry of every set")
-    return index
+    return {name: _checked(facts, path) for name, facts in index.items()}

@@ -1,6 +1,9 @@
 """The public sets: the contents of each set, the sources of its files and the hashes that identify the files.
 
 The facts are in registry.yaml. An unknown fact is absent from registry.yaml, and is "", 0 or () in the classes below.
+A set that needs no download has an entry, too, which says so: DVC takes the entry of every set as a parameter.
+
+The digests of code do not contain registry.yaml. What data depend on is in the manifest, see `zsr.data.downloads`.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +15,6 @@ from typing import Any, Literal
 
 from zsr.params import Count, Natural, ParamError, build, nearest, read
 
-PACKAGE_DATA = ["registry.yaml"]
 PATH = Path(__file__).with_name("registry.yaml")
 DIGITS = {"sha256": 64, "md5": 32}  # number of digits of a hash written in hexadecimal
 
@@ -193,15 +195,40 @@ class Entry:
                 raise ValueError(f"sources must have one that serves the split {split}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Local:
+    """A set that needs no download.
+
+    Attributes:
+        made: "drawn": the set is drawn from a seed; "scikit-learn": the set is part of this library.
+    """
+
+    made: Literal["drawn", "scikit-learn"]
+
+
 @cache
 def entries() -> dict[str, Entry]:
     """All sets by key, in the order of the papers' tables. Raises ParamError that names the error in registry.yaml."""
-    return parsed(read(PATH))
+    return parsed(_document())
+
+
+@cache
+def local() -> dict[str, Local]:
+    """The sets that need no download, by name. Raises ParamError that names the error in registry.yaml."""
+    return {key: build(Local, value, f"registry.{key}") for key, value in _document().items() if _is_local(value)}
+
+
+_document = cache(lambda: read(PATH))
+
+
+def _is_local(value: Any) -> bool:
+    return isinstance(value, dict) and "made" in value
 
 
 def parsed(document: dict) -> dict[str, Entry]:
-    """The entries in a document that has the form of registry.yaml."""
-    known = {key: build(Entry, _keyed(key, value), f"registry.{key}") for key, value in document.items()}
+    """The public sets in a document that has the form of registry.yaml."""
+    public = {key: value for key, value in document.items() if not _is_local(value)}
+    known = {key: build(Entry, _keyed(key, value), f"registry.{key}") for key, value in public.items()}
     names = [name for dataset in known.values() for name in (dataset.key, *dataset.aliases)]
     for name in names:
         if names.count(name) > 1:

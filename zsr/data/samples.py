@@ -239,7 +239,8 @@ def check_published(name: str, root: Path, split: str, *, complete: bool = True)
     that lies there in another form is not compared.
     """
     dataset = entry(name)
-    known = {root / dataset.layout_root / file: md5 for file, md5 in dataset.md5_of.get(split, {}).items()}
+    listed = next((listed for of, listed in dataset.md5_of.items() if of == split), {})
+    known = {root / dataset.layout_root / file: md5 for file, md5 in listed.items()}
     if not all(path.is_file() for path in known):
         return
     for path, md5 in known.items():

@@ -190,6 +190,25 @@ def over_seeds(cells: Sequence[Mapping[str, str]]) -> list[dict]:
     return merged
 
 
+def without(study: Mapping[str, Any], absent: Mapping[str, str]) -> dict[str, Any]:
+    """The catalogue of a study without the sets that are left out; it names them, where there are any.
+
+    absent: set -> why it is left out.
+    """
+    if not absent:
+        return dict(study)
+    kept = {key: [name for name in study[key] if name not in absent] for key in ("sets", "judged")}
+    groups = {group: [name for name in sets if name not in absent] for group, sets in study["groups"].items()}
+    sizes = {group: len(sets) for group, sets in study["groups"].items()}
+    return dict(study) | kept | {"groups": groups, "absent": dict(absent), "whole": sizes}
+
+
+def counted_sets(study: Mapping[str, Any], group: str) -> int | str:
+    """The number of sets of a group; "15 of 16" where one is left out."""
+    n, whole = len(study["groups"][group]), study.get("whole", {}).get(group, 0)
+    return n if n == whole or not whole else f"{n} of {whole}"
+
+
 def average_rows(records: Records, groups: Mapping[str, Sequence[str]]) -> list[dict]:
     """One row per (group, method, attack): the mean over seeds and over the group's sets, with equal weights."""
     samples = {cell: Sample.of(_shares(seeds)) for cell, seeds in records.items()}

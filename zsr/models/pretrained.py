@@ -81,15 +81,13 @@ def check(arch: str, weights: Pretrained) -> dict[str, Any]:
     return config
 
 
-def load(arch: str, weights: Pretrained) -> nn.Module:
-    """Return an open_clip model with these weights, fp32, on the CPU, in eval mode.
+def found(arch: str, weights: Pretrained) -> Path:
+    """The file of the weights, downloaded where it is not here.
 
     A file may also be OpenAI's own archive, or have transformers' names. Raises ParamError as `check` does. Raises
-    StudyError with a message of one line: the file does not exist; the file has another sha256; the file holds no
-    weights of the arch; the cache is empty and there is no network. The last message also says what to do.
+    StudyError with a message of one line: the file does not exist; the file has another sha256; the cache is empty and
+    there is no network. The last message also says what to do.
     """
-    import open_clip
-
     check(arch, weights)
     path = Path(weights.file) if weights.file else downloaded(arch, weights.pretrained)
     if not path.exists():
@@ -98,6 +96,17 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
         digest = files.sha256(path)
         if digest != weights.sha256:
             raise StudyError(f"base_model.sha256: {path} has {digest}, not {weights.sha256}")
+    return path
+
+
+def load(arch: str, weights: Pretrained) -> nn.Module:
+    """Return an open_clip model with these weights, fp32, on the CPU, in eval mode.
+
+    Raises what `found` raises, and StudyError where the file holds no weights of the arch.
+    """
+    import open_clip
+
+    path = found(arch, weights)
     if checkpoints.is_archive(path):  # it holds code, and is loaded if its digest is known
         return _of_another_layout(arch, path)
     try:

@@ -2,12 +2,14 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from zsr import files
+from zsr.evaluation.results import counted_sets
 from zsr.params import require_plain
 
 COUNTED = ("both", "adv")
@@ -148,10 +150,19 @@ def study(path: Path) -> dict:
     if missing:
         raise files.Unusable(path, f"has no {missing[0]}, so it is not the file that the stage collect wrote")
     for name in STUDY:
-        expected: type | tuple[type, ...] = {"bases": int, "judged": (list, dict)}.get(name, dict)
-        if not isinstance(content[name], expected) or isinstance(content[name], bool):
+        expected: dict[str, Any] = {"bases": int, "judged": (list, dict)}
+        if not isinstance(content[name], expected.get(name, dict)) or isinstance(content[name], bool):
             raise files.Unusable(path, f"has {name} of another form than the stage collect wrote")
     return content
+
+
+def titled(name: str, study: Mapping) -> str:
+    """The name of a study in titles. Where sets are left out, it says how many and which: averages are without them."""
+    absent = study.get("absent", {})
+    if not absent:
+        return name
+    without = ", ".join(f"{one} {why}" for one, why in absent.items())
+    return f"{name} ({counted_sets(study, 'all')} sets; left out: {without})"
 
 
 def curve(path: Path) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from zsr.evaluation.results import CLEAN, STRONGEST, WORST, over_seeds
+from zsr.evaluation.results import CLEAN, STRONGEST, WORST, counted_sets, over_seeds
 from zsr.files import distinct
 from zsr.reports import charts
 from zsr.reports.charts import Row, Rows, levels, number, spans
@@ -202,16 +202,13 @@ def headline(source: Source) -> Table:
             classes = f"{cell.classes} best" if highest else f"{cell.classes} tie" if method in equals else cell.classes
             body[method].append(replace(cell, classes=classes))
     n = len(source.attacked) + 1
-    above = [("", 1), *((_group_title(name, sets), n) for name, sets in source.groups.items())]
+    above = [("", 1), *((_group_title(source, name, sets), n) for name, sets in source.groups.items())]
     return Table(["method", *(attack for _, attack in columns)], list(body.values()), above)
 
 
-def _group_title(name: str, sets: Sequence[str]) -> str:
-    return (
-        f"{name.replace('_', ' ')}: {sets[0]}"
-        if len(sets) == 1
-        else f"{name.replace('_', ' ')}: mean of {len(sets)} sets"
-    )
+def _group_title(source: Source, name: str, sets: Sequence[str]) -> str:
+    words = name.replace("_", " ")
+    return f"{words}: {sets[0]}" if len(sets) == 1 else f"{words}: mean of {counted_sets(source.study, name)} sets"
 
 
 def _equals(pairs: Rows, column: tuple[str, str], best: str) -> set[str]:
