@@ -195,6 +195,7 @@ Positive = Annotated[float, Interval(0, above=True, ceiling=1e38)]
 NonNegative = Annotated[float, Interval(0, ceiling=1e38)]
 Share = Annotated[float, Interval(0, 1)]
 PixelRange = Annotated[float, PixelInterval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
+PixelRangeOrZero = Annotated[float, PixelInterval(0, 1)]
 Count = Annotated[int, Interval(1, ceiling=1_000_000_000)]
 Natural = Annotated[int, Interval(0, ceiling=10**15)]  # also bytes of a file
 Seed = Annotated[int, Interval(0, ceiling=2**32 - 1)]
@@ -204,6 +205,7 @@ Threads = Annotated[int, Interval(1, ceiling=1_024)]
 BatchSize = Annotated[int, Interval(1, ceiling=16_384)]  # in evaluation a batch has this size also for fewer images
 Epochs = Annotated[float, Interval(0, ceiling=10_000)]
 Iterations = Annotated[int, Interval(1, ceiling=100_000)]  # and queries of one image
+IterationsOrNone = Annotated[int, Interval(0, ceiling=100_000)]
 Rounds = Annotated[int, Interval(1, ceiling=1_000)]  # of one attack: restarts, target classes
 Pixels = Annotated[int, Interval(1, ceiling=1_024)]  # side of an image
 Side = Annotated[int, Interval(0, ceiling=1_024)]  # of an image that is enlarged; 0: it is not

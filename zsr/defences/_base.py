@@ -103,7 +103,6 @@ class Defence(Checked):
         variants: names of the adaptive attacks on the defence; an image counts where it withstands all of them.
         needs_text: True where the defence reads class prompts, which a linear head does not have.
         needs_origin: True where the defence reads the original CLIP beside a fine-tuned tower.
-        needs_neutral: True where the defence reads `Tower.neutral`.
     """
 
     name: ClassVar[str]
@@ -113,7 +112,10 @@ class Defence(Checked):
     variants: ClassVar[tuple[str, ...]] = (AS_IS,)
     needs_text: ClassVar[bool] = False
     needs_origin: ClassVar[bool] = False
-    needs_neutral: ClassVar[bool] = False
+
+    def neutral_templates(self) -> tuple[str, ...]:
+        """Prompt templates whose mean text embedding, without a class name, is in `Tower.neutral`; (): not read."""
+        return ()
 
     def logits(self, model: Tower, images: Tensor, noise: Noise, draw: int) -> Tensor:
         """The logits that are judged, (B, C). The caller takes no gradient; the defence may take gradients itself.
