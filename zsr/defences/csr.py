@@ -80,7 +80,7 @@ class CSR(Defence):
             own, low = (model.image_features(pixels) for pixels in (images, self.low_pass(images)))
         rows = (cosine(own, low) < self.threshold).nonzero().squeeze(1)
         correction = torch.zeros_like(images)
-        if len(rows) and self.n_iter:
+        if len(rows):
             correction[rows] = self._best(model, images[rows], own[rows], low[rows]) - images[rows]
         return correction
 
