@@ -358,7 +358,7 @@ def build(schema: Any, value: Any, key: str) -> Any:
             raise ParamError(f"{key} must be {_choices(args)}, got {shown(value)}{nearest(value, args)}")
         return value
     if origin is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):  # a tuple where Python code makes the object
             raise ParamError(f"{key} must be a list, got {shown(value)}")
         _check_length(value, key, MOST_ENTRIES, "entries")
         return tuple(build(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
