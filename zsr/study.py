@@ -10,6 +10,7 @@ from typing import Any, Literal
 from zsr.compute import Compute
 from zsr.data.config import Data
 from zsr.data.sources import check_sizes
+from zsr.evaluation.defended import check_attacks, defending_of
 from zsr.evaluation.evaluate import Evaluation, Protocol
 from zsr.evaluation.grid import Grid, grid_of
 from zsr.evaluation.results import WORST
@@ -99,6 +100,8 @@ class Study:
         attacks: the attacks under which models are judged, by name.
         eps_sweep: sweeps over eps, by the name of the attack.
         attention: studies of attention maps, by the name of the set.
+        defences: rows of defences at test time, each on the tower of a row of `methods`.
+        defend: how defences are judged, a `zsr.evaluation.defended.Defending`; only where there are any.
         likeness: comparisons with a start, by the name of the start.
         quirks: rows of the table of quirks, by method.
         tables: the tables of the study.
@@ -126,6 +129,8 @@ class Study:
     attacks: dict[str, dict[str, Any]]
     eps_sweep: dict[str, EpsSweep]
     attention: dict[str, AttentionStudy]
+    defences: dict[str, dict[str, Any]]
+    defend: dict[str, Any] = field(default_factory=dict)
     likeness: dict[str, Likeness]
     quirks: dict[str, Quirk]
     tables: tuple[Table, ...]
@@ -193,6 +198,8 @@ def check(path: Path) -> Study:
                 _check_row(document, study, kind, name)
         for name, sweep in study.eps_sweep.items():
             _check_sweep(name, sweep, component(document, "attacks", name))
+        for name in study.defences:
+            _check_defence(document, study, name)
         (_check_linear if study.model.head == "linear" else _check_clip)(document, study)
         _check_grid(document, study)
         _check_reports(study)
@@ -206,7 +213,7 @@ def check(path: Path) -> Study:
 
 def _check_names(document: Mapping) -> None:
     """Check the names of rows, which become parts of paths, keys and commands."""
-    for key in ("methods", "starts", "attacks", "shared", "protocols", "data.sets"):
+    for key in ("methods", "starts", "attacks", "defences", "shared", "protocols", "data.sets"):
         rows: Any = document
         for part in key.split("."):
             rows = rows.get(part) if isinstance(rows, Mapping) else None
@@ -249,6 +256,27 @@ def _check_row(document: Mapping, study: Study, kind: str, name: str) -> None:
         _among(f"{key}.start", [named_row.start], "starts", study.starts)
     if named_row.sha256 and not named_row.file:
         raise ParamError(f"{key}.sha256 is of {key}.file, of which there is none")
+
+
+def _check_defence(document: Mapping, study: Study, name: str) -> None:
+    """Check a row of `defences`: its tower, its numbers, and the attacks and sets that it is judged on."""
+    key, defence, on = f"defences.{name}", component(document, "defences", name), row(document, "defences", name).on
+    if not on:
+        raise ParamError(f"missing key '{key}.on', the row of methods whose tower is defended")
+    _among(f"{key}.on", [on], "methods", study.methods)
+    defending = defending_of(document, name)
+    _among("defend.attacks", defending.attacks, "attacks", study.attacks)
+    _among("defend.sets", defending.sets, "data.sets", study.judged)
+    attacks = {one: component(document, "attacks", one) for one in defending.attacks}
+    check_attacks(attacks, defence, "defend.attacks")
+    for one, attack in attacks.items() if defending.checked else ():
+        if attack.eps >= defending.large_eps:
+            raise ParamError(
+                f"defend.large_eps must be above attacks.{one}.eps, {255 * attack.eps:g}/255, got "
+                f"{255 * defending.large_eps:g}/255"
+            )
+    if study.model.head == "linear" and (defence.needs_text or defence.needs_origin):
+        raise ParamError(f"{key} needs CLIP, and this study has a linear head")
 
 
 def _check_clip(document: Mapping, study: Study) -> None:

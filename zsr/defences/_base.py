@@ -101,6 +101,7 @@ class Defence(Checked):
         deterministic: do the logits not depend on `draw`?
         violates: the conditions of RobustBench that the defence violates.
         variants: names of the adaptive attacks on the defence; an image counts where it withstands all of them.
+        needs_features: False where the logits of the tower suffice, so that any model of pixels will do.
         needs_text: True where the defence reads class prompts, which a linear head does not have.
         needs_origin: True where the defence reads the original CLIP beside a fine-tuned tower.
     """
@@ -110,6 +111,7 @@ class Defence(Checked):
     deterministic: ClassVar[bool]
     violates: ClassVar[tuple[Condition, ...]]
     variants: ClassVar[tuple[str, ...]] = (AS_IS,)
+    needs_features: ClassVar[bool] = True
     needs_text: ClassVar[bool] = False
     needs_origin: ClassVar[bool] = False
 

@@ -23,6 +23,7 @@ class RandomNoise(Defence):
     title: ClassVar[str] = "random noise"
     deterministic: ClassVar[bool] = False
     violates: ClassVar[tuple[Condition, ...]] = ("deterministic",)
+    needs_features: ClassVar[bool] = False
 
     def logits(self, model: Tower, images: Tensor, noise: Noise, draw: int) -> Tensor:
         """The logits of the noisy images, (B, C)."""
