@@ -90,6 +90,9 @@ def test_there_are_31_views_in_order_and_the_first_is_the_image():
     torch.testing.assert_close(views[:, 17:20], _views.coarse(images, 3, False, _views.unchanged))
     torch.testing.assert_close(views[:, 20:23], _views.jpeg(images, (50, 60, 75), _views.unchanged))
     torch.testing.assert_close(views[:, 29:], _views.filtered(images, 3, _views.unchanged))
+    other = SMALL.views_of(images, noise_of(images), 1, _views.unchanged)
+    changed = [i for i in range(32) if not torch.equal(views[:, i], other[:, i])]
+    assert changed == [*range(1, 17), *range(23, 29)]  # crops and noise are drawn anew
     fewer = DBD(kernel=3, views=5).views_of(images, noise_of(images), 0, _views.unchanged)
     assert torch.equal(fewer, views[:, :6])
 

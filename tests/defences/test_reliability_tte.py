@@ -33,11 +33,11 @@ def test_equal_views_give_the_logits_of_the_model(monkeypatch):
 
 
 def test_the_published_exclusion_also_drops_views_that_equal_another():
-    features = at = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])  # cosines of exactly 1 and 0
-    own = ReliabilityTTE(neighbours=1, temperature=1.0).weights(features)
-    published = ReliabilityTTE(neighbours=1, temperature=1.0, exclude="published").weights(at)
-    torch.testing.assert_close(own, torch.tensor([[1.0, 1.0, 0.0]]).softmax(dim=1))
-    torch.testing.assert_close(published, torch.full((1, 3), 1 / 3))
+    features = torch.tensor([[[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0.5, 0.5, 0.5, 0.5]]])  # cosines of exactly 1 and 1/2
+    own = ReliabilityTTE(neighbours=2, temperature=1.0).weights(features)
+    published = ReliabilityTTE(neighbours=2, temperature=1.0, exclude="published").weights(features)
+    torch.testing.assert_close(own, torch.tensor([[0.75, 0.75, 0.5]]).softmax(dim=1))
+    torch.testing.assert_close(published, torch.tensor([[0.25, 0.25, 0.5]]).softmax(dim=1))
 
 
 def test_logits_are_the_weighted_mean_of_the_logits_of_all_views():

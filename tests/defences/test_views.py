@@ -28,6 +28,11 @@ def test_a_box_that_fits_at_no_attempt_is_the_whole_image():
     torch.testing.assert_close(_views.crops(images, of_crops(0.99, 0.99, 0.5, 0.5), 0.5)[0, 0], images[0])
 
 
+def test_the_ratio_of_a_box_is_its_width_over_its_height():
+    boxes = _views._boxes(of_crops(0.0, 0.999, 0.0, 0.0)[..., :-1].add(1).div(2), 64, 64, 0.5)  # area 2048, ratio 4/3
+    assert [int(side) for side in boxes] == [0, 0, 39, 52]
+
+
 def test_boxes_lie_in_the_image_and_have_the_areas_and_ratios_asked_for():
     draws = torch.rand(50, 40, _views.PER_CROP - 1)
     top, left, tall, wide = _views._boxes(draws, 64, 64, 0.5)
@@ -47,8 +52,10 @@ def test_white_turns_white_in_coarse_greys_and_black_as_published():
 
 def test_whole_greys_survive_truncation_and_parts_of_a_grey_do_not():
     images, whole = drawn(), _views.whole_greys
-    attacked = (images + 13 / 255).clamp(max=1)  # sums of rounded numbers
-    torch.testing.assert_close(whole(attacked, _views.unchanged), (255 * attacked).round() / 255)
+    greys = (torch.arange(256) / 255).view(1, 1, 1, -1).expand(1, 3, 1, 256)
+    for steps in range(1, 14):  # sums of rounded numbers, some of which lie below the whole grey level
+        attacked = (greys - steps / 255).clamp(min=0) + 3 / 255
+        torch.testing.assert_close(whole(attacked, _views.unchanged), (255 * attacked).round() / 255)
     torch.testing.assert_close(whole((images + 0.6 / 255).clamp(max=1), _views.unchanged), images)
 
 
@@ -99,6 +106,20 @@ def test_straight_through_keeps_the_values_and_gives_every_pixel_a_gradient(view
     assert (gradient.flatten(1) != 0).float().mean() > 0.99
     if view in ("coarse", "jpeg", "whole_greys"):
         torch.testing.assert_close(gradient, torch.full_like(gradient, surrogate[0].numel() / images[0].numel()))
+
+
+@pytest.mark.parametrize("step", [_views._posterize, _views._equalize])
+def test_coarse_steps_of_augmix_pass_the_gradient_of_the_identity_on(step):
+    images = drawn(4, 32).requires_grad_()  # equalising leaves images of less than 256 pixels as they are
+    values = step(images, torch.zeros(len(images)), straight_through)
+    assert torch.equal(values, step(images, torch.zeros(len(images)), _views.unchanged))
+    assert (torch.autograd.grad(values.sum(), images)[0] == 1).all() and not torch.allclose(values, images, atol=0.01)
+
+
+def test_the_median_passes_the_gradient_of_the_identity_on():
+    images = drawn().requires_grad_()
+    median = _views.filtered(images, 3, straight_through)[:, 0]
+    assert (torch.autograd.grad(median.sum(), images)[0] == 1).all()
 
 
 def test_an_augmix_is_in_range_and_differs_from_view_to_view_but_not_much():
