@@ -47,6 +47,7 @@ Launcher = Literal["python", "torchrun"]
 Table = Literal[
     "accuracy", "vs", "attacks", "audit", "orderings", "published",  # tables of a study of CLIP
     "ablation", "quirks",
+    "defences",
     "leaderboard",  # the rows of the study beside the folder `leaderboard`
     "rates", "effective_rate", "elsewhere",  # tables of the study of TWINS
     "transfer", "differences", "likeness",
@@ -54,7 +55,7 @@ Table = Literal[
 Figure = Literal[
     "trade_off", "trade_off_source", "rows", "per_set", "training", "eps_sweep",
     "rates", "effective_rate",
-    "robustness", "likeness",
+    "robustness", "likeness", "defences",
 ]  # fmt: skip
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # keys of `evaluate` without a default in dvc.yaml
@@ -375,6 +376,7 @@ NEEDS = {  # a table or figure that only some studies have -> the part of params
     "differences": "model.head: linear",
     "robustness": "model.head: linear",
     "likeness": "likeness",
+    "defences": "defences",
     "eps_sweep": "eps_sweep",
     "quirks": "quirks",
     "training": "an empty grid",
@@ -388,6 +390,7 @@ def _check_reports(study: Study) -> None:
         "an empty grid": not study.grid,
         "model.head: linear": study.model.head == "linear",
         "likeness": study.likeness,
+        "defences": study.defences,
         "eps_sweep": study.eps_sweep,
         "quirks": study.quirks,
     }

@@ -28,6 +28,7 @@ COUNTS = ("clean", "oblivious", "adaptive")  # right verdicts, of `verdicts`
 UNDEFENDED = ("undefended_clean", "undefended")  # 1 where the tower alone is right
 CHECKED = ("doubled", "large")  # right verdicts of the first images, in the two checks of the adaptive attack
 COLUMNS = (*COUNTS, "worst")
+MEAN = "mean"  # in place of the name of a set: the mean over sets
 POINT = 1.0  # percent: what counts as a difference in a check
 NEAR_ZERO = 5.0  # percent: a higher accuracy at a large eps means that the adaptive attack is too weak
 ROUNDING = 1e-9
@@ -241,13 +242,13 @@ CHECKS: dict[str, Callable[[Sequence[DefenceRecord]], str | None]] = {
 
 
 def rows(records: Sequence[DefenceRecord]) -> list[dict]:
-    """One row for each set of a defence, over its seeds, then one row for the mean over sets, whose set is "mean".
+    """One row for each set of a defence, over its seeds, then one row for the mean over sets, whose set is MEAN.
 
     Accuracies are in percent. low and high are the ends of the 95 % interval of `worst`.
     """
     sets = list(dict.fromkeys(record.set_name for record in records))
     parts = {name: [record for record in records if record.set_name == name] for name in sets}
-    return [_row(name, {name: part}) for name, part in parts.items()] + [_row("mean", parts)]
+    return [_row(name, {name: part}) for name, part in parts.items()] + [_row(MEAN, parts)]
 
 
 def _row(name: str, parts: Mapping[str, Sequence[DefenceRecord]]) -> dict:

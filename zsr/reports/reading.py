@@ -4,9 +4,13 @@ import math
 from pathlib import Path
 
 from zsr import files
+from zsr.evaluation.defence_records import COLUMNS
 
 COUNTED = ("both", "adv")
 CURVE = ["step", "lr", "loss"]  # the first columns of a curve
+NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of defences, as in names of files
+DEFENDED_NUMBERS = (*COLUMNS, "low", "high", "undefended", "n")  # columns of a defence
+DEFENDED = (*DEFENDED_NUMBERS, "defence", "method", "set", "marks", "reasons", "statistics", "violates", "protocol")
 STUDY = ("attacks", "bases", "classes", "groups", "methods")
 
 
@@ -16,6 +20,18 @@ def results(path: Path) -> list[dict[str, str]]:
     for number, row in enumerate(rows, 1):
         if row.get("counted", "both") not in COUNTED:
             raise files.Unusable(path, f"has '{row['counted']}' as `counted` in row {number}: it is both or adv")
+    return rows
+
+
+def defended(folder: Path) -> list[dict[str, str]]:
+    """The rows of all defences of a study, as the stage `defend` wrote them. Raises Unusable: a file is another one."""
+    rows = []
+    for path in files.listed(folder, ".csv", stem=NAME):
+        found = files.read_rows(path, DEFENDED_NUMBERS)
+        missing = [column for column in DEFENDED if not found or column not in found[0]]
+        if missing:
+            raise files.Unusable(path, f"has no column {missing[0]}, so it is not a file that the stage defend wrote")
+        rows += found
     return rows
 
 
