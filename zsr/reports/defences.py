@@ -43,13 +43,13 @@ def worst(row: Row, form: str = ".1f") -> str:
 
 
 def mark_rows(rows: Rows) -> list[dict[str, str]]:
-    """One row for each mark of each defence: defence, mark, reason."""
-    found = []
+    """One row for each mark of each defence: defence, mark, reason. Of several reasons of a mark the first counts."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         for text in filter(None, row["reasons"].split("; ")):
             mark, _, reason = text.partition(": ")
-            found.append({"defence": row["defence"], "mark": mark, "reason": reason})
-    return found
+            found.setdefault((row["defence"], mark), {"defence": row["defence"], "mark": mark, "reason": reason})
+    return list(found.values())
 
 
 def attacks(row: Row) -> list[str]:
@@ -75,20 +75,25 @@ def decided_by(row: Row) -> dict[str, dict[str, str]]:
 def table(folder: Path, rows: Rows, title: str) -> None:
     """Write folder/defences.*: accuracies, conditions and cost, what defences decide by, and the sets."""
     averages = means(rows)
-    marks = mark_rows(averages)
     sets = [one for one in distinct(rows, "set") if one != MEAN]
     parts = {
-        f"mean over {len(sets)} sets, accuracy in %": _accuracies(averages, marks),
-        "conditions and cost": _costs(averages),
-        "what a defence decides by, median over images": _medians(averages),
+        f"mean over {len(sets)} sets, accuracy in %": accuracies(averages),
+        "conditions and cost": costs(averages),
+        "what a defence decides by, median over images": medians_of_decisions(averages),
         "worst case on every set, accuracy in %": _sets(rows, averages, sets),
     }
-    notes = [*_notes(averages), *_reasons(marks), *(f"{row['defence']}: {row['protocol']}." for row in averages)]
+    notes = [
+        *_notes(averages),
+        *_reasons(mark_rows(averages)),
+        *(f"{row['defence']}: {row['protocol']}." for row in averages),
+    ]
     tables.write(folder, "defences", title, {text: part for text, part in parts.items() if part.body}, notes)
     files.write_rows(folder / "defences.csv", rows)
 
 
-def _accuracies(averages: Rows, marks: Rows) -> Part:
+def accuracies(averages: Rows) -> Part:
+    """Accuracy of every defence in its columns, from the rows of means."""
+    marks = mark_rows(averages)
     lines = [
         [
             name_of(row),
@@ -109,7 +114,8 @@ def _accuracies(averages: Rows, marks: Rows) -> Part:
     return Part([*KEYS, *COLUMNS, "tower alone"], best, cell, 2)
 
 
-def _costs(averages: Rows) -> Part:
+def costs(averages: Rows) -> Part:
+    """The conditions that every defence violates, and its passes of the tower."""
     lines = [
         [
             name_of(row),
@@ -129,7 +135,8 @@ def _costs(averages: Rows) -> Part:
     return Part([*KEYS, "violates", "verdicts", "passes of a verdict", "passes of the attack"], lines, cell, 2)
 
 
-def _medians(averages: Rows) -> Part:
+def medians_of_decisions(averages: Rows) -> Part:
+    """The medians of the numbers that defences decide by; defences without such a number have no line."""
     columns = COLUMNS[:-1]
     lines = [
         [name_of(row), row["method"], what, *(medians.get(column, "") for column in columns)]
@@ -143,7 +150,9 @@ def _medians(averages: Rows) -> Part:
 def _sets(rows: Rows, averages: Rows, sets: Sequence[str]) -> Part:
     cells = {(row["defence"], row["set"]): worst(row, ".0f") for row in rows}
     lines = [[name_of(row), row["method"], *(cells[row["defence"], one] for one in sets)] for row in averages]
-    return Part([*KEYS, *sets], lines, "A cell: the worst case in %, with its 95 % interval over the choice of images.", 2)
+    return Part(
+        [*KEYS, *sets], lines, "A cell: the worst case in %, with its 95 % interval over the choice of images.", 2
+    )
 
 
 def _notes(averages: Rows) -> list[str]:

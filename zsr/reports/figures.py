@@ -144,7 +144,8 @@ def defences(path: Path, rows: Rows, title: str, note: str) -> None:
         axis.set(title=tower, xlim=(-4, 104), ylim=(-4, 104))
         labelled.append((points, bars))
     _outer_labels(axes, 2, "accuracy under oblivious attacks, %", "worst case, %")
-    _titled(figure, title, f"{note} {MARKED}" if any(row["marks"] for row in averages) else note)
+    hollow = any(row["marks"] for row in averages)
+    _titled(figure, title, f"{note} Hollow: the table of defences says why a number has a mark." if hollow else note)
     for axis, (points, bars) in zip(axes, labelled):
         labels.at_points(axis, points, bars)
     _write(figure, path)
