@@ -177,8 +177,11 @@ class DefenceRecord:
 
 
 def marks(records: Sequence[DefenceRecord]) -> list[Mark]:
-    """The marks of the mean over the sets of some records: those of their gradients, then those of their numbers."""
-    found = list(dict.fromkeys(mark for record in records for mark in record.marks))
+    """The marks of the mean over the sets of some records: those of their gradients, then those of their numbers.
+
+    Of several marks of one name the first stands for all.
+    """
+    found = list({mark.name: mark for record in reversed(records) for mark in record.marks}.values())
     reasons = ((name, find(records)) for name, find in CHECKS.items())
     return found + [Mark(name, reason) for name, reason in reasons if reason]
 
