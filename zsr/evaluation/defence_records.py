@@ -178,8 +178,11 @@ class DefenceRecord:
 
 
 def marks(records: Sequence[DefenceRecord]) -> list[Mark]:
-    """The marks of the mean over the sets of some records: those of their gradients, then those of their numbers."""
-    found = list(dict.fromkeys(mark for record in records for mark in record.marks))
+    """The marks of the mean over the sets of some records: those of their gradients, then those of their numbers.
+
+    Of several marks of one name the first stands for all.
+    """
+    found = list({mark.name: mark for record in reversed(records) for mark in record.marks}.values())
     reasons = ((name, find(records)) for name, find in CHECKS.items())
     return found + [Mark(name, reason) for name, reason in reasons if reason]
 
@@ -285,3 +288,55 @@ def medians(records: Sequence[DefenceRecord]) -> list[str]:
         }
         lines.append(f"{name}: " + ", ".join(f"{column} {median(each):.4g}" for column, each in values.items() if each))
     return lines
+
+
+@dataclass(frozen=True, eq=False)
+class DefenceResult:
+    """The accuracy of one defended model on one or several sets, in the columns of this module.
+
+    Accuracies are in percent; of several sets they are means with equal weights.
+
+    Attributes:
+        records: one record for each set, with the number of right verdicts for each image.
+    """
+
+    records: tuple[DefenceRecord, ...]
+
+    @property
+    def worst(self) -> float:
+        """The number of the defence: accuracy in the worst case, in percent."""
+        return self.accuracy("worst")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of `worst`, in percent."""
+        mean = rows(self.records)[-1]
+        return mean["low"], mean["high"]
+
+    @property
+    def marks(self) -> list[Mark]:
+        """Why the number is not to be trusted as it stands; [] where nothing was found."""
+        return marks(self.records)
+
+    def accuracy(self, column: str) -> float:
+        """The accuracy in a column: clean, oblivious, adaptive, worst, undefended_clean or undefended."""
+        return _mean(self.records, column)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the records, folder/SET.json; returns their paths."""
+        paths = [folder / f"{record.set_name}.json" for record in self.records]
+        for record, path in zip(self.records, paths):
+            record.save(path)
+        return paths
+
+    def __repr__(self) -> str:
+        from tabulate import tabulate
+
+        table = rows(self.records)
+        shown = table if len(table) > 2 else table[:1]
+        columns = ("set", "n", *UNDEFENDED, *COLUMNS)
+        lines = [[row[column] for column in columns] + [f"[{row['low']:.1f}, {row['high']:.1f}]"] for row in shown]
+        header = [column.replace("_", " ") for column in columns] + ["95 % of worst"]
+        violated = [f"Violates: {', '.join(self.records[0].violates)}"] if self.records[0].violates else []
+        notes = [*medians(self.records), *violated, *(f"Mark {mark.name}: {mark.reason}" for mark in self.marks)]
+        return "\n".join([tabulate(lines, header, floatfmt=".1f"), *notes])

@@ -9,16 +9,18 @@ logits over fresh draws (EOT, expectation over transformation, Athalye et al., I
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from zsr import scratch
+from zsr import files, scratch
 from zsr.attacks.apgd import APGD, Ascent
 from zsr.attacks.autoattack import AutoAttack
 from zsr.attacks.batch import Noise
@@ -27,7 +29,7 @@ from zsr.attacks.square import Square
 from zsr.compute import Compute, matmul_precision
 from zsr.data.prepared import Prepared
 from zsr.defences._base import AS_IS, ATTACK_DRAWS, Defence, Tower
-from zsr.evaluation.defence_records import CHECKED, COUNTS, UNDEFENDED, DefenceRecord
+from zsr.evaluation.defence_records import CHECKED, COUNTS, UNDEFENDED, DefenceRecord, DefenceResult
 from zsr.evaluation.evaluate import INSPECTED, Attack, Evaluation, check_ball
 from zsr.evaluation.records import Mark
 from zsr.models import clip, heads
@@ -43,6 +45,7 @@ from zsr.params import (
     Rounds,
     block,
     build,
+    module_of,
     over,
     row,
 )
@@ -558,3 +561,55 @@ def neutral_text(whole: Whole, arch: str, templates: Sequence[str]) -> Tensor:
 def _classifier(task: DefendedTask, whole: Whole, data: Prepared) -> PixelClassifier:
     made = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
     return cast(PixelClassifier, made).eval().requires_grad_(False)
+
+
+def measured(
+    towers: Mapping[str, Tower],
+    sets: Mapping[str, Any],
+    attacks: dict[str, Any],
+    defence: Defence,
+    evaluation: Evaluation,
+    defending: Defending,
+    *,
+    name: str = "model",
+    facts: Mapping[str, str] | None = None,
+    device: Any = "cpu",
+    kept: Path | None = None,
+    fingerprint: str = "",
+    watched: Any = lambda set_name: unwatched,
+) -> DefenceResult:
+    """A defence on any model, on any sets. The arguments are those of `zsr.evaluation.measure.judged`.
+
+    towers: name of a set -> the tower. facts: name of a set -> facts about the model and the prompts.
+    """
+    check_attacks(attacks, defence, "attack")
+    records = []
+    with TemporaryDirectory() if kept is None else nullcontext(str(kept)) as folder:
+        for set_name, split in sets.items():
+            bench = Bench(defence, towers[set_name], attacks, defending, evaluation)
+            key = files.digest(fingerprint, repr(defence), repr(attacks), repr(defending), repr(evaluation))
+            cell = {"defence": defence.name, "method": name, "seed": 0, "set_name": set_name, "fingerprint": key}
+            path = Path(folder) / f"{set_name}.json"
+            with files.claimed(path):
+                blank = bench.blank((facts or {}).get(set_name, "logits of a model"), **cell)
+                records.append(judge_split(bench, split, blank, path, watched(set_name), device))
+    return DefenceResult(tuple(records))
+
+
+def defence_by_name(defence: str | Defence) -> Defence:
+    """A defence by the name of its module, with the published numbers, or a defence that is made already.
+
+    Raises ParamError: no such defence.
+    """
+    return (
+        defence
+        if isinstance(defence, Defence)
+        else build(module_of("zsr.defences", defence, "defence").DEFENCE, {}, "")
+    )
+
+
+def defending_for(attacks: Mapping[str, Any], images: int) -> Defending:
+    """The usual numbers of draws, verdicts and checks. The large eps is 24/255, or four times that of the attacks."""
+    eps = max(attack.eps for attack in attacks.values())
+    large = 24 / 255 if eps <= 6 / 255 else min(4 * eps, 1.0)
+    return Defending(attacks=tuple(attacks), images=images, large_eps=large)
