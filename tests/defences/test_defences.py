@@ -19,9 +19,12 @@ IDENTITY = {
     "clipure_cos": {"n_iter": 0},
     "random_noise": {"eps": 0},
     "ttc": {"eps": 0},
+    "dbd": {"views": 0},
+    "reliability_tte": {"views": 0},
+    "csr": {"n_iter": 0},
 }
 MODULES = [module.name for module in iter_modules(zsr.defences.__path__) if not module.name.startswith("_")]
-NUMBERS = {"ttc": {"tau": 1}}  # with which the defence does something on a tower of random weights
+NUMBERS = {"ttc": {"tau": 1}, "csr": {"threshold": 1}}  # with which the defence does something on a tower of random weights
 every_defence = pytest.mark.parametrize("name", MODULES)
 
 
