@@ -16,7 +16,7 @@ import click
 from stages.progress import first
 from zsr import files, scratch
 from zsr.cli.running import OneLine, never_silent
-from zsr.params import EXTENSIONS, ParamError, StudyError, block, build, read
+from zsr.params import EXTENSIONS, PACKAGES, ParamError, StudyError, block, build, read
 from zsr.scratch import ROOT
 
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
@@ -36,6 +36,7 @@ TEXT_EMBEDDINGS = Path("data/text_embeddings")
 STARTS = Path("data/starts")
 CHECKPOINTS = Path("data/checkpoints")
 RECORDS = Path("data/records")
+DEFENDED = Path("data/defended")
 METRICS = Path("metrics")
 CURVES = METRICS / "curves"
 RESULTS = METRICS / "results"
@@ -45,7 +46,6 @@ NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of attacks, sets an
 
 HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
 ONE_DIGEST = ("download", "likeness", "text_embeddings")  # stages whose cells all run the same code
-PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks"}  # kind of row -> package
 
 
 def stage(
@@ -215,7 +215,7 @@ def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:
     names = ("check", "download", "download_base", "base_model", "text_embeddings", "sets", "start", "collect")
     names += ("tables", "figures", "report", "plots_page")
     yield from ((name, []) for name in names)
-    for name, key in {"data": "data.sets", "train": "methods"}.items():
+    for name, key in {"data": "data.sets", "train": "methods", "defend": "defences"}.items():
         yield from ((name, [cell]) for cell in block(document, key, dict[str, Any]))
     for name, key in {"evaluate": "attacks", "eps_sweep": "eps_sweep", "attention": "attention"}.items():
         yield from ((name, [cell]) for cell in block(document, key, dict[str, Any]))
@@ -231,7 +231,7 @@ def key_of(name: str, cell: list[str]) -> str:
 def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:
     """The script of a stage, and the modules that params.yaml names for a cell of the stage."""
     row_name, head_modules = cell[-1] if cell else "", []
-    if name in ("start", "train", "evaluate", "eps_sweep", "attention", "likeness"):
+    if name in ("start", "train", "evaluate", "defend", "eps_sweep", "attention", "likeness"):
         head = block(document, "model", dict[str, Any]).get("head", "text")
         head_modules = [HEADS[build(Literal[tuple(HEADS)], head, "model.head")]]
     if name == "start":
@@ -245,6 +245,9 @@ def modules_of(document: Mapping, name: str, cell: list[str]) -> list[str]:
             row_modules += [f"zsr.attacks.{block(document, 'grid.attack.module', str)}"]
     elif name in ("evaluate", "eps_sweep"):
         row_modules = _of_row(document, "attacks", row_name)
+    elif name == "defend":
+        row_modules = _of_row(document, "defences", row_name)
+        row_modules += [module for attack in document["attacks"] for module in _of_row(document, "attacks", attack)]
     elif name == "attention":
         row_modules = _of_row(document, "attacks", block(document, f"attention.{row_name}.attack", str))
     else:

@@ -100,6 +100,15 @@ def _likeness(study: str, document: Mapping) -> None:
         figures.likeness(OUT / f"likeness_{path.stem}.png", reading.results(path), title, note)
 
 
+def _defences(study: str, document: Mapping) -> None:
+    title = "Defences at test time: what attacks that do not see a defence hide"
+    note = (
+        f"{study}. Mean over sets. On the dashed line attacks that see the defence find nothing more. none: the tower "
+        "without a defence. Bars: the 95 % interval of the worst case over the choice of images."
+    )
+    figures.defences(OUT / "defences.png", reading.defended(METRICS / "defended"), title, note)
+
+
 FIGURES: dict[str, Callable[[str, Mapping], None]] = {
     "trade_off": _trade_off(""),
     "trade_off_source": _trade_off("source"),
@@ -111,6 +120,7 @@ FIGURES: dict[str, Callable[[str, Mapping], None]] = {
     "effective_rate": _effective_rate,
     "robustness": _robustness,
     "likeness": _likeness,
+    "defences": _defences,
 }
 
 

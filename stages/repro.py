@@ -96,6 +96,7 @@ def _trainings(document: Mapping) -> list[str]:
 def _measurements(document: Mapping) -> list[str]:
     """The stages that need models alone, the longest ones first."""
     sweeps = [f"{kind}@{name}" for kind in ("likeness", "eps_sweep", "attention") for name in document[kind]]
+    sweeps = [f"defend@{name}" for name in document["defences"]] + sweeps
     return sweeps + [f"evaluate@{m}-{a}" for a in reversed(document["attacks"]) for m in document["methods"]]
 
 

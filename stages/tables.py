@@ -10,7 +10,7 @@ import click
 from stages.command import CURVES, METRICS, NAME, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
-from zsr.reports import comparison, leaderboard, reading, tables
+from zsr.reports import comparison, defences, leaderboard, reading, tables
 from zsr.reports.ranking import under_study
 from zsr.scratch import ROOT
 
@@ -46,6 +46,11 @@ class Measured:
     def alike(self) -> list[dict[str, str]]:
         """The rows of all likeness measurements."""
         return [row for path in files.listed(METRICS / "likeness", ".csv", stem=NAME) for row in reading.results(path)]
+
+    @cached_property
+    def defended(self) -> list[dict[str, str]]:
+        """The rows of all defences at test time."""
+        return reading.defended(METRICS / "defended")
 
     @cached_property
     def transfer(self) -> tuple[list[dict], tables.Facts]:
@@ -87,6 +92,7 @@ def _vs(measured: Measured) -> None:
 
 def _leaderboard(measured: Measured) -> None:
     rows = leaderboard.measured(measured.study, measured.averages, measured.accuracy, measured.title)
+    rows += leaderboard.defended(measured.study, measured.defended, measured.title)
     text = leaderboard.table(leaderboard.read(ENTRIES) + rows)
     files.write_atomic(OUT / "leaderboard.md", text.encode())
 
@@ -120,6 +126,7 @@ TABLES: dict[str, Callable[[Measured], None]] = {
     "quirks": lambda measured: tables.quirks(
         OUT, measured.pairs, measured.document["quirks"], f"Effects of quirks, {measured.title}", measured.marks
     ),
+    "defences": lambda measured: defences.table(OUT, measured.defended, f"Defences at test time, {measured.title}"),
     "leaderboard": _leaderboard,
     "rates": _rates,
     "effective_rate": _effective_rate,

@@ -199,6 +199,7 @@ Positive = Annotated[float, Interval(0, above=True, ceiling=1e38)]
 NonNegative = Annotated[float, Interval(0, ceiling=1e38)]
 Share = Annotated[float, Interval(0, 1)]
 PixelRange = Annotated[float, PixelInterval(0, 1, above=True)]  # a distance between pixels in [0, 1], such as 8/255
+PixelRangeOrZero = Annotated[float, PixelInterval(0, 1)]
 Count = Annotated[int, Interval(1, ceiling=1_000_000_000)]
 Natural = Annotated[int, Interval(0, ceiling=10**15)]  # also bytes of a file
 Seed = Annotated[int, Interval(0, ceiling=2**32 - 1)]
@@ -208,6 +209,7 @@ Threads = Annotated[int, Interval(1, ceiling=1_024)]
 BatchSize = Annotated[int, Interval(1, ceiling=16_384)]  # in evaluation a batch has this size also for fewer images
 Epochs = Annotated[float, Interval(0, ceiling=10_000)]
 Iterations = Annotated[int, Interval(1, ceiling=100_000)]  # and queries of one image
+IterationsOrNone = Annotated[int, Interval(0, ceiling=100_000)]
 Rounds = Annotated[int, Interval(1, ceiling=1_000)]  # of one attack: restarts, target classes
 Pixels = Annotated[int, Interval(1, ceiling=1_024)]  # side of an image
 Side = Annotated[int, Interval(0, ceiling=1_024)]  # of an image that is enlarged; 0: it is not
@@ -367,7 +369,7 @@ def build(schema: Any, value: Any, key: str) -> Any:
             raise ParamError(f"{key} must be {_choices(args)}, got {shown(value)}{nearest(value, args)}")
         return value
     if origin is tuple:
-        if not isinstance(value, list):
+        if not isinstance(value, (list, tuple)):  # a tuple where Python code makes the object
             raise ParamError(f"{key} must be a list, got {shown(value)}")
         _check_length(value, key, MOST_ENTRIES, "entries")
         return tuple(build(args[0], item, f"{key}[{i}]") for i, item in enumerate(value))
@@ -473,17 +475,18 @@ def nearest(value: Any, options: Iterable) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of methods, starts or attacks: the module of its code, and its hyper-parameters.
+    """A row of methods, starts, attacks or defences: the module of its code, and its hyper-parameters.
 
     Attributes:
-        module: the module below zsr.methods or zsr.attacks, or one in the folder `extensions`; by default the module
-            with the name of the row.
-        numbers: hyper-parameters, without the keys of ROW_KEYS and without `train`.
-        train: the values that the row changes in the block `train`.
+        module: the module below zsr.methods, zsr.attacks or zsr.defences, or one in the folder `extensions`; by default
+            the module with the name of the row.
+        numbers: hyper-parameters, without the keys of ROW_KEYS, without `train` and without `defend`.
+        train: the values that the row changes in the block `train`; those of a defence, in the block `defend`.
         key: the key of the block that holds the hyper-parameters.
         start: a row of starts, whose weights a training begins with; "": none.
         file: a file of published weights that a training begins with; "": none.
         sha256: the expected hash of that file; "": the hash is not compared.
+        on: the row of methods whose tower a defence defends.
     """
 
     module: ModuleType
@@ -493,17 +496,20 @@ class Row:
     start: str = ""
     file: str = ""
     sha256: str = ""
+    on: str = ""
 
 
 ROW_KEYS = {  # the keys of a row besides its hyper-parameters
     "methods": ("section", "module", "start"),
     "starts": ("section", "module", "file", "sha256"),
     "attacks": ("module",),
+    "defences": ("module", "on"),
 }
+PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks", "defences": "zsr.defences"}
 
 
 def row(document: Mapping, kind: str, name: str) -> Row:
-    """The row with the given name. kind: "methods", "starts" or "attacks".
+    """The row with the given name. kind: "methods", "starts", "attacks" or "defences".
 
     The hyper-parameters of a method are in the row itself, or in a block that several rows may share: `method`, or a
     block of `shared`.
@@ -513,10 +519,11 @@ def row(document: Mapping, kind: str, name: str) -> Row:
     key = f"{kind}.{name}"
     numbers = block(document, key, dict[str, Any])
     facts = {k: build(str, numbers.pop(k), f"{key}.{k}") for k in ROW_KEYS[kind] if k in numbers}
-    package = "zsr.attacks" if kind == "attacks" else "zsr.methods"
-    module = module_of(package, facts.pop("module", name), f"{key}.module" if "module" in document[kind][name] else key)
-    if kind == "attacks":
-        return Row(module, numbers, {}, key)
+    key_of_module = f"{key}.module" if "module" in facts else key
+    module = module_of(PACKAGES[kind], facts.pop("module", name), key_of_module)
+    if kind in ("attacks", "defences"):
+        changes = build(dict[str, Any], numbers.pop("defend", {}), f"{key}.defend") if kind == "defences" else {}
+        return Row(module, numbers, changes, key, **facts)
     blocks = block(document, "shared", dict[str, Any]) if "shared" in document else {}
     shared = tuple(f"shared.{block_name}" for block_name in blocks)
     section = build(Literal[(key, "method", *shared)], facts.pop("section", None), f"{key}.section")
@@ -529,9 +536,9 @@ def row(document: Mapping, kind: str, name: str) -> Row:
 
 
 def component(document: Mapping, kind: str, name: str) -> Any:
-    """The method or attack of a row: METHOD or ATTACK of the row's module, built from the row's hyper-parameters."""
+    """What a row makes of its hyper-parameters: the METHOD, ATTACK or DEFENCE of the row's module."""
     named_row = row(document, kind, name)
-    schema = named_row.module.ATTACK if kind == "attacks" else named_row.module.METHOD
+    schema = getattr(named_row.module, {"attacks": "ATTACK", "defences": "DEFENCE"}.get(kind, "METHOD"))
     return build(schema, named_row.numbers, named_row.key)
 
 
@@ -605,7 +612,7 @@ def _modules_in(package: str) -> list[str]:
 
 
 def _extension(name: str, key: str, defines: str) -> ModuleType:
-    """A module in the folder `extensions` that defines METHOD or ATTACK."""
+    """A module in the folder `extensions` that defines METHOD, ATTACK or DEFENCE."""
     path = EXTENSIONS / f"{name.replace('.', '/')}.py"
     if not path.is_file():
         raise ParamError(f"{key} names no module in the folder extensions: '{name}' would be {path}")

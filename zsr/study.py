@@ -11,6 +11,7 @@ from zsr.compute import Compute
 from zsr.data import registry
 from zsr.data.config import Data
 from zsr.data.sources import check_sizes
+from zsr.evaluation.defended import check_attacks, defending_of
 from zsr.evaluation.evaluate import Evaluation, Protocol
 from zsr.evaluation.grid import Grid, grid_of
 from zsr.evaluation.results import WORST
@@ -47,6 +48,7 @@ Launcher = Literal["python", "torchrun"]
 Table = Literal[
     "accuracy", "vs", "attacks", "audit", "orderings", "published",  # tables of a study of CLIP
     "ablation", "quirks",
+    "defences",
     "leaderboard",  # the rows of the study beside the folder `leaderboard`
     "rates", "effective_rate", "elsewhere",  # tables of the study of TWINS
     "transfer", "differences", "likeness",
@@ -54,7 +56,7 @@ Table = Literal[
 Figure = Literal[
     "trade_off", "trade_off_source", "rows", "per_set", "training", "eps_sweep",
     "rates", "effective_rate",
-    "robustness", "likeness",
+    "robustness", "likeness", "defences",
 ]  # fmt: skip
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,63}")
 # keys of `evaluate` without a default in dvc.yaml
@@ -100,6 +102,8 @@ class Study:
         attacks: the attacks under which models are judged, by name.
         eps_sweep: sweeps over eps, by the name of the attack.
         attention: studies of attention maps, by the name of the set.
+        defences: rows of defences at test time, each on the tower of a row of `methods`.
+        defend: how defences are judged, a `zsr.evaluation.defended.Defending`; only where there are any.
         likeness: comparisons with a start, by the name of the start.
         quirks: rows of the table of quirks, by method.
         tables: the tables of the study.
@@ -127,6 +131,8 @@ class Study:
     attacks: dict[str, dict[str, Any]]
     eps_sweep: dict[str, EpsSweep]
     attention: dict[str, AttentionStudy]
+    defences: dict[str, dict[str, Any]]
+    defend: dict[str, Any] = field(default_factory=dict)
     likeness: dict[str, Likeness]
     quirks: dict[str, Quirk]
     tables: tuple[Table, ...]
@@ -196,6 +202,8 @@ def check(path: Path) -> Study:
                 _check_row(document, study, kind, name)
         for name, sweep in study.eps_sweep.items():
             _check_sweep(name, sweep, component(document, "attacks", name))
+        for name in study.defences:
+            _check_defence(document, study, name)
         (_check_linear if study.model.head == "linear" else _check_clip)(document, study)
         _check_grid(document, study)
         _check_reports(study)
@@ -219,7 +227,7 @@ def _check_registered(name: str) -> None:
 
 def _check_names(document: Mapping) -> None:
     """Check the names of rows, which become parts of paths, keys and commands."""
-    for key in ("methods", "starts", "attacks", "shared", "protocols", "data.sets"):
+    for key in ("methods", "starts", "attacks", "defences", "shared", "protocols", "data.sets"):
         rows: Any = document
         for part in key.split("."):
             rows = rows.get(part) if isinstance(rows, Mapping) else None
@@ -262,6 +270,27 @@ def _check_row(document: Mapping, study: Study, kind: str, name: str) -> None:
         _among(f"{key}.start", [named_row.start], "starts", study.starts)
     if named_row.sha256 and not named_row.file:
         raise ParamError(f"{key}.sha256 is of {key}.file, of which there is none")
+
+
+def _check_defence(document: Mapping, study: Study, name: str) -> None:
+    """Check a row of `defences`: its tower, its numbers, and the attacks and sets that it is judged on."""
+    key, defence, on = f"defences.{name}", component(document, "defences", name), row(document, "defences", name).on
+    if not on:
+        raise ParamError(f"missing key '{key}.on', the row of methods whose tower is defended")
+    _among(f"{key}.on", [on], "methods", study.methods)
+    defending = defending_of(document, name)
+    _among("defend.attacks", defending.attacks, "attacks", study.attacks)
+    _among("defend.sets", defending.sets, "data.sets", study.judged)
+    attacks = {one: component(document, "attacks", one) for one in defending.attacks}
+    check_attacks(attacks, defence, "defend.attacks")
+    for one, attack in attacks.items() if defending.checked else ():
+        if attack.eps >= defending.large_eps:
+            raise ParamError(
+                f"defend.large_eps must be above attacks.{one}.eps, {255 * attack.eps:g}/255, got "
+                f"{255 * defending.large_eps:g}/255"
+            )
+    if study.model.head == "linear" and (defence.needs_text or defence.needs_origin):
+        raise ParamError(f"{key} needs CLIP, and this study has a linear head")
 
 
 def _check_clip(document: Mapping, study: Study) -> None:
@@ -364,6 +393,7 @@ NEEDS = {  # a table or figure that only some studies have -> the part of params
     "differences": "model.head: linear",
     "robustness": "model.head: linear",
     "likeness": "likeness",
+    "defences": "defences",
     "eps_sweep": "eps_sweep",
     "quirks": "quirks",
     "training": "an empty grid",
@@ -377,6 +407,7 @@ def _check_reports(study: Study) -> None:
         "an empty grid": not study.grid,
         "model.head: linear": study.model.head == "linear",
         "likeness": study.likeness,
+        "defences": study.defences,
         "eps_sweep": study.eps_sweep,
         "quirks": study.quirks,
     }

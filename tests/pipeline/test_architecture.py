@@ -22,7 +22,7 @@ ROOMS = [  # modules and folders of zsr, from the ground up; those of one line d
     {"data"},
     {"models"},
     {"attacks"},
-    {"methods"},
+    {"methods", "defences"},
     {"training", "evaluation"},
     {"measures"},
     {"reports"},
@@ -77,8 +77,8 @@ def test_an_evaluation_meets_few_files():
     assert len([path for path in files if path.suffix == ".py" and path.read_text()]) <= 16
 
 
-@pytest.mark.parametrize("kind", ["methods", "data/sets"])
-def test_methods_and_sets_import_no_sibling(kind):
+@pytest.mark.parametrize("kind", ["methods", "defences", "data/sets"])
+def test_methods_defences_and_sets_import_no_sibling(kind):
     folder = ROOT / "zsr" / kind
     siblings = {name(path) for path in folder.glob("*.py") if not path.name.startswith("_")}
     for path in folder.glob("*.py"):

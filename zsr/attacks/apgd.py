@@ -16,6 +16,7 @@ from zsr.models.passes import (
     dlr_targeted,
     fooled,
     likeliest_wrong,
+    margin,
     with_gradients_in,
 )
 from zsr.params import Checked, Iterations, PixelInterval, Positive, Rounds
@@ -23,7 +24,7 @@ from zsr.params import Checked, Iterations, PixelInterval, Positive, Rounds
 RHO = 0.75  # the step is halved where the loss rose in fewer than this share of the iterations since the last check
 MOMENTUM = 0.75  # share of the new step in a move; the rest is the previous move
 TINY = 1e-12
-NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr_targeted": "apgd-t"}
+NAMES = {"ce": "apgd-ce", "dlr": "apgd-dlr", "dlr_targeted": "apgd-t", "margin": "apgd-margin"}
 
 
 # The two balls. Images are (B, 3, H, W) in [0, 1].
@@ -230,10 +231,12 @@ class Ascent:
         norm: norm of the ball, "linf" or "l2".
         eps: its radius, in units of the pixel range [0, 1].
         n_iter: iterations.
-        loss: the objective: "ce", "dlr" or "dlr_targeted".
+        loss: the objective: "ce", "dlr", "dlr_targeted" or "margin".
         early_drop: an image leaves the batch once the model is fooled.
         restart: number of the restart, from 0.
         rank: rank of the target class among the wrong classes, 1 is the likeliest; 0: the loss has no target.
+        result: success, the iterate that fools the model, or loss, the iterate of largest loss, which is the result
+            for a random model: an iterate may fool the model by luck.
     """
 
     norm: str
@@ -243,6 +246,7 @@ class Ascent:
     early_drop: bool
     restart: int = 0
     rank: int = 0
+    result: Literal["success", "loss"] = "success"
 
     @property
     def name(self) -> str:
@@ -252,7 +256,10 @@ class Ascent:
     def __call__(
         self, model: Model, images: Tensor, labels: Tensor, noise: Noise, batch_size: int | None = None
     ) -> Tensor:
-        """The last iterate that fools the model, or the first with early_drop; the clean image without a success."""
+        """The last iterate that fools the model, or the first with early_drop; the clean image without a success.
+
+        With the result `loss`, the iterate of largest loss.
+        """
         ball, stream = BALLS[self.norm](self.eps), f"{self.name}/{self.rank}/{self.restart}"
         targets = likeliest_wrong(model, images, labels, self.rank, batch_size) if self.rank else labels
         classes, adv = torch.stack([labels, targets], dim=1), images.clone()
@@ -267,9 +274,11 @@ class Ascent:
         while places.occupied:
             run, path = places.state, places.state.path
             hit, loss, gradient = self._pass(model, path.x, run.classes)
-            successes = hit & ~run.over
+            successes = hit & ~run.over & (self.result == "success")
             adv[run.rows[successes]] = path.x[successes]
             path.judge(loss, gradient, checks[path.passes.clamp(max=self.n_iter)])
+            if self.result == "loss":
+                adv[run.rows[~run.over]] = path.best[~run.over]
             path.move(ball)
             run.over = run.over | (path.passes > self.n_iter) | (hit & self.early_drop)
             places.release(run.over)
@@ -282,6 +291,7 @@ class Ascent:
             "ce": lambda logits: cross_entropy(logits, labels),
             "dlr": lambda logits: dlr(logits, labels),
             "dlr_targeted": lambda logits: dlr_targeted(logits, labels, targets),
+            "margin": lambda logits: -margin(logits, labels),
         }
         logits, loss, gradient = differentiate(model, x, losses[self.loss])
         return fooled(logits, labels), loss, gradient

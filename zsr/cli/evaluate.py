@@ -49,6 +49,7 @@ DRAWN = 100  # images of a drawn set, which has no end
 @click.option("--prompts", type=click.Choice(["official", "clean", "openclip"]), default="official", show_default=True)
 @click.option("--resize", type=click.Choice(["natural", "small"]), default="natural", help="Crop, or stretch, --data.")
 @click.option("--attack", type=Names(), default=(), help="Names of `zsr attacks` [autoattack].")
+@click.option("--defence", default="", help="A defence at test time, see `zsr defences`; it shows several columns.")
 @click.option("--eps", type=Names(), default=(), help="One or several radii, such as 1/255,4/255 [1/255].")
 @click.option("-n", type=Number(Images, or_zero=True), default=0, help="Images of each set; 0: all.")
 @click.option("--n-iter", type=Number(Iterations, or_zero=True), default=0, help="Fewer: a quick look, and named so.")
@@ -69,6 +70,7 @@ def evaluate(weights: str, **options: Any) -> None:
     zsr evaluate tower.pt --arch ViT-B-32-quickgelu --sets cifar10,stl10 -n 1000
     zsr evaluate openai --arch ViT-B-32-quickgelu --data my_pictures --attack pgd,autoattack
     zsr evaluate hf-hub:chs20/fare2-clip --preset robustvlm
+    zsr evaluate tower.pt --arch ViT-B-32-quickgelu --sets cifar10 -n 200 --defence ttc --attack pgd
     zsr evaluate tecoa --sets letters            (a row of the study in this folder, as the pipeline judges it)
 
     An interrupted run goes on where it was: run the same command again.
@@ -82,8 +84,12 @@ def evaluate(weights: str, **options: Any) -> None:
         if stated <= {"sets", "attack", "out"}:  # any other option is none of the pipeline's
             return study_row.evaluate(weights, given.sets, given.attack, given.out)
         weights = str(study_row.checkpoint(weights))
+        if given.defence:
+            given = Options(**vars(given) | {"base": given.base or str(study_row.base_model(weights))})
+    from zsr.cli import defended
+
     with _quiet(), never_silent(f"evaluate {weights}"):
-        _measure(weights, _with_preset(given))
+        (defended.measure if given.defence else _measure)(weights, _with_preset(given))
 
 
 def _with_preset(given: Options) -> Options:

@@ -1,4 +1,4 @@
-"""What there is: attacks, methods and sets, one line each."""
+"""What there is: attacks, defences, methods and sets, one line each."""
 
 import ast
 from importlib import resources
@@ -53,6 +53,17 @@ def attacks() -> None:
     """
     modules = {name: line for name, line in said("zsr.attacks").items() if name not in ("batch", "clean")}
     _show(modules | {name: line for name, (_, _, line) in VARIANTS.items()})
+
+
+@click.command(cls=OneLine)
+def defences() -> None:
+    """The defences at test time, by the names that --defence takes.
+
+    \b
+    zsr defences
+    zsr evaluate tower.pt --defence ttc --attack pgd --sets cifar10
+    """
+    _show(said("zsr.defences"))
 
 
 @click.command(cls=OneLine)

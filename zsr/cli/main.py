@@ -10,6 +10,7 @@ COMMANDS = {  # name -> module of zsr.cli, name of the command in it
     "evaluate": ("evaluate", "evaluate"),
     "compare": ("compare", "compare"),
     "attacks": ("listing", "attacks"),
+    "defences": ("listing", "defences"),
     "methods": ("listing", "methods"),
     "sets": ("listing", "sets"),
     "fetch": ("fetch", "fetch"),

@@ -8,6 +8,7 @@ from zsr.params import ParamError, StudyError, block, component, nearest, read, 
 from zsr.scratch import ROOT, Watch
 
 PARAMS = Path("params.yaml")
+BASE_MODEL = Path("data/base_model")
 CHECKPOINTS, SETS, TEXT = Path("data/checkpoints"), Path("data/sets"), Path("data/text_embeddings")
 
 
@@ -27,6 +28,14 @@ def checkpoint(name: str) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise StudyError(f"{folder} has no checkpoint; run dvc repro train@{name}, or dvc pull train@{name}")
     return first_checkpoint(folder)
+
+
+def base_model(weights: str) -> Path | str:
+    """The base model of the study that a checkpoint began with; "" where it is not here."""
+    from zsr.files import of_seed
+
+    path = of_seed(BASE_MODEL, int(Path(weights).stem))
+    return path if path.exists() else ""
 
 
 def evaluate(name: str, sets: tuple[str, ...], attacks: tuple[str, ...], out: Path | None) -> None:

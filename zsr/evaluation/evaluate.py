@@ -410,7 +410,7 @@ def _attacked(
     adv = attack(meter, images, labels, noise, batch_size)
     whole = adv.isfinite().flatten(1).all(dim=1)
     adv = torch.where(whole[:, None, None, None], adv, images)
-    _check_ball(adv, images, attack)
+    check_ball(adv, images, attack)
     return adv, whole
 
 
@@ -436,7 +436,8 @@ def _verdicts(model: Meter, images: Tensor, labels: Tensor, batch_size: int) -> 
     return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)
 
 
-def _check_ball(adv: Tensor, images: Tensor, attack: Attack) -> None:
+def check_ball(adv: Tensor, images: Tensor, attack: Attack) -> None:
+    """Assert that attacked images lie in the ball of the attack and in [0, 1]."""
     order = 2 if getattr(attack, "norm", "linf") == "l2" else torch.inf
     assert (adv - images).flatten(1).norm(p=order, dim=1).max() <= attack.eps + ROUNDING, "the attack left its ball"
     assert adv.min() >= 0 and adv.max() <= 1, "the attack left the range of pixels"

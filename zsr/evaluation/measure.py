@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 from zsr import files
 from zsr.data.prepared import Split
+from zsr.defences._base import Defence, Tower
 from zsr.evaluation import audit, results
+from zsr.evaluation.defence_records import DefenceResult
+from zsr.evaluation.defended import defence_by_name, defending_for, measured
 from zsr.evaluation.evaluate import Attack, Evaluation, attacks_run, protocol
 from zsr.evaluation.evaluate import evaluate as judge_split
 from zsr.evaluation.records import Mark, Record
@@ -219,7 +222,9 @@ def evaluate(
     batch_size: int = BATCH_SIZE,
     ids: Sequence[int] | None = None,
     set_name: str = IMAGES,
-) -> Result:
+    defence: str | Defence = "",
+    origin: nn.Module | None = None,
+) -> Result | DefenceResult:
     """Attack a classifier and count what it still gets right.
 
     Args:
@@ -235,6 +240,9 @@ def evaluate(
         batch_size: images in one pass. It changes rounding only.
         ids: numbers of the images, on which the noise depends; by default their places.
         set_name: name of the set in the result, on which the noise depends, too.
+        defence: a defence at test time: a name of `zsr.defences`, such as "ttc", or a defence that is made already. The
+            result has the columns of `zsr.evaluation.defence_records`; the model must have `image_features`.
+        origin: a classifier with the original CLIP, where the model was fine-tuned and the defence reads the original.
 
     Raises:
         ParamError: images, labels or a value are not what they must be.
@@ -247,9 +255,27 @@ def evaluate(
     device = parameters[0].device if parameters else torch.device("cpu")
     _check_classes(model, pictures, classnames, device)
     evaluation = Evaluation(seed=seed, batch_size=min(batch_size, len(pictures.ids)), save_every=SAVE_EVERY)
+    if defence:
+        with kept_as_it_was(model), kept_as_it_was(origin):
+            return _defended(model, origin, {set_name: pictures}, named, defence_by_name(defence), evaluation, device)
     with kept_as_it_was(model):
         records = tuple(judged(model, {set_name: cast(Split, pictures)}, named, evaluation, device=device))
     return Result(records, quick_look(named))
+
+
+def _defended(
+    model: Any, origin: Any, sets: Any, attacks: dict[str, Any], defence: Defence, evaluation: Evaluation, device: Any
+) -> DefenceResult:
+    if defence.neutral_templates():
+        raise ParamError(f"defence {defence.name} reads the text tower; use `zsr evaluate --defence {defence.name}`")
+    if defence.needs_features and not hasattr(model, "image_features"):
+        raise ParamError(f"defence {defence.name} needs a model of zsr.zero_shot, or one with image_features")
+    for module in (model, origin):
+        if isinstance(module, nn.Module):
+            module.eval().requires_grad_(False)
+    towers = {name: Tower(model, origin) for name in sets}
+    images = sum(len(pictures.ids) for pictures in sets.values())
+    return measured(towers, sets, attacks, defence, evaluation, defending_for(attacks, images), device=device)
 
 
 def attacks_by_name(attack: Any, eps: float | str, n_iter: int = 0) -> dict[str, Attack]:

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure  # noqa: E402
 from zsr.evaluation.results import CLEAN, Sample, average, over_seeds  # noqa: E402
 from zsr.files import distinct, temporary_for  # noqa: E402
 from zsr.reports import labels  # noqa: E402
+from zsr.reports.defences import means, name_of  # noqa: E402
 from zsr.reports.labels import Label  # noqa: E402
 from zsr.reports.ranking import worst_attack  # noqa: E402
 from zsr.reports.style import COLOURS, Style, label, styles  # noqa: E402
@@ -117,6 +118,36 @@ def trade_off(path: Path, averages: Rows, group: str, title: str, note: str) -> 
     axis.set_ylim(bottom=min(0.0, axis.get_ylim()[0]))
     _titled(figure, title, f"{note} {MARKED}" if hollow else note)
     labels.at_points(axis, points, bars)
+    _write(figure, path)
+
+
+def defences(path: Path, rows: Rows, title: str, note: str) -> None:
+    """Draw the worst case of defences at test time against their accuracy under oblivious attacks, a panel per tower.
+
+    rows: of metrics/defended/*.csv. A defence has one look on all towers. The point `none` is the tower alone.
+    """
+    averages = means(rows)
+    towers, style = distinct(averages, "method"), styles(sorted({name_of(row) for row in averages}))
+    figure, axes = _panels(len(towers), 2, 4.0, sharex=True, sharey=True)
+    labelled: list[tuple[list[Label], list]] = []
+    for axis, tower in zip(axes, towers):
+        of_tower = [row for row in averages if row["method"] == tower]
+        alone = float(of_tower[0]["undefended"])
+        axis.errorbar(alone, alone, **_pen(Style("#000000", "o", "none")))
+        points, bars = [Label(alone, alone, "none")], []
+        for row in of_tower:
+            x, y, low, high = (float(row[key]) for key in ("oblivious", "worst", "low", "high"))
+            axis.errorbar(x, y, yerr=[[max(y - low, 0)], [max(high - y, 0)]], **_pen(style[name_of(row)], row["marks"]))
+            points.append(Label(x, y, name_of(row)))
+            bars.append([(x, low), (x, high)])
+        axis.axline((0, 0), slope=1, color="0.5", lw=0.9, ls="--", zorder=0)
+        axis.set(title=tower, xlim=(-4, 104), ylim=(-4, 104))
+        labelled.append((points, bars))
+    _outer_labels(axes, 2, "accuracy under oblivious attacks, %", "worst case, %")
+    hollow = any(row["marks"] for row in averages)
+    _titled(figure, title, f"{note} Hollow: the table of defences says why a number has a mark." if hollow else note)
+    for axis, (points, bars) in zip(axes, labelled):
+        labels.at_points(axis, points, bars)
     _write(figure, path)
 
 

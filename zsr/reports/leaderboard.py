@@ -23,6 +23,7 @@ from zsr.evaluation.records import Record
 from zsr.evaluation.results import CLEAN, STRONGEST, WORST
 from zsr.files import distinct
 from zsr.params import Count, Interval, Natural, ParamError, StudyError, build
+from zsr.reports import defences
 from zsr.reports.markdown import BLANK, INSIDE
 from zsr.reports.tables import DAGGER
 
@@ -31,6 +32,8 @@ WIDTH = 100  # columns of the page that the table fits in
 GROUP = "all"  # the group of sets whose mean stands in the table
 EPS = r"eps ([^ ,;]+)"  # in the text of a protocol
 PROMPTS = r"; (prompt '[^;]*'|mean of \d+ prompts|\w+ prompts of the set);"
+ADAPTIVE = "adaptive"  # of a defence at test time: all attacks that see the defence
+ADAPTIVE_STRONGEST = f"{ADAPTIVE}-{STRONGEST}"  # the same, with AutoAttack among them
 UNTRAINED = ("clip", "checkpoint")  # modules of rows that this program does not train
 
 
@@ -317,20 +320,70 @@ def measured(study: Mapping, averages: Sequence[Row], cells: Sequence[Row], titl
     """
     if len(_quoted(EPS, [row["protocol"] for row in cells])) != 1:
         return []
-    scale = "embedded" if study["arch"].startswith("zsr-") else "paper"  # the names in zsr/models/configs
-    trained_on = ", ".join(study["groups"]["source"])
     entries = []
-    for method, facts in study["methods"].items():
+    for method in study["methods"]:
         of_method = [row for row in averages if row["method"] == method]
         method_cells = [row for row in cells if row["method"] == method]
-        trained = facts.get("module", method) not in UNTRAINED
+        trained_on = _trained_on(study, method)
         entries.append(
             _entry(
-                {"name": method, "scale": scale, "arch": study["arch"], "trained_on": trained_on if trained else ""}
+                {"name": method, "scale": _scale(study), "arch": study["arch"], "trained_on": trained_on}
                 | _measurement(of_method, method_cells, "zsr", "", f"`dvc repro` of the study '{title}'")
             )
         )
     return entries
+
+
+def _scale(study: Mapping) -> Scale:
+    """The scale of a study. The names of tiny towers are those in zsr/models/configs."""
+    return "embedded" if study["arch"].startswith("zsr-") else "paper"
+
+
+def _trained_on(study: Mapping, method: str) -> str:
+    """The set that the tower of a method was fine-tuned on; empty: none."""
+    trained = study["methods"][method].get("module", method) not in UNTRAINED
+    return ", ".join(study["groups"]["source"]) if trained else ""
+
+
+def defended(study: Mapping, rows: Sequence[Row], title: str) -> list[Entry]:
+    """The verified entries of the defences of a study, one for each. The number of a defence is its worst case.
+
+    A defence under attacks of several eps has no entry.
+
+    Args:
+        study: the catalogue of the study, metrics/results/study.json.
+        rows: the rows of metrics/defended/*.csv.
+        title: the name of the study.
+    """
+    entries = []
+    for row in defences.means(rows):
+        attacks = defences.attacks(row)
+        eps = {study["attacks"][name] for name in attacks}
+        images = {of_set["set"]: int(of_set["n"]) for of_set in rows if of_set["defence"] == row["defence"]}
+        if len(eps) == 1:
+            tower = {"arch": study["arch"], "scale": _scale(study), "trained_on": _trained_on(study, row["method"])}
+            facts = {"name": f"{row['method']} + {defences.name_of(row)}", "eps": eps.pop()} | tower
+            del images[defences.MEAN]
+            entries.append(_entry(facts | {"verified": _of_defence(row, images, STRONGEST in attacks, title)}))
+    return entries
+
+
+def _of_defence(row: Row, images: Mapping[str, int], strongest: bool, title: str) -> dict[str, Any]:
+    """The field `verified` of the entry of a defence. images: set -> number of images."""
+    adaptive = ADAPTIVE_STRONGEST if strongest else ADAPTIVE
+    return {
+        "clean": float(row["clean"]),
+        "attacks": {"oblivious": float(row["oblivious"]), adaptive: float(row["adaptive"])},
+        "worst": float(row["worst"]),
+        "interval": [float(row["low"]), float(row["high"])],
+        "marked": [WORST] if row["marks"] else [],
+        "n": sum(images.values()),
+        "scope": _scope(images),
+        "prompts": ", ".join(_quoted(PROMPTS, [row["protocol"]])),
+        "protocol": files.digest(row["protocol"])[:12],
+        "who": "zsr",
+        "source": f"`dvc repro` of the study '{title}', a defence at test time",
+    }
 
 
 def _measurement(averages: Sequence[Row], cells: Sequence[Row], who: str, when: str, source: str) -> dict[str, Any]:
@@ -392,6 +445,10 @@ NOTES = (
     "version that the source or the protocol names. n is the number of images. who is the number of the source. "
     "[low, high] is a 95 % interval over the choice of images, and of seeds where there are several.",
 )
+DEFENDED = (
+    "A row TOWER + DEFENCE is a defence at test time. Its worst case counts the images that survive the attacks on the "
+    "tower alone and the attacks that see the defence (docs/test_time_defences.md)."
+)
 DISTRUST = f"{DAGGER} The audit does not trust this number as it stands (docs/audit.md)."
 
 
@@ -409,7 +466,9 @@ def table(entries: Sequence[Entry]) -> str:
         body = [_cells(entry, block, sources) for entry, block in rows if entry.scale == scale]
         parts.append(f"**{caption}**\n\n{_grid(body) if body else 'There is no entry.'}")
     marked = any(isinstance(block, Verified) and block.marked for _, block in rows)
-    parts.append("\n".join(_wrapped("- ", note) for note in [*NOTES, *([DISTRUST] if marked else [])]))
+    defended = any(name.startswith(ADAPTIVE) for _, block in rows for name in block.attacks)
+    notes = [*NOTES, *([DEFENDED] if defended else []), *([DISTRUST] if marked else [])]
+    parts.append("\n".join(_wrapped("- ", note) for note in notes))
     parts.append("**Sources**")
     parts.append("\n".join(_wrapped(f"{i}. ", text) for i, text in enumerate(sources, 1)))
     for title, texts in {"Papers": _papers(entries), "Notes on rows": _notes(entries)}.items():
@@ -427,7 +486,7 @@ def _sorted(entries: Sequence[Entry]) -> list[tuple[Entry, Claimed]]:
         key=lambda row: (
             scales.index(row[0].scale),
             not isinstance(row[1], Verified),
-            STRONGEST not in row[1].attacks,
+            STRONGEST not in row[1].attacks and ADAPTIVE_STRONGEST not in row[1].attacks,
             -row[1].worst,
             row[0].name,
         ),

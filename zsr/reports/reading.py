@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from zsr import files
+from zsr.evaluation.defence_records import COLUMNS
 from zsr.evaluation.results import counted_sets
 from zsr.params import require_plain
 
 COUNTED = ("both", "adv")
 CURVE = ["step", "lr", "loss"]  # the first columns of a curve
+NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of defences, as in names of files
+DEFENDED_NUMBERS = (*COLUMNS, "low", "high", "undefended", "n")  # columns of a defence
+DEFENDED = (*DEFENDED_NUMBERS, "defence", "method", "set", "marks", "reasons", "statistics", "violates", "protocol")
 STUDY = ("attacks", "bases", "classes", "groups", "judged", "methods")
 WHOLE = {  # columns of whole numbers -> the least
     **dict.fromkeys(("n", "sets", "seeds"), 1),
@@ -141,6 +145,18 @@ def _check_names(path: Path, rows: Sequence[dict[str, str]], known: dict) -> Non
         if strange or lacking:
             what = f"'{min(strange)}' as {column}, which is none" if strange else f"no {column} '{min(lacking)}', one"
             raise files.Unusable(path, f"has {what} of the study beside it")
+
+
+def defended(folder: Path) -> list[dict[str, str]]:
+    """The rows of all defences of a study, as the stage `defend` wrote them. Raises Unusable: a file is another one."""
+    rows = []
+    for path in files.listed(folder, ".csv", stem=NAME):
+        found = files.read_rows(path, DEFENDED_NUMBERS)
+        missing = [column for column in DEFENDED if not found or column not in found[0]]
+        if missing:
+            raise files.Unusable(path, f"has no column {missing[0]}, so it is not a file that the stage defend wrote")
+        rows += found
+    return rows
 
 
 def study(path: Path) -> dict:

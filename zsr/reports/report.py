@@ -12,9 +12,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from zsr.evaluation.defence_records import COLUMNS
 from zsr.evaluation.results import CLEAN, STRONGEST, WORST, counted_sets, over_seeds
 from zsr.files import distinct
-from zsr.reports import charts
+from zsr.reports import charts, defences
 from zsr.reports.charts import Row, Rows, levels, number, spans
 from zsr.reports.ranking import by_worst_case
 from zsr.reports.style import styles
@@ -42,6 +43,7 @@ class Source:
         orderings: the table of orderings beside the paper's.
         differences: the differences of a study of starts.
         likeness: start -> rows of metrics/likeness.
+        defended: rows of metrics/defended.
         libraries: library -> version.
         python: the version of Python.
         citation: the content of CITATION.cff.
@@ -61,6 +63,7 @@ class Source:
     orderings: Rows = ()
     differences: Rows = ()
     likeness: Mapping[str, Rows] = field(default_factory=dict)
+    defended: Rows = ()
     libraries: Mapping[str, str] = field(default_factory=dict)
     python: str = ""
     citation: Mapping[str, Any] = field(default_factory=dict)
@@ -336,6 +339,25 @@ def differences(source: Source) -> Table | None:
     )
 
 
+def defended(source: Source) -> Table | None:
+    """Accuracy of every defence at test time in its columns, mean over sets, the highest worst case first."""
+    body = []
+    for row in defences.means(source.defended):
+        numbers = [float(row[column]) for column in (*COLUMNS, "undefended")]
+        cells = [Cell(f"{value:.1f}", sort=value, classes="number", heat=value) for value in numbers]
+        place = COLUMNS.index("worst")
+        interval = f"{float(row['low']):.1f}–{float(row['high']):.1f}"
+        cells[place] = replace(cells[place], small=interval, mark=row["reasons"])
+        medians = [
+            f"{what}: {', '.join(f'{c} {v}' for c, v in of.items())}" for what, of in defences.decided_by(row).items()
+        ]
+        cost = Cell(row["forwards_per_verdict"], sort=float(row["forwards_per_verdict"]), classes="number")
+        about = [Cell(defences.conditions(row)), cost, Cell("; ".join(medians), classes="text")]
+        body.append([Cell(defences.name_of(row)), method_cell(row["method"], source), *cells, *about])
+    head = ["defence", "tower", *COLUMNS, "tower alone", "violates", "passes of a verdict", "decides by"]
+    return Table(head, body) if body else None
+
+
 # Charts
 
 
@@ -567,6 +589,8 @@ def page(source: Source, script: str) -> str:
         rates=rate_charts(source),
         differences=differences(source),
         likeness=likeness(source),
+        defended=defended(source),
+        conditions=defences.CONDITIONS.values(),
         orderings=counts_of_orderings(source),
         ordering_charts=ordering_charts(source),
         ordering_rows=plain(source.orderings, ["attack", "first", "second", "paper", "ours", "here"]),

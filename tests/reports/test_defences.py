@@ -1,0 +1,181 @@
+"""The table, the figure, the section and the leaderboard rows of defences at test time, from rows of real records."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from tests.reports.test_report import parsed
+from zsr import files
+from zsr.evaluation.defence_records import DefenceRecord
+from zsr.evaluation.defence_records import rows as rows_of
+from zsr.evaluation.records import Mark
+from zsr.evaluation.results import wilson
+from zsr.reports import defences, figures, leaderboard, reading
+
+PROTOCOL = "TTC (eps 0.05); oblivious: PGD l-inf, eps 13/255, 10 iterations; prompt 'this is {}'; acts at 32 px"
+
+
+def counts(right: int, of: int = 20) -> np.ndarray:
+    return np.arange(of) < right
+
+
+def record(defence: str, tower: str, set_name: str, clean: int, oblivious: int, adaptive: int, **more) -> DefenceRecord:
+    """A record of 20 images; the images that count under an attack are the last ones of those that are right."""
+    columns = {"clean": counts(clean), "oblivious": counts(oblivious), "adaptive": counts(adaptive)}
+    facts = {"defence": defence, "method": tower, "set_name": set_name, "seed": 0, "fingerprint": "f"}
+    facts |= {"attacks": ("pgd",), "adaptive_attacks": ("pgd/as_is", "square/as_is"), "ids": range(20)}
+    facts |= {"undefended_clean": counts(18), "undefended": counts(1), "protocol": PROTOCOL}
+    return DefenceRecord(**facts | columns | {"passes": {"clean": (60, 40), "adaptive": (0, 2000)}} | more)
+
+
+def rows() -> list[dict[str, str]]:
+    mark = {"marks": (Mark("zero_gradient", "the gradient vanishes at 8 of 8 images"),)}
+    numbers = {"statistics": {"r": {"clean": [0.1] * 20, "oblivious": [0.3] * 20, "adaptive": [0.25] * 20}}}
+    records = {
+        "still_clip": [
+            record("still_clip", "clip", "a", 18, 17, 15, **mark),
+            record("still_clip", "clip", "b", 16, 15, 14),
+        ],
+        "ttc_clip": [
+            record("ttc_clip", "clip", one, 16, 12, n, violates=("deterministic", "no_inner_loop"), **numbers)
+            for one, n in (("a", 6), ("b", 4))
+        ],
+        "ttc_tecoa": [record("ttc_tecoa", "tecoa", one, 14, 11, 10) for one in "ab"],
+        "weak_tecoa": [record("weak_tecoa", "tecoa", one, 14, 11, 1) for one in "ab"],
+    }
+    return [
+        {key: str(value) for key, value in row.items()}
+        for of_defence in records.values()
+        for row in rows_of(of_defence)
+    ]
+
+
+@pytest.fixture
+def written(tmp_path) -> str:
+    defences.table(tmp_path, rows(), "Defences, a study")
+    return (tmp_path / "defences.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+
+
+def cells(text: str, part: str) -> list[list[str]]:
+    lines = text.partition(f"**{part}")[2].lstrip("\n").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
+    table = lines[start : next(i for i, line in enumerate(lines[start:], start) if not line.startswith("|"))]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_defences_stand_in_the_order_of_their_worst_case_and_the_best_that_is_trusted_is_bold(written):
+    header, _, *body = cells(written, "mean over 2 sets")
+    assert header == ["defence", "tower", "clean", "oblivious", "adaptive", "worst", "tower alone"]
+    assert [line[:2] for line in body] == [["still", "clip"], ["ttc", "tecoa"], ["ttc", "clip"], ["weak", "tecoa"]]
+    assert body[0][2:5] == ["85.0", "80.0", "72.5"] and body[0][5].startswith("72.5 [") and body[0][5].endswith("†1")
+    assert [line[5].startswith("**") for line in body] == [False, True, False, False]
+    assert body[2][2:5] == ["80.0", "60.0", "25.0"] and body[2][6] == "5.0"
+
+
+def test_a_note_has_the_reason_of_a_mark_and_no_other_mark_is_told(written):
+    notes = " ".join(written.split())
+    assert "- †1 zero gradient. still_clip: the gradient vanishes at 8 of 8 images." in notes and "†2" not in notes
+    assert "- ttc_clip: TTC (eps 0.05); oblivious: PGD" in notes
+
+
+def test_conditions_cost_and_medians_are_those_of_the_records(written):
+    lines = {tuple(line[:2]): line[2:] for line in cells(written, "conditions and cost")[2:]}
+    assert lines["ttc", "clip"] == ["2, 3", "1", "5.0", "100.0"] and lines["still", "clip"][0] == "none"
+    assert cells(written, "what a defence decides by")[2:] == [["ttc", "clip", "r", "0.1", "0.3", "0.25"]]
+
+
+def test_the_worst_case_of_a_set_has_wilsons_interval(written):
+    lines = {tuple(line[:2]): line[2:] for line in cells(written, "worst case on every set")[2:]}
+    low, high = (100 * end for end in wilson(6 / 20, 20))
+    assert lines["ttc", "clip"][0] == f"30 [{low:.0f}, {high:.0f}]"
+
+
+def test_the_table_fits_the_page_and_its_rows_are_kept(written, tmp_path):
+    assert max(map(len, written.splitlines())) <= 100
+    assert files.read_rows(tmp_path / "defences.csv") == rows()
+    assert r"\textdagger{}1" in (tmp_path / "defences.tex").read_text()
+
+
+def test_files_of_the_stage_are_read_and_others_are_refused(tmp_path):
+    for name in ("ttc_clip", "ttc_tecoa"):
+        files.write_rows(tmp_path / f"{name}.csv", [row for row in rows() if row["defence"] == name])
+    assert [row["defence"] for row in reading.defended(tmp_path)] == ["ttc_clip"] * 3 + ["ttc_tecoa"] * 3
+    assert reading.defended(tmp_path / "none") == []
+    files.write_rows(tmp_path / "other.csv", [{"worst": "1", "defence": "other"}])
+    with pytest.raises(files.Unusable, match="has no column clean"):
+        reading.defended(tmp_path)
+
+
+@pytest.fixture
+def figure(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    figures.defences(tmp_path / "defences.png", rows(), "title", "note")
+    yield drawn[0]
+    plt.close(drawn[0])
+
+
+def test_the_figure_has_a_panel_for_each_tower_and_one_look_for_each_defence(figure):
+    panels = {axis.get_title(): axis for axis in figure.axes}
+    assert list(panels) == ["clip", "tecoa"]
+    points = {
+        tower: {tuple(bar.lines[0].get_xydata()[0]): bar.lines[0] for bar in axis.containers}
+        for tower, axis in panels.items()
+    }
+    assert set(points["clip"]) == {(5, 5), (80, 72.5), (60, 25)} and set(points["tecoa"]) == {(5, 5), (55, 50), (55, 5)}
+    one, two = points["clip"][60, 25], points["tecoa"][55, 50]
+    assert (one.get_color(), one.get_marker()) == (two.get_color(), two.get_marker())
+    assert points["clip"][80, 72.5].get_color() != one.get_color()
+    assert points["clip"][80, 72.5].get_markerfacecolor() == "none" != one.get_markerfacecolor()  # the marked number
+    texts = {tower: {text.get_text() for text in axis.texts} for tower, axis in panels.items()}
+    assert texts == {"clip": {"none", "still", "ttc"}, "tecoa": {"none", "ttc", "weak"}}
+
+
+def test_the_bar_is_the_interval_of_the_worst_case(figure):
+    (clip, _), mean = figure.axes, next(row for row in defences.means(rows()) if row["defence"] == "ttc_clip")
+    bars = [bar.lines[2][0].get_segments()[0][:, 1].tolist() for bar in clip.containers if bar.has_yerr]
+    assert [float(mean["low"]), float(mean["high"])] in [pytest.approx(bar) for bar in bars]
+
+
+def test_the_report_has_a_section_with_every_number_and_the_reason_of_a_mark():
+    page = parsed(defended=rows())
+    assert "defences" in page.sections and "#defences" in page.links
+    assert "defences" not in parsed().sections and "#defences" not in parsed().links
+    (table,) = [table for table in page.tables if table[0][0]["text"] == "defence"]
+    assert [cell["text"] for cell in table[3][:7]] == ["ttc", "clip", "80.0", "60.0", "25.0", "25.0", "5.0"]
+    assert table[1][5]["marks"] == ["zero_gradient: the gradient vanishes at 8 of 8 images"]
+    assert [cell["text"] for cell in table[3][7:]] == ["2, 3", "5.0", "r: clean 0.1, oblivious 0.3, adaptive 0.25"]
+
+
+STUDY = {"arch": "zsr-tiny-32", "attacks": {"pgd": "13/255", "autoattack": "13/255", "weak": "1/255"}}
+STUDY |= {"methods": {"clip": {}, "tecoa": {}}, "groups": {"source": ["glyphs"]}}
+
+
+def test_the_number_of_a_defence_on_the_leaderboard_is_its_worst_case():
+    entries = {entry.name: entry for entry in leaderboard.defended(STUDY, rows(), "a study")}
+    assert set(entries) == {"clip + still", "clip + ttc", "tecoa + ttc", "tecoa + weak"}
+    ttc, block = entries["clip + ttc"], entries["clip + ttc"].verified
+    assert (block.worst, block.clean, block.n, ttc.eps, ttc.scale) == (25.0, 80.0, 40, "13/255", "embedded")
+    assert block.attacks == {"oblivious": 60.0, "adaptive": 25.0} and block.prompts == "prompt 'this is {}'"
+    assert block.scope == "mean over 2 sets: a 20, b 20" and not block.marked
+    assert (ttc.trained_on, entries["tecoa + ttc"].trained_on) == ("", "glyphs")
+    assert entries["clip + still"].verified.marked == ("worst_case",)
+    text = leaderboard.table(list(entries.values()))
+    assert "clip + still" in text and f"72.5{leaderboard.DAGGER}" in text and "A row TOWER + DEFENCE" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_a_defence_that_met_autoattack_stands_among_the_rows_that_did():
+    met = [row | {"attacks": "autoattack apgd-ce/as_is; autoattack apgd-margin/gate"} for row in rows()]
+    of_clip, of_tecoa = (
+        [row for row in part if row["defence"] == name] for part, name in ((met, "ttc_clip"), (rows(), "ttc_tecoa"))
+    )
+    entries = leaderboard.defended(STUDY, [*of_tecoa, *of_clip], "a study")
+    assert [list(entry.verified.attacks)[1] for entry in entries] == ["adaptive", "adaptive-autoattack"]
+    lines = [line for line in leaderboard.table(entries).splitlines() if line.startswith("|") and " + " in line]
+    assert [line.strip("|").split("|")[0].strip() for line in lines] == ["clip + ttc", "tecoa + ttc"]
+
+
+def test_a_defence_under_attacks_of_several_eps_has_no_row():
+    mixed = [row | {"attacks": "pgd/as_is; weak/as_is"} for row in rows()]
+    assert leaderboard.defended(STUDY, mixed, "a study") == []
