@@ -165,6 +165,11 @@ def test_the_number_of_a_defence_on_the_leaderboard_is_its_worst_case():
     assert max(map(len, text.splitlines())) <= 100
 
 
+def test_the_worst_case_may_lie_below_every_column():
+    lower = [row | {"worst": "21.0", "low": "11.0"} for row in rows() if row["defence"] == "ttc_clip"]
+    assert [entry.verified.worst for entry in leaderboard.defended(STUDY, lower, "a study")] == [21.0]
+
+
 def test_a_defence_that_met_autoattack_stands_among_the_rows_that_did():
     met = [row | {"attacks": "autoattack apgd-ce/as_is; autoattack apgd-margin/gate"} for row in rows()]
     of_clip, of_tecoa = (
