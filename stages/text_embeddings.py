@@ -11,6 +11,7 @@ import torch
 
 from stages.command import BASE_MODEL, SETS, TEXT_EMBEDDINGS, stage
 from zsr import files
+from zsr.compute import Compute
 from zsr.data import prepared
 from zsr.data.prepared import Split
 from zsr.models.heads import Model, checkpoints
@@ -33,7 +34,8 @@ def main(document: Mapping, code: str, name: str) -> None:
         if model.head == "linear":
             facts, tensors = {"wording": "final weights", "prompts": list(split.nouns)}, {}
         else:
-            tensors = {"text_embeddings": _embedded(model.arch, base, prompts)}
+            device = block(document, "compute", Compute).place()
+            tensors = {"text_embeddings": _embedded(model.arch, base, prompts, device)}
             facts = {"wording": wording, "prompts": prompts}
         files.save_tensors(out / base.name, tensors, facts, placed=True)
     entry = prepared.entry(test, out)
@@ -42,10 +44,10 @@ def main(document: Mapping, code: str, name: str) -> None:
     click.echo(f"text embeddings of {name}: {entry['classes']:,} class prompts, from {n} base models")
 
 
-def _embedded(arch: str, base: Path, prompts: list[str]) -> torch.Tensor:
+def _embedded(arch: str, base: Path, prompts: list[str], device: torch.device) -> torch.Tensor:
     from zsr.models import clip
 
-    return clip.embed_texts(clip.create(arch, base), arch, prompts)
+    return clip.embed_texts(clip.create(arch, base).to(device), arch, prompts)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from tests.fixtures_real import encoded
 from zsr import files
 from zsr.data import folder, pickles, samples
 from zsr.data.outside import printable, read_lines, visible_files
+from zsr.data.prepared import MOST_PIXELS
 from zsr.data.registry import entry
 from zsr.data.samples import Samples, check_published, decoded
 from zsr.data.sources import Decoded
-from zsr.data.transforms import MOST_PIXELS
 from zsr.params import StudyError
 
 COLOURS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))

@@ -16,11 +16,10 @@ from PIL import Image
 
 from tests import fixtures_real
 from zsr.data import prompts
-from zsr.data.prepared import Split
+from zsr.data.prepared import Split, to_pixels
 from zsr.data.registry import entries, entry
 from zsr.data.samples import checked, chosen, missing, number
 from zsr.data.sources import Files, absent, make
-from zsr.data.transforms import to_pixels
 from zsr.files import load_facts, map_arrays
 from zsr.params import ParamError, StudyError
 

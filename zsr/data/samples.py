@@ -16,8 +16,8 @@ from PIL import Image
 
 from zsr import files
 from zsr.data.outside import printable, visible, visible_files
+from zsr.data.prepared import MOST_PIXELS
 from zsr.data.registry import entry
-from zsr.data.transforms import MOST_PIXELS
 from zsr.params import ParamError, StudyError, require_plain
 
 COMMAND = "python -m zsr fetch"

@@ -13,10 +13,9 @@ import numpy as np
 
 from zsr.data import prompts
 from zsr.data.outside import printable
-from zsr.data.prepared import Split
+from zsr.data.prepared import Resized, Split, to_pixels
 from zsr.data.registry import entries, entry
 from zsr.data.samples import Samples, check_published, checked, chosen, number
-from zsr.data.transforms import Resized, to_pixels
 from zsr.params import ParamError, StudyError
 
 DECODERS = 8  # threads; decoding releases Python's lock
