@@ -1,6 +1,5 @@
 """The merge of two dvc.lock files: every stage as the machine left it that ran it, and no contradiction."""
 
-import re
 import subprocess
 import sys
 
