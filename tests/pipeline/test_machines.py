@@ -108,10 +108,6 @@ def machine(start, server, warm, tmp_path):
     return lambda name, **more: Machine(tmp_path / name, **variables | more)
 
 
-def cells(rows) -> str:
-    return " ".join(f"evaluate@{row}-pgd" for row in rows)
-
-
 def stages(*rows: str) -> set[str]:
     return {stage for row in rows for stage in (f"train@{row}", f"evaluate@{row}-pgd")}
 
