@@ -1,11 +1,13 @@
 """The columns of a defence: who attacks what, with which draws, and what a record says of it."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import torch
 
+from tests.conftest import ROOT
 from zsr.attacks.apgd import Ascent
 from zsr.attacks.autoattack import AutoAttack
 from zsr.attacks.batch import Noise
@@ -17,7 +19,7 @@ from zsr.defences._base import AS_IS, ATTACK_DRAWS, Tower
 from zsr.defences.clipure_cos import CLIPureCos
 from zsr.defences.random_noise import RandomNoise
 from zsr.defences.ttc import GATE, TTC
-from zsr.evaluation import defended
+from zsr.evaluation import defended, measure
 from zsr.evaluation.defence_records import COLUMNS, COUNTS, DefenceRecord, marks, rows
 from zsr.evaluation.defended import Bench, Defending, check_attacks, judge_split, neutral_text, of_base, tailored
 from zsr.evaluation.evaluate import Evaluation, evaluate
@@ -27,6 +29,7 @@ from zsr.models import clip
 from zsr.models.heads import Model
 from zsr.models.passes import cross_entropy, differentiate, margin
 from zsr.params import ParamError
+from zsr.study import check
 
 EPS = 0.4 / 255
 PGD3 = PGD(eps=EPS, step_size=0.2 / 255, n_iter=3)
@@ -130,7 +133,7 @@ def test_apgd_gives_the_iterate_of_largest_loss(trained, split):
         losses.append(cross_entropy(logits.detach(), labels)), points.append(x.detach())
         return logits
 
-    attack = Ascent(norm="linf", eps=EPS, n_iter=6, loss="ce", early_drop=False, result="loss")
+    attack = Ascent(norm="linf", eps=EPS, n_iter=8, loss="ce", early_drop=False, result="loss")
     adv = attack(noted, images, labels, NOISE)
     best = torch.stack(losses).argmax(dim=0)
     assert torch.equal(adv, torch.stack(points)[best, torch.arange(12)]) and len(set(best.tolist())) > 1
@@ -211,6 +214,42 @@ def test_a_verdict_that_is_not_finite_counts_as_wrong_without_and_as_right_with_
     assert "not_finite" in {mark.name for mark in marks([record])}
     Broken.images = Broken.images + 1
     assert not run(trained, split, tmp_path / "none", Broken()).clean.any()
+
+
+def test_python_judges_a_defence_by_its_name(trained, split):
+    """As for every model, `zsr.evaluate` gives back the model as it was."""
+    images, labels, _ = split.tensors(range(3))
+    trained.train()
+    result = measure.evaluate(
+        trained, images, labels, attack=dataclasses.replace(PGD3, n_iter=1), defence="random_noise"
+    )
+    assert (result.records[0].n, trained.training, result.records[0].defence) == (3, True, "random_noise")
+    assert result.worst <= min(result.accuracy(column) for column in COUNTS) and result.interval[0] <= result.worst
+    assert "oblivious" in repr(result) and "Violates: deterministic" in repr(result)
+    for model, defence, line in (
+        (trained, "clipure_cos", "reads the text tower"),
+        (lambda x: trained(x), "ttc", "needs a model of zsr.zero_shot"),
+        (trained, "tcc", "defence names no module of zsr.defences: 'tcc'; did you mean 'ttc'"),
+    ):
+        with pytest.raises(ParamError, match=line):
+            measure.evaluate(model, images, labels, attack=PGD3, defence=defence)
+
+
+def test_a_study_refuses_a_row_that_cannot_be_judged(tmp_path):
+    text = (ROOT / "studies/defences/params.yaml").read_text()
+    for old, new, line in (
+        ("    on: clip\n", "    on: cilp\n", "defences.clipure_cos_clip.on is none of methods"),
+        ("    on: clip\n", "", "missing key 'defences.clipure_cos_clip.on'"),
+        ("module: ttc", "module: tct", "defences.ttc_clip.module names no module of zsr.defences: 'tct'; did you mean"),
+        ("tau: 1\n", "tua: 1\n", "unknown key 'defences.ttc_clip.tua'; did you mean 'tau'"),
+        ("  - pgd\n  - autoattack\n", "  - pdg\n", "defend.attacks is none of attacks"),
+        ("large_eps: 48/255", "large_eps: 8/255", "defend.large_eps must be above attacks.pgd.eps, 13/255, got 8/255"),
+        ("verdicts: 5", "verdicts: 0", "defend.verdicts must be at least 1"),
+    ):
+        assert old in text, old
+        (tmp_path / "params.yaml").write_text(text.replace(old, new, 1))
+        with pytest.raises(ParamError, match=re.escape(line)):
+            check(tmp_path / "params.yaml")
 
 
 # Records
