@@ -274,7 +274,7 @@ class Ascent:
         while places.occupied:
             run, path = places.state, places.state.path
             hit, loss, gradient = self._pass(model, path.x, run.classes)
-            successes = hit & ~run.over & (self.result == "success")
+            successes = hit & ~run.over
             adv[run.rows[successes]] = path.x[successes]
             path.judge(loss, gradient, checks[path.passes.clamp(max=self.n_iter)])
             if self.result == "loss":

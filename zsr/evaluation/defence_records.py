@@ -182,9 +182,11 @@ def marks(records: Sequence[DefenceRecord]) -> list[Mark]:
 
     Of several marks of one name the first stands for all.
     """
-    found = list({mark.name: mark for record in reversed(records) for mark in record.marks}.values())
+    first: dict[str, Mark] = {}
+    for mark in (mark for record in records for mark in record.marks):
+        first.setdefault(mark.name, mark)
     reasons = ((name, find(records)) for name, find in CHECKS.items())
-    return found + [Mark(name, reason) for name, reason in reasons if reason]
+    return [*first.values()] + [Mark(name, reason) for name, reason in reasons if reason]
 
 
 def _mean(records: Sequence[DefenceRecord], column: str) -> float:

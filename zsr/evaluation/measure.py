@@ -228,40 +228,37 @@ def evaluate(
     """Attack a classifier and count what it still gets right.
 
     Args:
-        model: pixels in [0, 1] to logits, (B, 3, H, W) -> (B, C), on the device of its parameters. Logits, not
-            probabilities; pixels are normalised inside the model.
+        model: pixels in [0, 1] to logits (not probabilities), (B, 3, H, W) -> (B, C); it normalises pixels itself.
         images: (N, 3, H, W), in [0, 1] or uint8.
         labels: (N,) whole numbers, the true classes.
         attack: names of `zsr.attacks`, such as "autoattack" or "pgd", or attacks that are made already.
-        eps, n_iter: of attacks that are named: radius in units of the pixel range [0, 1], and iterations for a quick
-            look; 0: the field's numbers.
+        eps: radius of the l-infinity ball of attacks that are named, in units of the pixel range [0, 1].
+        n_iter: iterations of attacks that are named, for a quick look; 0: the field's numbers.
         classnames: names of the C classes; they are compared with the number of logits.
-        seed, set_name, ids: the noise depends on them, and on no order; ids: numbers of images, by default their places.
+        seed: seed of the attacks' noise.
         batch_size: images in one pass. It changes rounding only.
-        defence: a defence at test time: a name of `zsr.defences`, such as "ttc", or a defence that is made already. The
-            result has the columns of `zsr.evaluation.defence_records`; the model must have `image_features`.
+        ids: numbers of the images, on which the noise depends; by default their places.
+        set_name: name of the set in the result, on which the noise depends, too.
+        defence: a name of `zsr.defences`, such as "ttc", or a defence that is made already; the result has its columns.
         origin: a classifier with the original CLIP, where the model was fine-tuned and the defence reads the original.
 
     Raises:
-        ParamError: images, labels or a value are not what they must be.
-        StudyError: no gradient reaches the pixels.
+        StudyError: images, labels or a value are not what they must be; no gradient reaches the pixels.
     """
-    batch_size = build(BatchSize, batch_size, "batch_size")
-    pictures = Pictures.checked(images, labels, ids)
-    named = attacks_by_name(attack, eps, n_iter)
-    device = _device_of(model)
+    size = build(BatchSize, batch_size, "batch_size")
+    pictures, device = Pictures.checked(images, labels, ids), _device_of(model)
+    named, sets = attacks_by_name(attack, eps, n_iter), {set_name: cast(Split, pictures)}
     _check_classes(model, pictures, classnames, device)
-    evaluation = Evaluation(seed=seed, batch_size=min(batch_size, len(pictures.ids)), save_every=SAVE_EVERY)
+    evaluation = Evaluation(seed=seed, batch_size=min(size, len(pictures.ids)), save_every=SAVE_EVERY)
     with kept_as_it_was(model), kept_as_it_was(origin):
         if defence:
-            return _defended(model, origin, {set_name: pictures}, named, defence_by_name(defence), evaluation, device)
-        records = tuple(judged(model, {set_name: cast(Split, pictures)}, named, evaluation, device=device))
-    return Result(records, quick_look(named))
+            return _defended(model, origin, sets, named, defence_by_name(defence), evaluation, device)
+        return Result(tuple(judged(model, sets, named, evaluation, device=device)), quick_look(named))
 
 
 def _device_of(model: Any) -> torch.device:
-    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    return torch.device("cpu") if parameter is None else parameter.device
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    return parameters[0].device if parameters else torch.device("cpu")
 
 
 def _defended(
