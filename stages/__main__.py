@@ -1,6 +1,7 @@
 """Run one stage: python -m stages NAME CELL...
 
-Where the environment variable ZSR_WARM is set, the stage is a fork of a process that has imported the libraries.
+Where the environment variable ZSR_WARM is set, the stage is a fork of a process that has imported the libraries. Where
+DVC runs the stage and the variable is not set, the first stage starts such a process; ZSR_WARM= starts none.
 
 The environment variable ZSR_DVC tells the stage, and every process of it, which `dvc` runs it; see
 `stages.command.end_with_dvc`.
@@ -11,7 +12,7 @@ import runpy
 import sys
 from contextlib import suppress
 
-from stages.warm import VARIABLE, asked
+from stages.warm import VARIABLE, asked, beside
 
 
 def _dvc() -> str:
@@ -27,9 +28,11 @@ def _dvc() -> str:
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
-    os.environ["ZSR_DVC"] = _dvc()
+    os.environ["ZSR_DVC"] = dvc = _dvc()
+    if dvc and VARIABLE not in os.environ:
+        os.environ[VARIABLE] = beside(dvc)
     try:
-        status = asked([name, *arguments]) if VARIABLE in os.environ else None
+        status = asked([name, *arguments]) if os.environ.get(VARIABLE) else None
     except KeyboardInterrupt:  # the fork ends with this process
         sys.exit(130)
     if status is None:

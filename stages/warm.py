@@ -1,8 +1,9 @@
 """A process that has imported the libraries once, and forks itself for every stage. It needs no params and no DVC.
 
 A stage spends five seconds of CPU on imports before it computes. `serving` starts this module as a process of its own;
-`python -m stages NAME ...` asks that process for a fork, where the environment variable ZSR_WARM names its socket. The
-fork takes over the arguments, the folder, the environment and the terminal of the process that asked, and runs the
+`python -m stages NAME ...` asks that process for a fork, where the environment variable ZSR_WARM names its socket.
+Where the variable is not set, the first stage that a DVC runs starts such a process for the stages after it (`beside`).
+The fork takes over the arguments, the folder, the environment and the terminal of the process that asked, and runs the
 stage's script as Python would. The project's own modules are imported after the fork, so the code is never older than
 its files. Where the process is not there, or runs another Python, the stage runs without it.
 """
@@ -14,6 +15,7 @@ import json
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -68,6 +70,35 @@ def serving() -> Iterator[dict[str, str]]:
             process.stdin.close()  # type: ignore[union-attr]
 
 
+def beside(dvc: str) -> str:
+    """The socket of the process for the stages of one DVC; "": there was none yet, and now one is importing.
+
+    The process ends with that DVC. Only its user may ask it.
+
+    Args:
+        dvc: the number of the process of DVC.
+    """
+    if sys.platform != "linux":
+        return ""
+    folder = Path(tempfile.gettempdir(), f"zsr-{os.getuid()}-{dvc}")
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if (found := folder.stat()).st_uid != os.getuid() or found.st_mode & 0o077:
+        return ""  # somebody else has made it
+    path = folder / "socket"
+    with socket.socket(socket.AF_UNIX) as connection, suppress(OSError):
+        connection.connect(str(path))
+        return str(path)
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(64)
+        command = [sys.executable, "-B", "-m", "stages.warm", str(listener.fileno()), dvc, str(folder)]
+        silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        root = Path(__file__).resolve().parents[1]
+        subprocess.Popen(command, cwd=root, pass_fds=[listener.fileno()], start_new_session=True, **silent)
+    return ""
+
+
 def asked(arguments: list[str]) -> int | None:
     """The exit status of a stage that a fork has run; None where no fork can run the stage.
 
@@ -98,8 +129,11 @@ def _python() -> list[str]:
     return [sys.executable, sys.version, *settings]
 
 
-def _serve(listener: socket.socket) -> None:
-    """Answer requests until the process that started this one ends, which closes stdin."""
+def _serve(listener: socket.socket, alive: Callable[[], bool] | None = None) -> None:
+    """Answer requests until the process that started this one ends, which closes stdin.
+
+    alive: asked every second in place of stdin: shall this process go on?
+    """
     for name in LIBRARIES:
         with suppress(ImportError):
             __import__(name)
@@ -113,10 +147,13 @@ def _serve(listener: socket.socket) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who asked; the fork ends with it
     with selectors.DefaultSelector() as selector:
-        for source in (listener, wakened, sys.stdin):
+        for source in (listener, wakened, *([] if alive else [sys.stdin])):
             selector.register(source, selectors.EVENT_READ)
         while True:
-            for key, _ in selector.select():
+            events = selector.select(1 if alive else None)
+            if alive and not alive():
+                return _end(running)
+            for key, _ in events:
                 if key.fileobj is sys.stdin:
                     return _end(running)
                 if key.fileobj is listener:
@@ -232,5 +269,17 @@ def end_after(run: Callable[[], object]) -> NoReturn:
         os._exit(status & 255)
 
 
+def _serve_beside(listener: socket.socket, dvc: str, folder: str) -> None:
+    import psutil
+
+    try:
+        process = psutil.Process(int(dvc))
+        _serve(listener, lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        pass
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 if __name__ == "__main__":
-    _serve(socket.socket(fileno=int(sys.argv[1])))
+    (_serve_beside if sys.argv[2:] else _serve)(socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:])

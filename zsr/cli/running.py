@@ -11,7 +11,7 @@ import click
 from zsr import files
 from zsr.params import line_of
 
-FIRST_LINE, LOG_LINE = 10, 60  # seconds before the first line in a log, and between two lines
+FIRST_LINE, LOG_LINE = 10, 45  # seconds before the first line in a log, and between two lines
 SILENCE = 50  # seconds
 
 
@@ -32,7 +32,7 @@ class OneLine(click.Command):
 
 
 class Log:
-    """The times of the lines in a log: the first after some seconds, as a sign of life, then one a minute."""
+    """The times of the lines in a log: the first after some seconds, as a sign of life, then one every 45 seconds."""
 
     def __init__(self) -> None:
         self._began = monotonic()
@@ -43,7 +43,7 @@ class Log:
         return monotonic() - self._began
 
     def is_due(self) -> bool:
-        """Is it time for a line? If so, the next is due a minute from now."""
+        """Is it time for a line? If so, the next is due LOG_LINE seconds from now."""
         now = monotonic()
         if now <= self._next:
             return False
