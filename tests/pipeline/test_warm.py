@@ -1,6 +1,7 @@
 """A stage that is a fork of a process with the libraries runs as it would by itself, and ends with who asked for it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -81,6 +82,37 @@ def test_a_stage_ends_with_who_asked_for_it(ask, tmp_path, how):
     while Path(f"/proc/{fork}").exists():
         assert time.monotonic() < deadline, "the fork is still there"
         time.sleep(0.01)
+
+
+DVC = """
+import subprocess, sys, time
+from pathlib import Path
+
+told = [sys.executable, "-B", "-m", "stages", "told", "tell"]
+first = subprocess.run(told, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
+time.sleep(float(sys.argv[1]))
+print(first, subprocess.run(told, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout)
+"""
+
+
+@pytest.mark.parametrize("variables", [{}, {"ZSR_WARM": ""}])
+def test_the_first_stage_of_a_dvc_starts_a_process_for_the_others_which_ends_with_that_dvc(ask, tmp_path, variables):
+    """Its library is a small one here. With ZSR_WARM= there is no such process."""
+    warm, stage = tmp_path / "stages/warm.py", tmp_path / "stages/told.py"
+    warm.write_text(re.sub(r"LIBRARIES = \(.*?\)", 'LIBRARIES = ("wave",)', warm.read_text(), count=1, flags=re.S))
+    stage.write_text(STAGE.replace('"torch" in', '"wave" in'))
+    (tmp_path / "dvc").write_text(DVC)
+    environment = {k: v for k, v in os.environ.items() if k != "ZSR_WARM"} | {"TMPDIR": str(tmp_path)} | variables
+    command = [sys.executable, "dvc", "2"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as dvc:
+        folder = tmp_path / f"zsr-{os.getuid()}-{dvc.pid}"
+        said = dvc.stdout.read()
+    forked = not variables
+    assert said.count(" None False __main__") == 2 - forked and said.count(" None True __main__") == forked
+    deadline = time.monotonic() + 10
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not folder.exists()
 
 
 def test_forks_run_side_by_side(ask):
