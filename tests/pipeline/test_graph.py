@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,18 @@ def test_dvc_reads_the_files_of_a_study_as_the_stages_do_and_by_the_fast_parser(
     odd.write_text("\n".join(f"k{i}: {value}" for i, value in enumerate(values)))
     for path in (odd, *ROOT.glob("*.yaml"), *ROOT.glob("studies/*/*.yaml"), ROOT / "zsr/data/registry.yaml"):
         assert load_yaml(path) == read(path), path
+
+
+def test_what_a_stage_depends_on_is_the_output_of_another():
+    """Of all stages of the text, also of those that the root has none of, such as `defend`."""
+    listed = {name: stage.get("do", stage) for name, stage in read(ROOT / "dvc.yaml")["stages"].items()}
+    outs = [next(iter(out)) if isinstance(out, Mapping) else out for s in listed.values() for out in s.get("outs", [])]
+    cell = r"\$\{.*?\}"
+    for name, stage in listed.items():
+        for dep in (re.sub(cell, "x", dep) for dep in stage.get("deps", []) if dep.startswith("data")):
+            made = [re.sub(cell, "[a-z0-9_]+", out) for out in outs]  # names of cells have no dot
+            known = any(out.startswith(dep + "/") or re.match(f"{out}(/|$)", dep) for out in made)
+            assert known, f"{name} depends on {dep}, which no stage makes"
 
 
 def test_no_stage_lists_a_source_file(graph):
