@@ -19,7 +19,8 @@ import click
 import torch
 from ruamel.yaml import YAML
 
-from stages.command import ROOT, WRITTEN, StageCommand
+from stages.command import ROOT, WRITTEN
+from zsr.cli.running import OneLine
 from zsr.evaluation.records import Record
 from zsr.params import read
 
@@ -28,7 +29,7 @@ TOWER = "ViT-B-32-quickgelu"
 STANDARD = "autoattack_standard"
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.argument("folder", type=WRITTEN)
 @click.option("--train", type=click.IntRange(1), default=5120, help="Number of pictures that train.")
 @click.option("--test", type=click.IntRange(1), default=512, help="Number of pictures of each of two sets.")

@@ -6,15 +6,16 @@ from typing import Any
 
 import click
 
-from stages.command import EXISTING, StageCommand
+from stages.command import EXISTING
 from zsr import files
+from zsr.cli.running import OneLine
 from zsr.params import StudyError
 
 ADVICE = "git merge --abort, then merge with --keep ours or --keep theirs, see docs/many_gpus.md"
 Stages = Mapping[str, Mapping[str, Any]]
 
 
-@click.command(cls=StageCommand)
+@click.command(cls=OneLine)
 @click.option("--keep", type=click.Choice(["ours", "theirs"]), help="Whose stage stays where the two contradict.")
 @click.argument("base", type=EXISTING)
 @click.argument("ours", type=EXISTING)

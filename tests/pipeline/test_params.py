@@ -150,7 +150,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "  controls: []  ",
         "  controls: [letters, greek, things, signs, games, shapes, digits_font, digits_real, textures] #",
-        "data.sets needs one besides the source and the controls, got glyphs, letters,",
+        "data.sets needs one besides the source and the controls that cannot be left out, got glyphs, letters,",
     ),
     ("threads: 2", "threads: two", "threads must be a whole number, got 'two'"),
     ("    n_iter: 20", "    n_iter: 0", "attacks.autoattack.n_iter must be at least 1, got 0"),

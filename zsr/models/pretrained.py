@@ -9,7 +9,6 @@ from torch import nn
 from zsr import files
 from zsr.data.fetching import hub
 from zsr.data.fetching.download import Expected, Watch, download, unwatched
-from zsr.models import checkpoints
 from zsr.params import ParamError, StudyError, nearest
 
 
@@ -106,6 +105,8 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
     """
     import open_clip
 
+    from zsr.models import checkpoints
+
     path = found(arch, weights)
     if checkpoints.is_archive(path):  # it holds code, and is loaded if its digest is known
         return _of_another_layout(arch, path)
@@ -118,6 +119,8 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
 def _of_another_layout(arch: str, path: Path) -> nn.Module:
     """The whole model in a file whose layout open_clip does not read."""
     import open_clip
+
+    from zsr.models import checkpoints
 
     quick = open_clip.get_model_config(arch).get("quick_gelu")  # `check` has compared it with that of the weights
     try:

@@ -52,7 +52,7 @@ TABLES = {  # name of the file, or of its folder
     "averages": Table((("group",), ("method",), ("attack",)), ("sets", *_SUMMARY)),
     "pairs": Table((("group",), ("attack",), ("first", "second")), _SUMMARY, ("attack",)),
     "attacks": Table((("group",), ("method",), ("attack", "against")), _SUMMARY, ("attack",)),
-    "marks": Table((("method", "attack", "set", "mark"),), ("reason",), ("method", "attack", "set", "mark", "reason")),
+    "marks": Table((("method", "attack", "set", "mark", "reason"),), (), ("method", "attack", "set", "mark", "reason")),
     "checks": Table((("check",),), ("rule", "cells", "marked")),
     "rates": Table((("method", "lr", "seed"),), ("chosen",), ("method",)),
     "eps_sweep": Table((("method",), ("set",), ("eps",)), ("n", "correct")),
