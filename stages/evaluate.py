@@ -49,8 +49,8 @@ def main(document: Mapping, code: str, method: str, attack: str) -> None:
     for weights in models:
         run(weights, names, out, images)
     module = document["attacks"][attack].get("module", attack)
-    grid_attack = nested_component(grid["attack"], "attacks", "grid.attack") if grid else None
-    if grid and grid["attack"]["module"] == module and configured == grid_attack:
+    same_module = grid and grid["attack"]["module"] == module  # of another attack the digest need not know the module
+    if same_module and nested_component(grid["attack"], "attacks", "grid.attack") == configured:
         rates = files.listed(folder / "rates", "", stem=r"[0-9][0-9.e+-]*")
         towers = [tower for rate in rates for tower in files.listed(rate, ".safetensors")]
         every_rate = Images(f"{method}, {attack}, every rate", len(towers))

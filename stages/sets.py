@@ -4,15 +4,35 @@ Evaluations depend on the index, so that they run again where images are new.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-from stages.command import INDEX, TEXT_EMBEDDINGS, catalogue, stage
+from stages.command import INDEX, SETS, TEXT_EMBEDDINGS, catalogue, stage
 from zsr import files
 from zsr.data import prepared
 
 
 @stage("sets")
 def main(document: Mapping, code: str) -> None:
-    files.write_json(INDEX, {name: prepared.read_entry(TEXT_EMBEDDINGS, name) for name in catalogue()["judged"]})
+    files.write_json(INDEX, {name: _entry(name) for name in catalogue()["judged"]})
+
+
+def _entry(name: str) -> dict[str, Any]:
+    """The entry of a set. Raises Unusable where it is not that of the embeddings and images beside it."""
+    entry, folder, images = prepared.read_entry(TEXT_EMBEDDINGS, name), TEXT_EMBEDDINGS / name, SETS / name
+    if "absent" in entry:
+        return entry
+    embedded = files.listed(folder, ".safetensors")
+    found: dict[str, Any] = {"text_embeddings": {path.stem: files.sha256(path) for path in embedded}}
+    found["classes"] = len(files.load_facts(embedded[0])["prompts"]) if embedded else 0
+    if (images / "test.safetensors").exists():  # another machine may have the images
+        found["images"] = prepared.digest(images / "test.safetensors")
+    for key, value in found.items():
+        if entry.get(key) != value:
+            path = folder / prepared.ENTRY
+            raise files.Unusable(path, f"has other {key} than {name} has")
+    if entry.keys() != {"images", "text_embeddings", "classes"}:
+        raise files.Unusable(folder / prepared.ENTRY, "does not hold the entry of a set")
+    return entry
 
 
 if __name__ == "__main__":

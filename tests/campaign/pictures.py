@@ -175,7 +175,8 @@ def _public_set(rng: random.Random, world: World, folder: Path) -> Finding:
         replaced(path, maker(*arguments))
         label = maker.__name__
     else:
-        way = rng.choice(bad_bytes.RUINED)  # nobody can tell other pixels, since no hash of a single file is known
+        # Where data.complete is false, nobody can tell other pixels in a raw file, so noise would be taken.
+        way = rng.choice([way for way in bad_bytes.RUINED if way is not bad_bytes.noise])
         replaced(path, way(path.read_bytes(), rng))
         label = way.__name__
     label = f"{name}: {path.relative_to(root)}: {label}"

@@ -13,8 +13,8 @@ from tests.mirror import mirror
 from tests.models.test_checkpoints import archive, transformers_names
 from zsr import files
 from zsr.data.fetching.download import Expected
-from zsr.models import checkpoints, clip, pretrained
-from zsr.models.pretrained import Pretrained
+from zsr.models import base_weights, checkpoints, clip
+from zsr.models.pretrained import Pretrained, check
 from zsr.params import ParamError, StudyError
 from zsr.training.pretrain import Pretraining, base_of
 
@@ -37,27 +37,27 @@ PLAIN = {  # a model as transformers' CLIPModel is: the CLS token, no pooling of
 )  # fmt: skip
 def test_weights_of_another_arch_or_activation_are_refused(arch, tag, message):
     with pytest.raises(ParamError, match=message):
-        pretrained.check(arch, Pretrained(pretrained=tag))
+        check(arch, Pretrained(pretrained=tag))
 
 
 @pytest.mark.parametrize("arch", ["ViT-B-32-quickgelu", "ViT-B-16-quickgelu", "ViT-L-14-quickgelu", "RN50-quickgelu"])
 def test_openais_towers_are_known(arch):
-    assert pretrained.check(arch, Pretrained(pretrained="openai"))["quick_gelu"]
+    assert check(arch, Pretrained(pretrained="openai"))["quick_gelu"]
 
 
 @pytest.fixture
 def known(monkeypatch):
-    monkeypatch.setattr(pretrained, "check", lambda arch, wanted: {"hf_hub": "someone/tiny/"})
+    monkeypatch.setattr(base_weights, "check", lambda arch, wanted: {"hf_hub": "someone/tiny/"})
 
 
 def test_a_file_of_weights_is_loaded_and_recognised(known, clip_model, tmp_path):
     path = tmp_path / "weights.safetensors"
     clip.save(path, clip_model, "zsr-tiny")
     wanted = Pretrained(pretrained="mine", file=str(path), sha256=files.sha256(path))
-    loaded = pretrained.load("zsr-tiny", wanted).state_dict()
+    loaded = base_weights.load("zsr-tiny", wanted).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in clip_model.state_dict().items())
     with pytest.raises(StudyError, match=f"base_model.sha256: {path} has {wanted.sha256}, not 0000"):
-        pretrained.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path), sha256="0000"))
+        base_weights.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path), sha256="0000"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x10\0\0\0\0\0\0\0{}              "])
@@ -65,7 +65,7 @@ def test_a_file_of_something_else_is_refused_in_one_line(known, tmp_path, conten
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
     with pytest.raises(StudyError, match="open_clip cannot load it as weights of zsr-tiny") as error:
-        pretrained.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path)))
+        base_weights.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path)))
     assert "\n" not in str(error.value)
 
 
@@ -75,11 +75,11 @@ def test_openais_archive_is_read_if_its_digest_is_known(known, clip_model, tmp_p
     archive(path, clip_model)
     wanted = Pretrained(pretrained="mine", file=str(path))
     with pytest.raises(StudyError, match="TorchScript archive, which holds code, so only OpenAI's own") as error:
-        pretrained.load("zsr-tiny", wanted)
+        base_weights.load("zsr-tiny", wanted)
     assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
     monkeypatch.setitem(checkpoints.ARCHIVES, files.sha256(path), "zsr-tiny")
     monkeypatch.setitem(checkpoints.LAYOUTS, "openai", checkpoints.Layout())  # the tiny tower is not of OpenAI's form
-    loaded, half = pretrained.load("zsr-tiny", wanted), copy.deepcopy(clip_model).half().float().state_dict()
+    loaded, half = base_weights.load("zsr-tiny", wanted), copy.deepcopy(clip_model).half().float().state_dict()
     assert all(torch.equal(loaded.state_dict()[name], value) for name, value in half.items())
 
 
@@ -87,11 +87,11 @@ def test_a_file_with_transformers_names_gives_the_same_logits(monkeypatch, tmp_p
     """CLIPModel of transformers: other names, separate queries, keys and values, transposed projections."""
     (tmp_path / "plain-quickgelu.json").write_text(json.dumps(PLAIN))
     clip.library().add_model_config(tmp_path / "plain-quickgelu.json")
-    monkeypatch.setattr(pretrained, "check", lambda arch, wanted: {})
+    monkeypatch.setattr(base_weights, "check", lambda arch, wanted: {})
     torch.manual_seed(0)
     whole, path = clip.create("plain-quickgelu"), tmp_path / "pytorch_model.bin"
     torch.save(transformers_names(whole.state_dict()), path)
-    loaded = pretrained.load("plain-quickgelu", Pretrained(pretrained="mine", file=str(path)))
+    loaded = base_weights.load("plain-quickgelu", Pretrained(pretrained="mine", file=str(path)))
     images, tokens = torch.rand(2, 3, 24, 24), torch.randint(1, 400, (2, 16))
     assert torch.equal(loaded(images, tokens)[0], whole(images, tokens)[0])
     assert torch.equal(loaded(images, tokens)[1], whole(images, tokens)[1])
@@ -102,22 +102,22 @@ def test_a_tower_alone_is_refused_with_the_reason(known, tmp_path):
     path = tmp_path / "weights.pt"
     torch.save({"visual.conv1.weight": torch.zeros(3)}, path)
     with pytest.raises(StudyError, match="weights of zsr-tiny; holds the image tower alone: it needs a base") as error:
-        pretrained.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path)))
+        base_weights.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path)))
     assert "\n" not in str(error.value)
 
 
 def test_openais_base_model_is_pinned():
-    pinned = pretrained.pin("ViT-B-32-quickgelu", "openai")
+    pinned = base_weights.pin("ViT-B-32-quickgelu", "openai")
     assert pinned.url.endswith(f"/{pinned.repo}/resolve/{pinned.revision}/open_clip_model.safetensors")
     assert (len(pinned.revision), len(pinned.expected.sha256), pinned.expected.size) == (40, 64, 605_143_284)
-    assert pretrained.pin("ViT-B-32-quickgelu", "metaclip_400m") is None
+    assert base_weights.pin("ViT-B-32-quickgelu", "metaclip_400m") is None
 
 
 def test_a_pinned_file_is_continued_and_checked_and_found_again(known, tmp_path, monkeypatch):
     content = bytes(range(256)) * 20
     right = Expected(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    pinned = pretrained.Pin(repo="someone/tiny", revision="1" * 40, name="w.safetensors", expected=right)
-    monkeypatch.setattr(pretrained, "PINS", [pinned])
+    pinned = base_weights.Pin(repo="someone/tiny", revision="1" * 40, name="w.safetensors", expected=right)
+    monkeypatch.setattr(base_weights, "PINS", [pinned])
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with mirror() as web:
@@ -125,30 +125,30 @@ def test_a_pinned_file_is_continued_and_checked_and_found_again(known, tmp_path,
         place = f"someone/tiny/resolve/{'1' * 40}/w.safetensors"
         web.files[place], web.faults[place] = content, [("drop", 1000), 404]
         with pytest.raises(StudyError, match="HTTP 404.; with a network run dvc repro base_model once, or bring the"):
-            pretrained.downloaded("zsr-tiny", "mine")
-        path = pretrained.downloaded("zsr-tiny", "mine")
+            base_weights.downloaded("zsr-tiny", "mine")
+        path = base_weights.downloaded("zsr-tiny", "mine")
         assert path.read_bytes() == content and path.is_relative_to(tmp_path)
-        assert pretrained.downloaded("zsr-tiny", "mine") == path
+        assert base_weights.downloaded("zsr-tiny", "mine") == path
         assert "bytes=1000-" in web.ranges() and web.sent[place] == len(content)
     path.write_bytes(content[:-1] + b"?")
     with pytest.raises(StudyError, match="w.safetensors has the wrong sha256"):
-        pretrained.downloaded("zsr-tiny", "mine")
+        base_weights.downloaded("zsr-tiny", "mine")
     path.unlink()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(StudyError, match="is not there, and HF_HUB_OFFLINE is set; with a network"):
-        pretrained.downloaded("zsr-tiny", "mine")
+        base_weights.downloaded("zsr-tiny", "mine")
 
 
 def test_a_file_that_is_not_there_and_a_hub_that_does_not_answer(known, monkeypatch):
     with pytest.raises(StudyError, match="base_model.file: gone.pt is not there; put it there, or run dvc pull"):
-        pretrained.load("zsr-tiny", Pretrained(pretrained="mine", file="gone.pt"))
+        base_weights.load("zsr-tiny", Pretrained(pretrained="mine", file="gone.pt"))
 
     def refuse(*_):
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(hub, "download_pretrained", refuse)
     with pytest.raises(StudyError, match="weights file of someone/tiny here and set base_model.file") as error:
-        pretrained.load("zsr-tiny", Pretrained(pretrained="mine"))
+        base_weights.load("zsr-tiny", Pretrained(pretrained="mine"))
     assert "cannot be fetched (ConnectionError)" in str(error.value) and "\n" not in str(error.value)
 
 

@@ -17,7 +17,7 @@ from tests.checkout import Checkout, ran
 from tests.loopback import GUARD, facts, loopback, serve_sets
 from tests.studies.test_paper import FIXTURES, SETS
 from zsr.files import read_rows, write_json
-from zsr.models import pretrained
+from zsr.models import base_weights
 from zsr.params import read
 
 pytestmark = pytest.mark.slow
@@ -51,9 +51,9 @@ def paper(tmp_path_factory, server):
     write_json(checkout.folder / "zsr/data/fetching/hub_lock.json", lock)
     weights = folder / "served" / "weights.safetensors"
     write_weights(weights)
-    (pin,) = pretrained.PINS
+    (pin,) = base_weights.PINS
     server.files[f"{pin.repo}/resolve/{pin.revision}/{pin.name}"] = weights
-    code = checkout.folder / "zsr/models/pretrained.py"
+    code = checkout.folder / "zsr/models/base_weights.py"
     pinned = re.sub(
         r"size=605_143_284, sha256=.{66}", "size={size}, sha256='{sha256}'".format(**facts(weights)), code.read_text()
     )

@@ -13,6 +13,7 @@ from zsr.params import StudyError, require_plain
 
 HEADER_BYTES = 2**16  # of one header with a long name or further facts
 HEADERS_BYTES = 2**26  # of all such headers of an archive
+PADDING_BYTES = 2**26  # after the mark of the end
 LONG = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -40,6 +41,16 @@ def members(archive: Path, mode: Literal["r:", "r:*"] = "r:*") -> Iterator[tuple
             yield tar, info
         if kind.block.strip(b"\0"):
             raise BadArchive(f"{archive} is damaged after {last!a}, at byte {tar.offset}: fetch it anew")
+        _read_to_the_end(archive, tar)
+
+
+def _read_to_the_end(archive: Path, tar: tarfile.TarFile) -> None:
+    """Read what follows the mark of the archive's end, since a compressed file has its checksum behind all bytes."""
+    assert tar.fileobj is not None
+    for _ in range(PADDING_BYTES // 2**20 + 1):
+        if not tar.fileobj.read(2**20):
+            return
+    raise BadArchive(f"{archive} goes on for {PADDING_BYTES} bytes after its end: it is refused as an archive bomb")
 
 
 class _Bounded(tarfile.TarInfo):

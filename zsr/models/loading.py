@@ -9,9 +9,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from zsr.compute import Compute
-from zsr.models import checkpoints, clip, hub, pretrained
+from zsr.models import base_weights, checkpoints, clip, hub
 from zsr.models.checkpoints import Checkpoint
 from zsr.models.clip import Classifier
+from zsr.models.pretrained import Pretrained
 from zsr.params import ParamError, StudyError, nearest
 
 TEMPLATE = "This is a photo of a {}"
@@ -112,7 +113,7 @@ def _is_tag(text: str) -> bool:
 
 
 def _tagged(tag: str, arch: str) -> nn.Module:
-    return pretrained.load(arch, pretrained.Pretrained(pretrained=tag))
+    return base_weights.load(arch, Pretrained(pretrained=tag))
 
 
 def _required(arch: str, weights: str) -> str:
@@ -134,7 +135,7 @@ def _base(checkpoint: Checkpoint, arch: str, base: str) -> Path | None:
         return None
     if base and Path(base).is_file():
         return Path(base)
-    return pretrained.downloaded(arch, base or "openai")
+    return base_weights.downloaded(arch, base or "openai")
 
 
 def _unknown(text: str, arch: str) -> str:

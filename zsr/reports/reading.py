@@ -20,11 +20,12 @@ DEFENDED_NUMBERS = (*COLUMNS, "low", "high", "undefended", "n")  # columns of a 
 DEFENDED = (*DEFENDED_NUMBERS, "defence", "method", "set", "marks", "reasons", "statistics", "violates", "protocol")
 STUDY = ("attacks", "bases", "classes", "groups", "judged", "methods")
 WHOLE = {  # columns of whole numbers -> the least
-    **dict.fromkeys(("n", "sets", "seeds"), 1),
+    **dict.fromkeys(("n", "seeds"), 1),
     **dict.fromkeys(("seed", "correct", "clean_correct", "adv_correct", "cells", "marked", "chosen"), 0),
 }
 SPREAD = "sd"  # the one number that may be blank: one seed has no standard deviation
 NUMBERS = ("accuracy", "mean", "low", "high", "value", SPREAD)
+SETS = re.compile(r"[1-9][0-9]{0,5}( of [1-9][0-9]{0,5})?")  # 15 of 16: a set is left out
 EPS = re.compile(r"[0-9]{1,5}(\.[0-9]{1,20})?/255")
 
 
@@ -96,6 +97,8 @@ def _check_row(path: Path, table: Table, number: int, row: dict[str, str]) -> No
     for column, cell in row.items():
         if column in names and not cell.strip() and column != "layer":
             reason = "must not be blank"
+        elif column == "sets":
+            reason = "" if SETS.fullmatch(cell) else "must be a number of sets, such as 16, or 15 of 16"
         elif column in WHOLE:
             right = re.fullmatch(r"[0-9]{1,15}", cell) and int(cell) >= WHOLE[column]
             reason = "" if right else f"must be a whole number of at least {WHOLE[column]}"

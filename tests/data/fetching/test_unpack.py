@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.archives import contents, tar, zipped
+from zsr.data import tars
 from zsr.data.fetching.unpack import FLOOR, Unpacked, extract
 from zsr.data.tars import BadArchive
 from zsr.params import StudyError
@@ -136,6 +137,30 @@ def test_what_the_disk_has_free_is_a_limit(tmp_path, monkeypatch):
     archive = tar(tmp_path / "a.tar", FILES)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     refused(archive, "tar", r"unpacking .* needs .* are free")
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path, mode):
+    """The checksum of a compressed file stands behind all bytes, also behind the mark of the archive's end."""
+    whole, refusals = tar(tmp_path / "whole", FILES, mode).read_bytes(), 0
+    for place in range(0, len(whole), 5):
+        archive, out = tmp_path / "a.tar", tmp_path / "out"
+        archive.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        try:
+            extract(archive, out, "tar")
+        except StudyError:
+            refusals += 1
+        else:
+            assert contents(out) == FILES, place
+            shutil.rmtree(out)
+    assert refusals > len(whole) / 5 * 0.8
+
+
+def test_what_follows_the_end_of_a_tar_is_bounded(tmp_path, monkeypatch):
+    archive = tar(tmp_path / "a.tar", FILES, "w")
+    archive.write_bytes(archive.read_bytes() + bytes(3 * 2**20))
+    monkeypatch.setattr(tars, "PADDING_BYTES", 2**20)
+    refused(archive, "tar", "goes on for 1048576 bytes after its end")
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "gz"])
