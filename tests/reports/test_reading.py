@@ -103,3 +103,12 @@ def test_a_file_that_is_no_table_is_no_empty_table(tmp_path, content):
         (tmp_path / f"{name}.csv").write_bytes(content)
         with pytest.raises(StudyError, match=f"{name}.csv (has no rows|is damaged)"):
             reading.results(tmp_path / f"{name}.csv")
+
+
+def test_averages_may_say_that_a_set_is_left_out(tmp_path):
+    rows = files.read_rows(ROOT / "metrics/results/averages.csv")
+    files.write_rows(tmp_path / "averages.csv", [row | {"sets": "15 of 16"} for row in rows])
+    assert reading.results(tmp_path / "averages.csv")[0]["sets"] == "15 of 16"
+    files.write_rows(tmp_path / "averages.csv", [row | {"sets": "0 of 16"} for row in rows])
+    with pytest.raises(StudyError, match="has '0 of 16' as sets in row 1"):
+        reading.results(tmp_path / "averages.csv")
