@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from stages.command import CATALOGUE, INDEX, RECORDS, ROOT
+from stages.command import CATALOGUE, RECORDS, ROOT, TEXT_EMBEDDINGS
 from zsr import files
 from zsr.evaluation.records import Record
 from zsr.params import read
@@ -63,10 +63,11 @@ def make(folder: Path, methods: list[str], sizes: Mapping[str, int]) -> None:
 
 def write_index(folder: Path, sets: Mapping[str, int]) -> None:
     """What the stage `sets` leaves."""
+    from zsr.data import prepared
     from zsr.data.registry import entries
 
     index = {name: {"images": "", "text_embeddings": "", "classes": entries()[name].num_classes} for name in sets}
-    files.write_json(folder / INDEX, index)
+    prepared.write_index(folder / TEXT_EMBEDDINGS, index)
 
 
 def write_records(folder: Path, method: str, set_name: str, ids: np.ndarray, random: np.random.Generator) -> None:

@@ -30,7 +30,6 @@ CATALOGUE = Path("data/study.json")
 DOWNLOADS = Path("data/downloads")
 BASE_WEIGHTS = Path("data/base_weights.json")
 SETS = Path("data/sets")
-INDEX = Path("data/sets.json")
 BASE_MODEL = Path("data/base_model")
 TEXT_EMBEDDINGS = Path("data/text_embeddings")
 STARTS = Path("data/starts")
@@ -41,7 +40,6 @@ METRICS = Path("metrics")
 CURVES = METRICS / "curves"
 RESULTS = METRICS / "results"
 PUBLISHED = ROOT / "published"
-DATA_ROOT = Path(os.environ.get("DATA_ROOT") or ROOT / "downloads")  # the files of public sets, outside DVC
 NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of attacks, sets and starts, as in names of files
 
 HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
@@ -90,6 +88,11 @@ def stage(
         return command(run)
 
     return decorate
+
+
+def data_root() -> Path:
+    """The folder of the files of public sets, outside DVC."""
+    return Path(os.environ.get("DATA_ROOT") or ROOT / "downloads")
 
 
 def end_with_dvc() -> None:

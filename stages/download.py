@@ -6,7 +6,7 @@ killed goes on from the bytes that it has. A drawn set has no files.
 
 from collections.abc import Mapping
 
-from stages.command import DATA_ROOT, DOWNLOADS, stage
+from stages.command import DOWNLOADS, data_root, stage
 from stages.progress import Files, tell
 from zsr import files
 from zsr.data import downloads
@@ -18,13 +18,13 @@ from zsr.params import StudyError, block
 def main(document: Mapping, code: str, name: str) -> None:
     size, out = block(document, f"data.sets.{name}", SetSize), DOWNLOADS / f"{name}.json"
     try:
-        manifest = downloads.ensure(name, size.splits, DATA_ROOT, watch=Files(), warn=files.say)
+        manifest = downloads.ensure(name, size.splits, data_root(), watch=Files(), warn=files.say)
     except StudyError as error:
         if size.if_missing == "fail":
             raise StudyError(f"{error}. To do without, set data.sets.{name}.if_missing to skip") from None
         manifest = downloads.left_out(name)
         tell(f"{name} is left out: {error}. When its files are here, run {downloads.take_in(name)}")
-    files.write_json(out, manifest)
+    files.write_kept(out, f"download of {name}", manifest)
     assert out.stat().st_size < 1000, f"{out} is no short list"
 
 

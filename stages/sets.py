@@ -6,14 +6,14 @@ Evaluations depend on the index, so that they run again where images are new.
 from collections.abc import Mapping
 from typing import Any
 
-from stages.command import INDEX, SETS, TEXT_EMBEDDINGS, catalogue, stage
+from stages.command import SETS, TEXT_EMBEDDINGS, catalogue, stage
 from zsr import files
 from zsr.data import prepared
 
 
 @stage("sets")
 def main(document: Mapping, code: str) -> None:
-    files.write_json(INDEX, {name: _entry(name) for name in catalogue()["judged"]})
+    prepared.write_index(TEXT_EMBEDDINGS, {name: _entry(name) for name in catalogue()["judged"]})
 
 
 def _entry(name: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from zsr.params import Count, block
 def main(document: Mapping, code: str, name: str) -> None:
     out, absent = TEXT_EMBEDDINGS / name, SETS / name / prepared.ABSENT
     if absent.exists():
-        files.write_json(out / prepared.ENTRY, files.read_json(absent))
+        prepared.write_entry(TEXT_EMBEDDINGS, name, files.read_kept(absent, f"images of {name}"))
         return click.echo(f"text embeddings of {name}: left out, as its images are")
     torch.set_num_threads(block(document, "threads", Count))
     model, test = block(document, "model", Model), SETS / name / "test.safetensors"
@@ -39,7 +39,7 @@ def main(document: Mapping, code: str, name: str) -> None:
             facts = {"wording": wording, "prompts": prompts}
         files.save_tensors(out / base.name, tensors, facts, placed=True)
     entry = prepared.entry(test, out)
-    files.write_json(out / prepared.ENTRY, entry)
+    prepared.write_entry(TEXT_EMBEDDINGS, name, entry)
     n = len(entry["text_embeddings"])
     click.echo(f"text embeddings of {name}: {entry['classes']:,} class prompts, from {n} base models")
 

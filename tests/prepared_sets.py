@@ -7,7 +7,7 @@ import torch
 
 from zsr import files
 from zsr.data import prepared
-from zsr.data.prepared import ENTRY, INDEX, Prepared, entry
+from zsr.data.prepared import Prepared, entry
 from zsr.data.sources import make
 
 
@@ -15,8 +15,8 @@ def write_index(sets: Path, text: Path, names: Iterable[str]) -> None:
     """The entry of each set, and the index of all."""
     index = {name: entry(sets / name / "test.safetensors", text / name) for name in names}
     for name, own in index.items():
-        files.write_json(text / name / ENTRY, own)
-    files.write_json(text.with_name(INDEX), index)
+        prepared.write_entry(text, name, own)
+    prepared.write_index(text, index)
 
 
 def prepared_sets(folder: Path, images: Mapping[str, int], text: torch.Tensor) -> dict[str, Prepared]:

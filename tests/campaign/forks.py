@@ -211,9 +211,6 @@ def _alone() -> None:
 def _command(command: list[str]) -> None:
     kind, name, *arguments = command
     if kind == "stages":
-        if root := os.environ.get("DATA_ROOT"):  # this process has read the variable before
-            for stage in ("data", "download"):
-                import_module(f"stages.{stage}").DATA_ROOT = Path(root)  # type: ignore[attr-defined]
         import_module(f"stages.{name}").main(args=arguments, prog_name=f"python -m stages.{name}")
     else:
         import_module("zsr.cli.main").main(args=[name, *arguments], prog_name="zsr")

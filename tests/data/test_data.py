@@ -112,8 +112,8 @@ def test_the_pool_is_the_same_every_time():
 
 def index(text, entry):
     """Write the entry of the set shapes as the stages `text_embeddings` and `sets` do."""
-    files.write_json(text / "shapes" / prepared.ENTRY, entry)
-    files.write_json(text.with_name(prepared.INDEX), {"shapes": entry})
+    prepared.write_entry(text, "shapes", entry)
+    prepared.write_index(text, {"shapes": entry})
 
 
 @pytest.fixture
@@ -150,9 +150,6 @@ def test_a_prepared_set_belongs_to_its_embeddings(folders):
     make("shapes", "test", 24, 2, 24).save(sets / "shapes/test.safetensors")
     with pytest.raises(StudyError, match=amiss):
         prepared.load(sets, text, "shapes")
-    files.write_json(text / prepared.INDEX, {})
-    with pytest.raises(StudyError, match=amiss):
-        prepared.load(sets, text, "shapes")
 
 
 @pytest.mark.parametrize(
@@ -162,6 +159,26 @@ def test_a_file_that_is_not_there_is_named(folders, tmp_path, missing):
     (tmp_path / missing).unlink()
     with pytest.raises(StudyError, match=f"{missing} is not there"):
         prepared.load(*folders, "shapes")
+
+
+@pytest.mark.parametrize("file", ["shapes/entry.json", "../sets.json"])
+def test_a_set_cannot_be_left_out_or_renamed_by_an_edit(folders, file):
+    """An edit of the file that names the sets would leave a set out of the tables without a word."""
+    _, text = folders
+    document = files.read_json(text / file)
+    for edited in (
+        document | {"content": {"absent": "needs a registration"}},
+        document | {"content": {}},
+        document["content"],
+        {},
+        [],
+    ):
+        files.write_json(text / file, edited)
+        with pytest.raises(files.Unusable, match="is damaged"):
+            prepared.read_entry(text, "shapes") if "entry" in file else prepared.names(text)
+    files.write_kept(text / file, "another", document["content"])
+    with pytest.raises(files.Unusable, match="is of the task another"):
+        prepared.read_entry(text, "shapes") if "entry" in file else prepared.names(text)
 
 
 def test_held_out_images_are_the_last_of_the_training_split(folders):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tests.in_process import run_study
-from zsr.files import load_tensors, read_json, read_rows, save_arrays
+from zsr.data import prepared
+from zsr.files import load_tensors, read_rows, save_arrays
 from zsr.files import of_seed as file_of
 from zsr.params import ParamError, read
 from zsr.study import check
@@ -51,7 +52,7 @@ def test_each_seed_has_a_base_model_and_texts_of_its_own(study):
     for kind in ("base_model", "text_embeddings/shapes"):
         first, second = (load_tensors(study / f"data/{kind}/{seed}.safetensors")[0] for seed in SEEDS)
         assert any(not torch.equal(first[name], second[name]) for name in first)
-    texts = read_json(study / "data/sets.json")["shapes"]["text_embeddings"]
+    texts = prepared.read_index(study / "data/text_embeddings")["shapes"]["text_embeddings"]
     assert set(texts) == {"1", "3"} and len(set(texts.values())) == 2
 
 

@@ -15,7 +15,7 @@ from tests import fixtures_real
 from tests.checkout import ROOT, Checkout, ran
 from tests.mirror import mirror
 from zsr.data import downloads, registry
-from zsr.files import read_json
+from zsr.files import read_kept
 from zsr.params import StudyError, read
 
 NAME = "cifar10"
@@ -203,7 +203,8 @@ def test_a_set_that_is_left_out_is_taken_in_by_one_command(study):
     study.server.files.clear()
     study.edit({f"data.sets.{NAME}": {"train": 0, "test": 3, "if_missing": "skip"}})
     said = study.dvc(*DATA)
-    assert f"{NAME} is left out" in said and read_json(study.folder / f"data/sets/{NAME}/absent.json")["absent"]
+    absent = read_kept(study.folder / f"data/sets/{NAME}/absent.json", f"images of {NAME}")
+    assert f"{NAME} is left out" in said and absent["absent"]
     fixtures_real.cifar10(study.folder / "downloads", np.random.default_rng(0))  # the files come
     first, second = downloads.take_in(NAME).split(" && ")
     study.dvc(*first.split()[1:])

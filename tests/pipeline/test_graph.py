@@ -281,6 +281,6 @@ def test_stages_write_what_dvc_yaml_names():
     from stages import command
 
     text = (ROOT / "dvc.yaml").read_text()
-    for name in ("CODE", "CATALOGUE", "DOWNLOADS", "BASE_WEIGHTS", "SETS", "INDEX", "BASE_MODEL", "TEXT_EMBEDDINGS",
+    for name in ("CODE", "CATALOGUE", "DOWNLOADS", "BASE_WEIGHTS", "SETS", "BASE_MODEL", "TEXT_EMBEDDINGS",
                  "STARTS", "CHECKPOINTS", "RECORDS", "METRICS", "CURVES", "RESULTS"):  # fmt: skip
         assert re.search(rf"[\s\[\"]{re.escape(str(getattr(command, name)))}[\s/,:\]\"]", text), name

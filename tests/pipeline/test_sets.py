@@ -1,7 +1,5 @@
 """The index of the sets has entries of the images and embeddings that are there, and of no others."""
 
-import json
-
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ def index(tmp_path, monkeypatch):
     made = prepared_sets(tmp_path, {"letters": 24}, torch.eye(48))["letters"]
     facts = {"wording": "prompt 'a {}'", "prompts": list(made.split.nouns)}
     files.save_tensors(made.text, {"text_embeddings": made.text_embeddings}, facts, placed=True)
-    files.write_json(made.text.with_name(prepared.ENTRY), prepared.entry(made.images, made.text.parent))
+    prepared.write_entry(tmp_path / sets.TEXT_EMBEDDINGS, "letters", prepared.entry(made.images, made.text.parent))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sets, "catalogue", lambda: {"judged": ["letters"]})
     monkeypatch.setattr("zsr.scratch.loaded_files", set)
@@ -25,7 +23,7 @@ def index(tmp_path, monkeypatch):
     def make() -> dict:
         (tmp_path / "params.yaml").write_text("{}")
         sets.main.main([], standalone_mode=False)
-        return json.loads((tmp_path / "data/sets.json").read_text())
+        return prepared.read_index(tmp_path / sets.TEXT_EMBEDDINGS)
 
     return make
 
@@ -46,7 +44,6 @@ def test_images_may_lie_on_another_machine(index):
     ids=lambda change: next(iter(change)),
 )
 def test_an_entry_of_something_else_is_refused(index, change):
-    path = sets.TEXT_EMBEDDINGS / "letters" / prepared.ENTRY
-    files.write_json(path, prepared.read_entry(sets.TEXT_EMBEDDINGS, "letters") | change)
+    prepared.write_entry(sets.TEXT_EMBEDDINGS, "letters", prepared.read_entry(sets.TEXT_EMBEDDINGS, "letters") | change)
     with pytest.raises(Exception, match="data/text_embeddings/letters/entry.json (has other|does not hold)"):
         index()

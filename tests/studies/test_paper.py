@@ -105,8 +105,8 @@ def test_a_set_behind_a_registration_is_left_out_or_is_an_error_that_says_how_to
     text = (ROOT / "studies/paper/params.yaml").read_text()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "nothing"))
     download = import_module("stages.download")
-    monkeypatch.setattr(download, "DATA_ROOT", tmp_path / "nothing")
     monkeypatch.setattr("zsr.scratch.loaded_files", set)  # this process has run other tests
     for if_missing, ended, told in (
         ("skip", 0, "imagenet is left out: imagenet could not be fetched; its terms have to be accepted first"),

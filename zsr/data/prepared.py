@@ -278,26 +278,41 @@ def entry(test: Path, embedded: Path) -> dict[str, Any]:
     return {"images": digest(test), "text_embeddings": texts, "classes": len(files.load_facts(test)["classnames"])}
 
 
+def write_entry(text: Path, name: str, entry: dict[str, Any]) -> None:
+    """Write the file of `read_entry`, with a digest of the entry."""
+    files.write_kept(text / name / ENTRY, f"entry of {name}", entry)
+
+
 def read_entry(text: Path, name: str) -> dict[str, Any]:
-    """The entry of a set, or of a set that is left out the reason. Raises Unusable: it is neither."""
+    """The entry of a set, or of a set that is left out the reason. Raises Unusable: it is neither, or was edited."""
     path = text / name / ENTRY
-    return _checked(files.read_json(path), path)
-
-
-def _checked(entry: Any, path: Path) -> dict[str, Any]:
+    entry = files.read_kept(path, f"entry of {name}")
     if not isinstance(entry, dict) or not {"classes", "absent"} & entry.keys():
         raise files.Unusable(path, "does not hold the entry of a set")
     return entry
 
 
+def write_index(text: Path, entries: dict[str, dict[str, Any]]) -> None:
+    """Write the entries of all sets, with a digest, beside the folder of text embeddings."""
+    files.write_kept(text.with_name(INDEX), "index", entries)
+
+
+def read_index(text: Path) -> dict[str, dict[str, Any]]:
+    """The entry of every set. Raises StudyError: the file is not there, is damaged or was edited."""
+    path = text.with_name(INDEX)
+    if not path.exists():
+        raise StudyError(f"{path} is not there; run dvc repro sets, or dvc checkout")
+    return files.read_kept(path, "index")
+
+
 def classes(text: Path) -> dict[str, int]:
     """The number of classes of each set with text embeddings."""
-    return {name: facts["classes"] for name, facts in _index(text).items() if "classes" in facts}
+    return {name: facts["classes"] for name, facts in read_index(text).items() if "classes" in facts}
 
 
 def absent(text: Path) -> dict[str, str]:
     """The sets that are left out, and why: name -> the end of a sentence about the set."""
-    return {name: facts["absent"] for name, facts in _index(text).items() if "absent" in facts}
+    return {name: facts["absent"] for name, facts in read_index(text).items() if "absent" in facts}
 
 
 def held_out(sets: Path, text: Path, name: str, n: int, seed: int = 0) -> Prepared:
@@ -306,13 +321,3 @@ def held_out(sets: Path, text: Path, name: str, n: int, seed: int = 0) -> Prepar
     if not train.exists():
         raise StudyError(f"{train} is not there; run dvc repro data@{name}, or dvc checkout")
     return replace(whole, split=Split.load(train).part(slice(-n, None)), images=train, last=n)
-
-
-def _index(text: Path) -> dict[str, dict[str, Any]]:
-    path = text.with_name(INDEX)
-    if not path.exists():
-        raise StudyError(f"{path} is not there; run dvc repro sets, or dvc checkout")
-    index = files.read_json(path)
-    if not isinstance(index, dict):
-        raise files.Unusable(path, "does not hold the entry of every set")
-    return {name: _checked(facts, path) for name, facts in index.items()}
