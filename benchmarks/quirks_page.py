@@ -19,11 +19,22 @@ def main() -> None:
 
 
 def effects(table: str) -> dict[str, tuple[str, str]]:
-    """Row -> its effects without an attack and under PGD, as tables/quirks.md writes them, without daggers."""
-    table = table.replace("\N{NO-BREAK SPACE}", " ")
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line[:1] == "|"]
-    clean, pgd = (lines[0].index(name) for name in ("clean", "pgd"))
-    return {cells[1]: (cells[clean].partition(" †")[0], cells[pgd].partition(" †")[0]) for cells in lines[2:]}
+    """Row -> its effects without an attack and under PGD, as tables/quirks.md writes them, without daggers.
+
+    The file has several tables where one would be too wide, and each has a header of its own.
+    """
+    found: dict[str, dict[str, str]] = {}
+    header: list[str] = []
+    for line in table.replace("\N{NO-BREAK SPACE}", " ").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|"):
+            header = []
+        elif not header:
+            header = cells
+        elif not set(line) <= set("|-: "):
+            row = dict(zip(header, cells, strict=True))
+            found.setdefault(row["row"], {}).update({name: cell.partition(" †")[0] for name, cell in row.items()})
+    return {name: (row["clean"], row["pgd"]) for name, row in found.items()}
 
 
 def with_effects(page: str, measured: dict[str, tuple[str, str]]) -> str:

@@ -31,6 +31,12 @@ def test_a_row_that_no_table_has_keeps_its_text():
     )
 
 
+def test_each_table_of_a_file_has_columns_of_its_own():
+    first = "|quirk|row|against|clean|pgd|\n|---|---|---|---|---|\n|Q1|a|b|+1.0 [0, 2]|-1.0 [-2, 0] †1|\n"
+    second = "\n|quirk|row|against|cw|autoattack|\n|---|---|---|---|---|\n|Q1|a|b|+5.0 [4, 6]|-5.0 [-6, -4]|\n"
+    assert quirks_page.effects(first + second) == {"a": ("+1.0 [0, 2]", "-1.0 [-2, 0]")}
+
+
 def test_every_quirk_that_a_study_measures_is_on_the_page(page):
     ablation, frontier = (read(ROOT / f"studies/{name}/params.yaml")["quirks"] for name in ("ablation", "frontier"))
     quirks = ablation | frontier
