@@ -9,9 +9,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from stages.warm import serving
+from zsr.data.prepared import Split
 from zsr.data.sources import make
 from zsr.methods._base import Batch
 from zsr.params import read
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # a stage that an earlier test has run may have set more
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +48,21 @@ def _clip_model():
     with torch.no_grad():  # as far from symmetric as a trained tower
         model.visual.positional_embedding.normal_(std=0.5)
         model.visual.ln_post.bias.normal_(std=0.3)
-    return model
+    embedding = model.token_embedding.weight.detach().clone()
+    yield model
+    assert torch.equal(model.token_embedding.weight, embedding)  # the copies of all tests share it
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of a CLIP that a test may change, but for the embedding of tokens: 49,408 rows, which stay shared."""
+    embedding = model.token_embedding.weight
+    return copy.deepcopy(model, {id(embedding): nn.Parameter(embedding.detach())})
 
 
 @pytest.fixture
 def clip_model(_clip_model):
     """A CLIP of our tiny architecture that a test may change."""
-    return copy.deepcopy(_clip_model)
+    return copied(_clip_model)
 
 
 @pytest.fixture
@@ -72,7 +83,7 @@ def model(clip_model, text_embeddings):
 def frozen(_clip_model, text_embeddings):
     from zsr.models.clip import Classifier
 
-    return Classifier(copy.deepcopy(_clip_model), text_embeddings).requires_grad_(False).train()
+    return Classifier(copied(_clip_model), text_embeddings).requires_grad_(False).train()
 
 
 @pytest.fixture
@@ -87,18 +98,39 @@ def split():
     return make("shapes", "test", 64, 0, 24)
 
 
-@pytest.fixture
-def trained(clip_model, split):
-    """A classifier that is often right: its prompts are fitted to the features of a random tower by least squares."""
+def prompts_fitted_to(model: nn.Module, split: Split) -> torch.Tensor:
+    """Prompts that a CLIP of random weights is often right with, (12, 48): least squares on its features."""
     from zsr.models.clip import Classifier
 
     images, labels, _ = split.tensors(range(64))
     with torch.no_grad():
-        features = F.normalize(Classifier(clip_model, torch.eye(48)).image_features(images), dim=1)
+        features = F.normalize(Classifier(copy.deepcopy(model), None).image_features(images), dim=1)
     fitted = torch.linalg.lstsq(features, F.one_hot(labels, 12) - 1 / 12).solution
-    model = Classifier(clip_model, F.normalize(fitted.T, dim=1))
-    model.logit_scale *= 300  # features of a random tower are much alike; so the true class leads by about ten
-    return model
+    return F.normalize(fitted.T, dim=1)
+
+
+@pytest.fixture(scope="session")
+def fitted_prompts(_clip_model, split) -> torch.Tensor:
+    """Prompts that `clip_model` is often right with, at a logit scale of some thousands."""
+    return prompts_fitted_to(_clip_model, split)
+
+
+@pytest.fixture(scope="session")
+def _trained(split):
+    """A tower of ten tokens and two layers, since attacks take hundreds of passes."""
+    from tests.small_clip import small_clip
+    from zsr.models.clip import Classifier
+
+    model = small_clip()
+    trained = Classifier(model, prompts_fitted_to(model, split))
+    trained.logit_scale *= 90  # features of a random tower are much alike; so the true class leads by about ten
+    return trained
+
+
+@pytest.fixture
+def trained(_trained):
+    """A classifier that is often right: its prompts are fitted to the features of a random tower by least squares."""
+    return copy.deepcopy(_trained)
 
 
 LONGEST = ["pipeline/test_study.py", "pipeline/test_graph.py", "studies/test_twins.py", "studies/test_transfer.py"]

@@ -9,6 +9,8 @@ from pyautoattack.fab_pt import FABAttack_PT
 from pyautoattack.square import SquareAttack
 from torch import Tensor, nn
 
+from tests.small_clip import small_clip
+
 N_CLASSES = 10
 
 
@@ -62,33 +64,30 @@ def small_cnn(n_classes: int = N_CLASSES) -> nn.Module:
         return nn.Sequential(*layers, nn.Linear(144, n_classes)).eval()
 
 
-def small_clip() -> nn.Module:
-    """Our smallest CLIP as a classifier of 24 x 24 images, with random weights and prompts."""
-    from zsr.models import clip
+def clip_of_random_prompts(n_classes: int = N_CLASSES) -> nn.Module:
+    """A small CLIP as a classifier of 24 x 24 images, with random weights and prompts."""
     from zsr.models.clip import Classifier
 
     with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = clip.create("zsr-tiny")
-        nn.init.normal_(model.visual.positional_embedding, std=0.5)
-        texts = nn.functional.normalize(torch.randn(N_CLASSES, 48), dim=1)
+        model = small_clip()
+        texts = nn.functional.normalize(torch.randn(n_classes, 48), dim=1)
     return Classifier(model, texts).eval().requires_grad_(False)
 
 
 MODELS = {  # name -> maker, image size, eps at which about half of the images hold out
     "cnn": (small_cnn, 8, 0.015),
-    "clip": (small_clip, 24, 0.004),
+    "clip": (clip_of_random_prompts, 24, 0.004),
 }
 
 
 @functools.cache
-def target(name: str, n: int = 16) -> tuple[nn.Module, Tensor, Tensor, float]:
-    """A model, images (n, 3, H, W), labels (n,), the first of which is wrong, and an eps."""
+def target(name: str, n_classes: int = N_CLASSES) -> tuple[nn.Module, Tensor, Tensor, float]:
+    """A model, images (16, 3, H, W), labels (16,), the first of which is wrong, and an eps."""
     make, size, eps = MODELS[name]
-    model = make()
+    model, n = make(n_classes), 16
     images = torch.rand(n, 3, size, size, generator=torch.Generator().manual_seed(7))
     labels = answers(model, images)
-    labels[0] = (labels[0] + 1) % N_CLASSES
+    labels[0] = (labels[0] + 1) % n_classes
     return model, images, labels, eps
 
 

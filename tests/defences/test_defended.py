@@ -31,8 +31,8 @@ from zsr.models.passes import cross_entropy, differentiate, margin
 from zsr.params import ParamError
 from zsr.study import check
 
-EPS = 0.4 / 255
-PGD3 = PGD(eps=EPS, step_size=0.2 / 255, n_iter=3)
+EPS = 0.8 / 255
+PGD3 = PGD(eps=EPS, step_size=0.4 / 255, n_iter=3)
 SMALL = Defending(attacks=["pgd"], images=12, draws=2, verdicts=3, queries=0, checked=0, large_eps=8 / 255)
 NOISE = Noise(0, "shapes", list(range(12)))
 FEW = RandomNoise(eps=0.4 / 255)
@@ -159,7 +159,7 @@ def test_without_a_defence_the_columns_are_those_of_an_evaluation(trained, split
     "defence", [FEW, TTC(eps=1 / 255, tau=1), CLIPureCos(n_iter=0, templates=["{}"])], ids=lambda d: d.name
 )
 def test_the_worst_column_is_no_better_than_any(trained, split, tmp_path, defence):
-    attacks = {"pgd": PGD3, "autoattack": AutoAttack(eps=EPS, n_iter=3, version="paper")}
+    attacks = {"pgd": PGD3, "autoattack": AutoAttack(eps=EPS, n_iter=2, version="paper")}
     made = run(trained, split, tmp_path, defence, attacks=attacks, defending=dataclasses.replace(SMALL, images=5))
     for column in COUNTS:
         assert (made.worst <= getattr(made, column)).all()
@@ -172,9 +172,11 @@ def test_the_worst_column_is_no_better_than_any(trained, split, tmp_path, defenc
 
 
 def test_counts_do_not_depend_on_the_batch_size(trained, split, tmp_path):
-    defending = dataclasses.replace(SMALL, images=8, checked=4)
-    records = [run(trained, split, tmp_path / str(size), batch_size=size, defending=defending) for size in (64, 7, 1)]
-    assert 0 < records[0].worst.sum() < records[0].clean.sum() and len(records[0].doubled) == 4
+    defending = dataclasses.replace(SMALL, images=6, checked=2)
+    records = [run(trained, split, tmp_path / str(size), batch_size=size, defending=defending) for size in (64, 4, 1)]
+    assert 0 < records[0].worst.sum() < records[0].clean.sum() and len(records[0].doubled) == 2
+    twice, large = (2 * 3) * (2 * 2), 3 * 2  # steps times draws
+    assert records[0].passes["checks"][1] == 2 * (twice + large)  # of the two images that are checked
     for record in records[1:]:
         for name in (*COUNTS, "undefended", "doubled", "large"):
             assert np.array_equal(getattr(record, name), getattr(records[0], name)), name

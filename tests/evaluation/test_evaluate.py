@@ -39,7 +39,7 @@ def same_bits(record, other, *names):
 
 
 def test_bits_do_not_depend_on_the_batch_size(trained, split, tmp_path):
-    records = [run(trained, split.first(24), tmp_path / str(size), batch_size=size) for size in (1, 7, 24)]
+    records = [run(trained, split.first(12), tmp_path / str(size), batch_size=size) for size in (1, 5, 12)]
     assert 0 < sum(records[0].adv_bits) < sum(records[0].clean_bits)
     assert all(same_bits(record, records[0], "clean_bits", "adv_bits") for record in records[1:])
 
@@ -162,15 +162,14 @@ def test_two_shards_make_the_record_of_the_whole(trained, split, tmp_path):
 
 
 def test_an_attack_whose_batch_shrinks_gives_the_same_bits_in_any_batch_and_shard(trained, split, tmp_path):
-    attack = AutoAttack(version="standard", eps=0.4 / 255, n_iter=3, n_queries=10, n_targets=2)
-    few = split.first(14)
-    whole = run(trained, few, tmp_path / "whole", attack=attack, batch_size=14)
+    attack = AutoAttack(version="standard", eps=0.4 / 255, n_iter=2, n_queries=6, n_targets=2)
+    few = split.first(12)
+    whole = run(trained, few, tmp_path / "whole", attack=attack, batch_size=12)
     assert 0 < sum(whole.adv_bits) < sum(whole.clean_bits) and not (whole.zero_bits | whole.broken_bits).any()
-    small = run(trained, few, tmp_path / "small", attack=attack, batch_size=5)
-    refilled = run(trained, few, tmp_path / "refilled", attack=attack, batch_size=4, save_every=4)
-    rows = [list(range(i, 14, 2)) for i in (1, 0)]
+    refilled = run(trained, few, tmp_path / "refilled", attack=attack, batch_size=5, save_every=4)
+    rows = [list(range(i, 12, 2)) for i in (1, 0)]
     shards = [run(trained, part(few, r), tmp_path / str(r[0]), attack=attack, batch_size=8) for r in rows]
-    for other in (small, refilled, merged(shards, whole.ids)):
+    for other in (refilled, merged(shards, whole.ids)):
         assert same_bits(other, whole)
 
 
@@ -179,16 +178,16 @@ def test_an_attack_that_ends_at_a_success_gives_the_same_bits_in_any_batch_and_c
     make, trained, split, tmp_path
 ):
     own = {"kappa": 50.0} if make is CW else {}
-    steps = {"eps": 0.4 / 255, "step_size": 0.1 / 255, "n_iter": 8, "random_start": True}
+    steps = {"eps": 0.7 / 255, "step_size": 0.2 / 255, "n_iter": 6, "random_start": True}
     attack = make(**steps, precision="fp32", reduction="sum", success="any", **own)
-    few = split.first(20)
+    few = split.first(12)
     whole, last = (
-        run(trained, few, tmp_path / a.success, attack=a, batch_size=20)
+        run(trained, few, tmp_path / a.success, attack=a, batch_size=12)
         for a in (attack, dataclasses.replace(attack, success="last"))
     )
     assert 0 < sum(whole.robust_bits) <= sum(last.robust_bits) < sum(last.clean_bits)
     assert not (whole.robust_bits & ~last.robust_bits).any()
-    assert whole.gradients < last.gradients == 8 * 20
+    assert whole.gradients < last.gradients == 6 * 12
     for size, save_every in ((1, 1), (7, 3)):
         other = run(trained, few, tmp_path / f"{size}", attack=attack, batch_size=size, save_every=save_every)
         assert same_bits(other, whole)
@@ -356,7 +355,7 @@ def test_an_attacked_image_without_a_finite_answer_keeps_its_clean_verdict_and_i
     assert [i for i, bit in enumerate(broken.broken_bits) if bit] == rows
 
 
-def test_an_image_whose_gradient_is_no_number_comes_back_as_it_was(trained, split, tmp_path):
+def test_a_gradient_that_is_no_number_at_a_pixel_is_noted_and_leaves_that_pixel_alone(trained, split, tmp_path):
     class Rooted(torch.nn.Module):
         """Adds a root at zero, whose gradient is infinite, times zero, to images with a bright corner."""
 
@@ -368,8 +367,9 @@ def test_an_image_whose_gradient_is_no_number_comes_back_as_it_was(trained, spli
     few = dataclasses.replace(split.first(12), images=split.images[:12].copy())
     few.images[:, 0, 0], few.images[7, 0, 0] = 20, 250
     whole, rooted = run(trained, few, tmp_path / "whole"), run(Rooted(), few, tmp_path / "rooted")
-    assert [i for i, bit in enumerate(rooted.broken_bits) if bit] == [7] and same_bits(rooted, whole, "clean_bits")
-    assert rooted.adv_bits.tolist() == [*whole.adv_bits[:7], whole.clean_bits[7], *whole.adv_bits[8:]]
+    assert [i for i, bit in enumerate(rooted.broken_bits) if bit] == [7] and not any(whole.broken_bits)
+    assert whole.clean_bits[7] and not whole.adv_bits[7]  # the other pixels are enough
+    assert same_bits(rooted, whole, "clean_bits", "adv_bits")
 
 
 def test_an_image_that_an_attack_has_spoilt_comes_back_as_it_was(trained, split, tmp_path):
@@ -410,5 +410,5 @@ def test_a_ball_is_that_of_the_attack_s_norm(trained, split, tmp_path):
 
 def test_protocol_facts(trained, split):
     text = protocol(trained, PGD4, 24, "prompt 'a photo of {}'", Evaluation(seed=3, batch_size=16, save_every=1))
-    for fact in ("eps 0.4/255", "acts at 24 px", "noise seed 3", "logit scale 4286", "prompt 'a photo of {}'", "fp32"):
+    for fact in ("eps 0.4/255", "acts at 24 px", "noise seed 3", "logit scale 1286", "prompt 'a photo of {}'", "fp32"):
         assert fact in text

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,20 +18,20 @@ from zsr.models.heads import Model
 from zsr.params import ParamError, component
 from zsr.scratch import unwatched
 
-SETS = {"shapes": 24, "letters": 24, "greek": 24}
+SETS = {"shapes": 20, "letters": 9, "greek": 8}
 
 
 @pytest.fixture
-def sets(tmp_path, trained):
-    return prepared_sets(tmp_path, SETS, trained.text_embeddings)
+def sets(tmp_path, fitted_prompts):
+    return prepared_sets(tmp_path, SETS, fitted_prompts)
 
 
 @pytest.fixture
 def judged(clip_model, sets, tmp_path, document, monkeypatch):
     """Judges a model on the three sets, and returns the records by name."""
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
-    clip_model.logit_scale.data += 5.7  # as the fixture's classifier has it
-    attack = replace(component(document, "attacks", "pgd"), eps=0.4 / 255, step_size=0.1 / 255)
+    clip_model.logit_scale.data += 5.7  # the factor by which `fitted_prompts` lead
+    attack = replace(component(document, "attacks", "pgd"), eps=0.4 / 255, step_size=0.2 / 255, n_iter=3)
 
     def run(workers: int, method: str = "m", bias: float = 0.0, compute: Compute = ON_CPU) -> dict[str, Record]:
         clip_model.visual.ln_post.bias.data += bias
@@ -44,7 +45,7 @@ def judged(clip_model, sets, tmp_path, document, monkeypatch):
             evaluation=Evaluation(seed=0, batch_size=7, save_every=2, workers=workers),
             model=Model(arch="zsr-tiny"),
             compute=compute,
-            threads=3,
+            threads=1,
             weights=weights,
         )
         out = tmp_path / f"{method}-{bias}-{workers}"
@@ -60,6 +61,12 @@ def test_sets_side_by_side_give_the_bits_of_one_after_another(judged):
         assert all(np.array_equal(getattr(one[name], bits), getattr(several[name], bits)) for bits in BITS)
         assert one[name].set_name == name
     assert 0 < one["shapes"].robust_bits.sum() < one["shapes"].clean_bits.sum()
+
+
+@pytest.mark.parametrize("workers, each", [(1, 7), (3, 2), (9, 1)])
+def test_sets_side_by_side_share_the_threads(workers, each):
+    judging = SimpleNamespace(threads=7, evaluation=SimpleNamespace(workers=workers))
+    assert Judging.threads_each.fget(judging) == each
 
 
 def test_equal_weights_are_judged_once_and_other_weights_again(judged, tmp_path):

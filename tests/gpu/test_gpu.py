@@ -72,10 +72,10 @@ def test_an_attack_starts_from_the_noise_of_the_cpu_and_takes_its_steps(trained,
 
 
 @pytest.fixture
-def judged(clip_model, trained, tmp_path, monkeypatch):
+def judged(clip_model, fitted_prompts, tmp_path, monkeypatch):
     """Judges a classifier that is often right on 64 pictures: `(attack, compute) -> Record`."""
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
-    sets = prepared_sets(tmp_path, {"shapes": 64}, trained.text_embeddings)
+    sets = prepared_sets(tmp_path, {"shapes": 64}, fitted_prompts)
     clip_model.logit_scale.data += 5.7
     clip.save(tmp_path / "weights.safetensors", clip_model, "zsr-tiny")
 

@@ -81,14 +81,14 @@ def test_eps_must_grow():
     assert build(EpsSweep, {"eps": ["1/255", "2/255"], "images": 3}, "k") == EpsSweep(eps=(1 / 255, 2 / 255), images=3)
 
 
-@pytest.mark.parametrize("size", [5, 16, 64])
+@pytest.mark.parametrize("size", [5, 64])
 def test_counts_do_not_depend_on_the_batch_size(trained, split, size):
     images, labels, ids = split.tensors(range(12))
-    given = trained, dataclasses.replace(ATTACK, n_iter=3), images, labels, Noise(0, "s", ids), [0.4 / 255, 0.8 / 255]
+    given = trained, dataclasses.replace(ATTACK, n_iter=3), images, labels, Noise(0, "s", ids), [0.6 / 255, 0.9 / 255]
     whole, seen = sweep(*given), []
     trained.visual.conv1.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
     assert sweep(*given, batch_size=size) == whole and max(seen) <= size
-    assert whole[0.0] > whole[0.4 / 255] > whole[0.8 / 255] > 0
+    assert whole[0.0] > whole[0.6 / 255] > whole[0.9 / 255] > 0
 
 
 @pytest.fixture
