@@ -25,7 +25,7 @@ from zsr.params import StudyError
 
 ARCH, GELU, FINER = "small-quickgelu", "small", "small-fine-quickgelu"  # FINER: smaller patches, as B/16 beside B/32
 VISION = {"image_size": 24, "patch_size": 8, "width": 128, "layers": 2}
-TEXT = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+TEXT = {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1}
 WIDER = VISION | {"width": 192, "patch_size": 6}  # neither the width nor the patch of a published model
 
 

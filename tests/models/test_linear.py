@@ -4,8 +4,10 @@ import pickle
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
+from tests.thin_resnet import thin_resnets
 from zsr.models import linear
 from zsr.models.heads import IMAGENET
 from zsr.models.linear import robust_resnet, small_resnet
@@ -14,13 +16,11 @@ from zsr.params import ParamError, StudyError
 OWN = ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))  # pixel statistics that are nobody else's
 
 
-@pytest.fixture(scope="module")
-def tower():
-    """torchvision's ResNet-18 with random weights and statistics that are not those of a start."""
-    import torchvision
-
-    torch.manual_seed(4)
-    net = torchvision.models.resnet18(weights=None, num_classes=7).eval()
+@pytest.fixture
+def tower(monkeypatch):
+    """A thin ResNet-18, which `robust_resnet` builds too, with random weights and statistics not of a start."""
+    thin_resnets(monkeypatch)
+    net = torchvision.models.resnet18(num_classes=7).eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
@@ -125,7 +125,8 @@ def test_no_file_half_a_file_and_another_arch_are_told(tower, tmp_path):
     with pytest.raises(StudyError, match="none.pt: No such file or directory"):
         robust_resnet("resnet18", tmp_path / "none.pt")
     torch.save(tower.state_dict(), tmp_path / "whole.pt")
-    (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:100_000])
+    content = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(content[: len(content) // 2])
     with pytest.raises(StudyError, match="half.pt: ") as caught:
         robust_resnet("resnet18", tmp_path / "half.pt")
     assert "\n" not in str(caught.value)
@@ -136,8 +137,10 @@ def test_no_file_half_a_file_and_another_arch_are_told(tower, tmp_path):
 
 
 def test_the_names_of_all_architectures_are_torchvisions():
-    for arch, width in {"resnet18": 512, "resnet50": 2048, "wide_resnet50_2": 2048}.items():
-        assert linear.resnet(arch, 10).head.in_features == width
+    assert list(linear.WIDTHS) == ["resnet18", "resnet50", "wide_resnet50_2"]
+    for arch, width in linear.WIDTHS.items():
+        with torch.device("meta"):  # weights without values
+            assert linear.resnet(arch, 10).head.in_features == width
 
 
 # what a classifier is

@@ -8,6 +8,7 @@ import torch
 
 from tests.conftest import ROOT
 from tests.methods.test_twins import AT
+from tests.thin_resnet import thin_resnets
 from zsr import files
 from zsr.compute import Compute
 from zsr.data.sources import make
@@ -148,7 +149,8 @@ def test_random_weights_are_those_of_the_seed_and_starts_get_the_new_head_of_the
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_weights_of_others_keep_their_head_where_no_step_follows(trained, tmp_path):
+def test_weights_of_others_keep_their_head_where_no_step_follows(trained, tmp_path, monkeypatch):
+    thin_resnets(monkeypatch)
     resnet18 = Model(arch="resnet18", head="linear", side=32)
     theirs = resnet18.backbone.random(1000, 0)
     state = theirs.visual.state_dict() | {f"fc.{key}": value for key, value in theirs.head.state_dict().items()}

@@ -22,7 +22,7 @@ PLAIN = {  # a model as transformers' CLIPModel is: the CLS token, no pooling of
     "embed_dim": 48,
     "quick_gelu": True,
     "vision_cfg": {"image_size": 24, "patch_size": 8, "width": 128, "layers": 2},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 8, "heads": 2, "layers": 1},
 }
 
 
