@@ -98,13 +98,12 @@ def test_one_base_model_serves_all_seeds_and_clip_is_judged_once(small, tmp_path
 
 
 @pytest.mark.parametrize("seeds", [[0, 1], [1, 3], [3, 1, 2]])
-def test_base_models_are_one_or_one_for_each_seed(small, tmp_path, seeds):
+def test_base_models_are_one_or_one_for_each_seed(small, monkeypatch, seeds):
     document = copy.deepcopy(small)
     document["base_model"]["seeds"] = seeds
-    path = tmp_path / "params.yaml"
-    path.write_text(repr(document))
+    monkeypatch.setattr("zsr.study.read", lambda path: document)
     with pytest.raises(ParamError, match=r"base_model.seeds must be one seed or the same list as seeds, \[3, 1\], got"):
-        check(path)
+        check("params.yaml")
 
 
 def test_the_study_on_three_base_models_is_that_of_the_root():

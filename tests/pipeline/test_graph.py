@@ -1,6 +1,8 @@
 """dvc.yaml against params.yaml and the code: what reruns when a number, a comment or a method's file is edited."""
 
 import functools
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +15,11 @@ from dvc.utils.serialize import load_yaml
 
 from stages import code
 from tests.checkout import ROOT, Checkout
+from tests.conftest import parsed
 from zsr import scratch
 from zsr.params import read
 
-PARAMS = read(ROOT / "params.yaml")
+PARAMS = parsed(ROOT / "params.yaml")
 METHODS, ATTACKS, SETS = list(PARAMS["methods"]), list(PARAMS["attacks"]), list(PARAMS["data"]["sets"])
 TRAIN = {f"train@{m}" for m in METHODS}
 EVALUATE = {f"evaluate@{m}-{a}" for m in METHODS for a in ATTACKS}
@@ -69,7 +72,7 @@ def test_every_study_has_the_same_graph_and_a_project_of_its_own(study):
 def test_the_graph_and_its_notebook_stay_small():
     assert (ROOT / "dvc.yaml").read_text().count("\n") <= 200
     lock = (ROOT / "dvc.lock").read_text()  # DVC writes it anew after every stage
-    assert lock.count("\n") <= 44 * len(read(ROOT / "dvc.lock")["stages"])
+    assert lock.count("\n") <= 44 * len(parsed(ROOT / "dvc.lock")["stages"])
     assert len(list((ROOT / "stages").glob("[a-z]*.py"))) <= 27
 
 
@@ -79,8 +82,9 @@ def test_dvc_reads_the_files_of_a_study_as_the_stages_do_and_by_the_fast_parser(
     odd = tmp_path / "odd.yaml"
     values = ["1e-05", "off", "010", "1_000", "8/255", "0x10", "12:30", "~", "1e5", ".5", "'é{}'", "{a: [b]}", "null"]
     odd.write_text("\n".join(f"k{i}: {value}" for i, value in enumerate(values)))
-    for path in (odd, *ROOT.glob("*.yaml"), *ROOT.glob("studies/*/*.yaml"), ROOT / "zsr/data/registry.yaml"):
-        assert load_yaml(path) == read(path), path
+    paths = (odd, *ROOT.glob("*.yaml"), *ROOT.glob("studies/*/*.yaml"), ROOT / "zsr/data/registry.yaml")
+    for path in {path.read_bytes(): path for path in paths}.values():  # dvc.yaml is the same in all studies
+        assert load_yaml(path) == parsed(path) == read(path), path
 
 
 def test_what_a_stage_depends_on_is_the_output_of_another():
@@ -104,13 +108,52 @@ def test_no_stage_lists_a_source_file(graph):
         assert stage.name == "code" or "code.yaml" in {dep.def_path for dep in stage.deps}, stage.name
 
 
+def moved(folder: Path) -> dict[str, set[str]]:
+    """Stage -> the files of its inputs and outputs that its lock has otherwise; keys that are gone do not count."""
+    document = functools.cache(lambda name: parsed(folder / name))
+    found = {}
+    for stage, entry in parsed(folder / "dvc.lock")["stages"].items():
+        others = {name for name, keys in entry.get("params", {}).items() if not agree(document(name), keys)}
+        listed = [item for kind in ("deps", "outs") for item in entry.get(kind, [])]
+        found[stage] = others | {item["path"] for item in listed if md5(folder / item["path"]) not in ("", item["md5"])}
+    return found
+
+
+def agree(document: dict, keys: Mapping[str, object]) -> bool:
+    """Has the document these values at these dotted keys, as far as it has the keys?"""
+    for key, value in keys.items():
+        block: object = document
+        for part in key.split("."):
+            block = block.get(part, value) if isinstance(block, dict) else value
+        if block != value:
+            return False
+    return True
+
+
+@functools.cache
+def md5(path: Path) -> str:
+    """The hash that DVC gives a file or a folder of the project; "": neither is there, or the folder lacks files."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    inside = sorted((p.relative_to(path).parts, p) for p in path.rglob("*") if p.is_file())
+    tree = [{"md5": md5(p), "relpath": "/".join(parts)} for parts, p in inside]
+    return hashlib.md5(json.dumps(tree, sort_keys=True).encode()).hexdigest() + ".dir" if tree else ""
+
+
+@pytest.mark.parametrize("scale", RUN)
+def test_every_lock_in_git_has_the_hashes_of_the_results_and_the_numbers_of_params(scale):
+    """Of a study in studies/ the code alone may be newer than its last run."""
+    for stage, paths in moved(ROOT / scale).items():
+        assert paths <= {"code.yaml"} or stage in ("code", "check"), stage  # these two read all of params.yaml
+
+
 @pytest.fixture(scope="module")
 def committed(checkout):
     """What `dvc status` says of a study as it is in git."""
     return functools.cache(lambda scale: status(checkout.folder / scale))
 
 
-@pytest.mark.parametrize("scale", RUN)
+@pytest.mark.parametrize("scale", [pytest.param(r, marks=[] if r == "." else [pytest.mark.slow]) for r in RUN])
 def test_the_results_in_git_are_those_of_the_lock_and_of_the_numbers_in_params(committed, scale):
     """Of a study in studies/ the code and the text of the graph alone may be newer than its last run.
 
@@ -124,8 +167,13 @@ def test_the_results_in_git_are_those_of_the_lock_and_of_the_numbers_in_params(c
         assert stage in ("code", "check") or moved <= {"code.yaml"}, stage  # these two read all of params.yaml
 
 
-def test_the_committed_lock_belongs_to_the_committed_code_and_params(checkout, committed, monkeypatch):
+def test_the_committed_lock_belongs_to_the_committed_code_and_params(committed):
     assert not changed(committed("."))
+    assert not [stage for stage, entries in committed(".").items() if "always changed" in entries]
+
+
+@pytest.mark.slow
+def test_of_what_is_committed_a_run_would_repeat_nothing(checkout, monkeypatch):
     monkeypatch.chdir(checkout.folder)
     with Repo(str(checkout.folder)) as repo:
         assert repo.reproduce(allow_missing=True, dry=True) == []
@@ -176,10 +224,8 @@ def test_every_change_is_one():
         assert block != value, key
 
 
-EVERY_DAY = ("method.lambda_ar", "attacks.pgd.n_iter")  # each costs some seconds; others are slow
-
-
-@pytest.mark.parametrize("key", [pytest.param(k, marks=[] if k in EVERY_DAY else [pytest.mark.slow]) for k in CHANGES])
+@pytest.mark.slow
+@pytest.mark.parametrize("key", CHANGES)
 def test_a_change_of_params_touches_exactly_its_stages(checkout, kept, key):
     value, expected = CHANGES[key]
     kept("params.yaml")
@@ -204,17 +250,19 @@ def kept(checkout):
 
 @pytest.fixture
 def edited(checkout, kept, monkeypatch):
-    """Edits a file, runs the stage `code`, and returns the keys of code.yaml that this has changed."""
+    """Edits files, runs the stage `code`, and returns the keys of code.yaml that change. An edit: (name, old, new)."""
     monkeypatch.chdir(checkout.folder)
     for name in ("code_digest", "closure"):  # of this checkout, in this process
         real = getattr(scratch, name)
         monkeypatch.setattr(scratch, name, functools.partial(_in, checkout.folder, real))
 
-    def edit(name: str, old: str, new: str) -> set[str]:
-        path, digests = kept(name), kept("code.yaml")
-        text, before = path.read_text(), flat(digests)
-        assert old in text
-        path.write_text(text.replace(old, new, 1))
+    def edit(*edits: tuple[str, str, str]) -> set[str]:
+        digests = kept("code.yaml")
+        before = flat(digests)
+        for name, old, new in edits:
+            path = kept(name)
+            assert old in path.read_text()
+            path.write_text(path.read_text().replace(old, new, 1))
         CliRunner().invoke(code.main, [], catch_exceptions=False)
         after = flat(digests)
         return {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
@@ -232,19 +280,24 @@ def flat(path: Path) -> dict[str, str]:
     return {f"{key}.{cell}".rstrip("."): digest for key, group in groups.items() for cell, digest in group.items()}
 
 
-def test_a_comment_reruns_the_digests_alone(edited, checkout):
-    assert edited("zsr/files.py", "import csv\n", "import csv  # comma-separated values\n\n\n") == set()
-    assert edited("zsr/methods/fare.py", '"""FARE: ', '"""FARE, ') == set()
-    assert changed(status(checkout.folder)) == {"code"}
-
-
-def test_an_edit_reruns_what_runs_the_edited_file_alone(edited, checkout):
-    """A method its own training, an attack its evaluations, a table the tables: of each the key, of all the stages."""
-    assert edited("zsr/methods/fare.py", "self._shift(", "0.0 + self._shift(") == {"train.fare"}
-    assert edited("zsr/attacks/cw.py", '"CW as PGD"', '"CW by PGD"') == {"evaluate.cw"}
-    assert edited("zsr/reports/comparison.py", 'AVERAGE = "average"', 'AVERAGE = "mean"') == {"tables"}
-    judged = {stage for stage in EVALUATE if stage.endswith("-cw")}
-    assert changed(status(checkout.folder)) == {"code", "train@fare", "tables"} | judged
+def test_an_edit_reruns_what_runs_the_edited_file_or_reads_the_number_alone(edited, checkout, kept):
+    """A comment nothing, a method its own training, an attack its evaluations, a table the tables; so does a number."""
+    comments = (
+        ("zsr/files.py", "import csv\n", "import csv  # comma-separated values\n\n\n"),
+        ("zsr/methods/fare.py", '"""FARE: ', '"""FARE, '),
+    )
+    assert edited(*comments) == set()
+    code = (
+        ("zsr/methods/fare.py", "self._shift(", "0.0 + self._shift("),
+        ("zsr/attacks/cw.py", '"CW as PGD"', '"CW by PGD"'),
+        ("zsr/reports/comparison.py", 'AVERAGE = "average"', 'AVERAGE = "mean"'),
+    )
+    assert edited(*code) == {"train.fare", "evaluate.cw", "tables"}
+    kept("params.yaml")
+    checkout.edit({key: CHANGES[key][0] for key in ("method.lambda_ar", "attacks.pgd.n_iter")})
+    of_code = {"code", "train@fare", "tables"} | {stage for stage in EVALUATE if stage.endswith("-cw")}
+    of_params = {"check"} | CHANGES["method.lambda_ar"][1] | CHANGES["attacks.pgd.n_iter"][1]
+    assert changed(status(checkout.folder)) == of_code | of_params
 
 
 def test_a_row_added_is_in_the_graph_and_its_code_has_a_digest(checkout, kept, monkeypatch):

@@ -1,11 +1,10 @@
 """params.yaml: what may stand in it, and how a mistake is named before anything runs."""
 
 import copy
-import json
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib import import_module
-from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 from ruamel.yaml import YAML
 
 from stages import code
+from tests.conftest import ROOT, parsed
 from zsr import study
 from zsr.evaluation.evaluate import Evaluation
 from zsr.params import (
@@ -31,8 +31,6 @@ from zsr.params import (
 )
 from zsr.study import catalogue, check
 from zsr.training.finetune import FineTuning
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -270,10 +268,11 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
 
 
 @pytest.mark.parametrize("text, mistake, message", MISTAKES)
-def test_a_mistake_in_the_study_is_named_before_anything_runs(tmp_path, text, mistake, message):
-    study = (ROOT / "params.yaml").read_text()
-    assert text in study
-    (tmp_path / "params.yaml").write_text(study.replace(text, mistake))
+def test_a_mistake_in_the_study_is_named_before_anything_runs(tmp_path, monkeypatch, text, mistake, message):
+    document = (ROOT / "params.yaml").read_text()
+    assert text in document
+    (tmp_path / "params.yaml").write_text(document.replace(text, mistake))
+    monkeypatch.setattr(study, "read", parsed)
     with pytest.raises(ParamError) as error:
         check(tmp_path / "params.yaml")
     assert message in str(error.value) and "\n" not in str(error.value)
@@ -356,23 +355,59 @@ def assert_is_one_line(error: ParamError, key: str) -> None:
     assert any(part in said.removeprefix("params.yaml: ") for part in key.split(".")[-2:])
 
 
-@pytest.mark.parametrize("key", [".".join(key) for key in keys_of(read(ROOT / "params.yaml"))])
-def test_any_value_at_any_key_is_taken_or_refused_in_one_line(document, monkeypatch, key):
-    refused = 0
+def refused(document: dict, key: str, values: Iterable, monkeypatch) -> int:
+    """The number of values that the check refuses at a key, each of them in one line."""
+    count = 0
     *parents, last = key.split(".")
-    for wrong in WRONG:
+    for wrong in values:
         changed = copy.deepcopy(document)
-        block = changed
+        place = changed
         for parent in parents:
-            block = block[parent]
-        put(block, last, wrong)
+            place = place[parent]
+        put(place, last, wrong)
         monkeypatch.setattr(study, "read", lambda path, changed=changed: changed)  # parsing takes longer than the check
         try:
             check("params.yaml")
         except ParamError as error:
             assert_is_one_line(error, key)
-            refused += 1
-    assert refused >= len(WRONG) - 6
+            count += 1
+    return count
+
+
+KEYS = [".".join(key) for key in keys_of(parsed(ROOT / "params.yaml"))]
+OF_EACH_KIND = [  # a key of each kind of value and of block
+    *(
+        "name",
+        "up",
+        "threads",
+        "compute",
+        "compute.device",
+        "seeds",
+        "data",
+        "data.template",
+        "data.source",
+        "data.sets",
+    ),
+    *("data.controls", "data.sets.letters", "data.sets.letters.train", "model.arch", "base_model.seeds", "starts"),
+    *("train", "train.lr", "train.betas", "train.optimizer", "train.attack.eps", "train.attack.random_start", "method"),
+    *("methods", "methods.tecoa", "methods.tecoa.section", "methods.fare.train", "methods.comp_tga.non_class_template"),
+    *("methods.pmg_aft.logit_scale", "evaluate.protocol", "evaluate.workers", "protocols", "attacks", "attacks.cw"),
+    *("attacks.pgd.success", "attacks.autoattack.version", "eps_sweep.pgd.eps", "attention.things.attack", "tables"),
+]
+
+
+def shared_out(keys: Sequence[str], thorough: Collection[str]) -> list:
+    """Parameters (key, values): all values for some keys; for the others two in turn, and all of them with -m slow."""
+    found = [pytest.param(key, WRONG, id=key) for key in thorough]
+    for turn, key in enumerate(key for key in keys if key not in thorough):
+        found.append(pytest.param(key, ({"x": 1}, *WRONG[turn % 10 :: 10]), id=f"{key}-some"))
+        found.append(pytest.param(key, WRONG, id=key, marks=pytest.mark.slow))
+    return found
+
+
+@pytest.mark.parametrize("key, values", shared_out(KEYS, OF_EACH_KIND))
+def test_any_value_at_any_key_is_taken_or_refused_in_one_line(document, monkeypatch, key, values):
+    assert refused(document, key, values, monkeypatch) >= max(1, len(values) - 6)
 
 
 PROTOCOLS = {
@@ -385,7 +420,7 @@ PROTOCOLS = {
 
 
 def with_protocols(chosen: str) -> dict:
-    document = read(ROOT / "params.yaml")
+    document = parsed(ROOT / "params.yaml")
     return document | {"protocols": PROTOCOLS, "evaluate": document["evaluate"] | {"protocol": chosen}}
 
 
@@ -401,23 +436,15 @@ def test_a_protocol_puts_its_values_in_place_of_others_and_leaves_the_rest():
     assert kept == {key: plain[key] for key in kept} and document == with_protocols("published")
 
 
-@pytest.mark.parametrize("key", [".".join(key) for key in keys_of(PROTOCOLS)])
-def test_a_mistake_in_a_protocol_is_named_also_where_another_is_chosen(monkeypatch, key):
-    refused = 0
-    *parents, last = key.split(".")
-    for wrong in WRONG:
-        changed = json.loads(json.dumps(with_protocols("trusted")))
-        place = changed["protocols"]
-        for parent in parents:
-            place = place[parent]
-        put(place, last, wrong)
-        monkeypatch.setattr(study, "read", lambda path, changed=changed: changed)
-        try:
-            check("params.yaml")
-        except ParamError as error:
-            assert_is_one_line(error, key)
-            refused += 1
-    assert refused >= len(WRONG) - 6
+@pytest.mark.parametrize(
+    "key, values",
+    shared_out(
+        [".".join(("protocols", *key)) for key in keys_of(PROTOCOLS)],
+        ["protocols.published", "protocols.published.evaluate.precision", "protocols.published.attacks.pgd.step_size"],
+    ),
+)
+def test_a_mistake_in_a_protocol_is_named_also_where_another_is_chosen(monkeypatch, key, values):
+    assert refused(with_protocols("trusted"), key, values, monkeypatch) >= max(1, len(values) - 6)
 
 
 @pytest.mark.parametrize(
@@ -434,11 +461,11 @@ def test_a_mistake_in_a_protocol_is_named_also_where_another_is_chosen(monkeypat
         ),
     ],
 )
-def test_a_protocol_that_is_not_there_is_refused(tmp_path, protocols, chosen, message):
+def test_a_protocol_that_is_not_there_is_refused(monkeypatch, protocols, chosen, message):
     document = with_protocols(chosen) | {"protocols": protocols}
-    (tmp_path / "params.yaml").write_text(json.dumps(document))
+    monkeypatch.setattr(study, "read", lambda path: document)
     with pytest.raises(ParamError, match=message):
-        check(tmp_path / "params.yaml")
+        check("params.yaml")
 
 
 def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path, monkeypatch):

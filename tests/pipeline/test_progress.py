@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import nullcontext
 from copy import copy
 from functools import partial
 from itertools import count
@@ -9,13 +10,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from stages import progress, repro
 from stages.evaluate import result
 from stages.progress import Bar, Images, Training, over, trained
 from zsr.cli import running
 from zsr.evaluation.records import Record
-from zsr.files import read_rows
+from zsr.files import read_rows, write_json
 
 
 @pytest.fixture
@@ -177,6 +179,36 @@ def test_repro_leaves_out_what_dvc_says_of_itself(capfd, lane, before):
     assert told.err == ("" if lane else "a bar\n")  # without lanes a bar goes to the terminal
     repro._told(command, {repro.EVERY_LINE: "1"}, lane)
     assert capfd.readouterr().out.count("\n") == SAID.count("\n") + bool(lane)
+
+
+def test_lanes_share_out_every_stage_once_and_what_a_stage_needs_has_run_before(document, tmp_path, monkeypatch):
+    turns: list[list[str]] = []  # of what runs side by side, in order
+
+    def told(command, environment, lane=0):
+        turns.append([name for name in command[len(repro.DVC) :] if name != "--single-item"])
+        return 0
+
+    monkeypatch.setattr(repro, "_told", told)
+    monkeypatch.setattr(repro, "serving", lambda: nullcontext({}))
+    monkeypatch.chdir(tmp_path)
+    write_json(tmp_path / "params.yaml", document)
+    assert CliRunner().invoke(repro.main, ["--lanes", "2"]).exit_code == 0
+    stages = [name for turn in turns for name in turn]
+    of_sets = {
+        f"{kind}@{name}" for kind in ("download", "data", "text_embeddings") for name in document["data"]["sets"]
+    }
+    judged = {f"evaluate@{method}-{attack}" for method in document["methods"] for attack in document["attacks"]}
+    trained, measured = {f"train@{method}" for method in document["methods"]}, {"eps_sweep@pgd", "attention@things"}
+    common = {"check", "download_base", "base_model", "plots_page", "sets", "start"}
+    assert sorted(stages) == sorted(of_sets | judged | trained | measured | common)
+    assert turns[0] == ["check"] and turns[-1] == []  # the whole graph, in which the rest is left
+    places = {name: place for place, turn in enumerate(turns) for name in turn}
+    pairs = [(f"train@{name.partition('@')[2].partition('-')[0]}", name) for name in judged]
+    pairs += [(first, name) for first in ("start", "sets") for name in trained | judged]
+    pairs += [(first, name) for first in ("base_model", "data@shapes") for name in ("start", "text_embeddings@shapes")]
+    assert all(places[first] < places[name] for first, name in pairs)
+    pairs = [turn for turn in turns if turn and turn[0].startswith(("train", "evaluate", "eps_sweep", "attention"))]
+    assert len(pairs) == 4 and all(abs(len(one) - len(other)) <= 1 for one, other in zip(pairs[::2], pairs[1::2]))
 
 
 def test_the_last_line_says_what_to_open(tmp_path):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import os, sys, time
 from pathlib import Path
 
 if sys.argv[1] == "tell":
-    print(Path.cwd().name, sys.argv[2:], os.environ.get("WORD"), "torch" in sys.modules, __name__)
+    print(Path.cwd().name, sys.argv[2:], os.environ.get("WORD"), "wave" in sys.modules, __name__)
     print("to stderr", file=sys.stderr)
     print(sys.stdin.read(), Path(sys.argv[0]).name)
 elif sys.argv[1] == "exit":
@@ -32,18 +33,37 @@ elif sys.argv[1] == "wait":
 """
 
 
-@pytest.fixture
-def ask(tmp_path, warm):
-    """(arguments of the stage, variables) -> the process that asked, in a folder with its own package `stages`."""
-    (tmp_path / "stages").mkdir()
+def write_stages(folder: Path) -> Path:
+    """A package `stages` with one stage, whose processes import a small library in place of torch and the others."""
+    package = folder / "stages"
+    package.mkdir()
     for name in ("__init__.py", "__main__.py", "warm.py"):
-        (tmp_path / "stages" / name).write_bytes((ROOT / "stages" / name).read_bytes())
-    (tmp_path / "stages/told.py").write_text(STAGE)
+        (package / name).write_bytes((ROOT / "stages" / name).read_bytes())
+    (package / "told.py").write_text(STAGE)
+    text = (package / "warm.py").read_text()
+    (package / "warm.py").write_text(re.sub(r"LIBRARIES = \(.*?\)", 'LIBRARIES = ("wave",)', text, count=1, flags=re.S))
+    return package / "warm.py"
+
+
+@pytest.fixture(scope="module")
+def forking(tmp_path_factory):
+    """Variables for stages that shall be forks of a process with the small library."""
+    spec = spec_from_file_location("small_warm", write_stages(tmp_path_factory.mktemp("forking")))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.serving() as variables:
+        yield variables
+
+
+@pytest.fixture
+def ask(tmp_path, forking):
+    """(arguments of the stage, variables) -> the process that asked, in a folder with its own package `stages`."""
+    write_stages(tmp_path)
 
     def start(*arguments: str, **variables: str) -> subprocess.Popen:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         command = [sys.executable, "-B", "-m", "stages", "told", *arguments]
-        return subprocess.Popen(command, cwd=tmp_path, env=os.environ | warm | variables, **pipes)
+        return subprocess.Popen(command, cwd=tmp_path, env=os.environ | forking | variables, **pipes)
 
     return start
 
@@ -85,25 +105,21 @@ def test_a_stage_ends_with_who_asked_for_it(ask, tmp_path, how):
 
 
 DVC = """
-import subprocess, sys, time
+import subprocess, sys
 from pathlib import Path
 
 told = [sys.executable, "-B", "-m", "stages", "told", "tell"]
 first = subprocess.run(told, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout
-time.sleep(float(sys.argv[1]))
 print(first, subprocess.run(told, stdin=subprocess.DEVNULL, capture_output=True, text=True).stdout)
 """
 
 
 @pytest.mark.parametrize("variables", [{}, {"ZSR_WARM": ""}])
 def test_the_first_stage_of_a_dvc_starts_a_process_for_the_others_which_ends_with_that_dvc(ask, tmp_path, variables):
-    """Its library is a small one here. With ZSR_WARM= there is no such process."""
-    warm, stage = tmp_path / "stages/warm.py", tmp_path / "stages/told.py"
-    warm.write_text(re.sub(r"LIBRARIES = \(.*?\)", 'LIBRARIES = ("wave",)', warm.read_text(), count=1, flags=re.S))
-    stage.write_text(STAGE.replace('"torch" in', '"wave" in'))
+    """With ZSR_WARM= there is no such process."""
     (tmp_path / "dvc").write_text(DVC)
     environment = {k: v for k, v in os.environ.items() if k != "ZSR_WARM"} | {"TMPDIR": str(tmp_path)} | variables
-    command = [sys.executable, "dvc", "2"]
+    command = [sys.executable, "dvc"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as dvc:
         folder = tmp_path / f"zsr-{os.getuid()}-{dvc.pid}"
         said = dvc.stdout.read()

@@ -9,30 +9,24 @@ import pytest
 import torch
 
 from tests import fixtures_real
+from tests.conftest import ROOT, parsed
 from tests.in_process import call, run_study
 from tests.pipeline.test_architecture import imported
-from zsr import files
+from zsr import files, study
 from zsr.evaluation.records import Record
 from zsr.files import read_json, read_rows
 from zsr.models import linear
 from zsr.models.linear import Backbone
-from zsr.params import ParamError, StudyError, component, over, read, training_of
+from zsr.params import ParamError, StudyError, component, over, training_of
 from zsr.reports import figures, tables
 from zsr.reports.tables import Facts
 from zsr.reports.transfer import Run, row
 from zsr.study import check
 from zsr.training.finetune import FineTuning
 
-ROOT = Path(__file__).parents[2]
-TRANSFER, PAPER = (read(ROOT / "studies" / name / "params.yaml") for name in ("transfer", "transfer-paper"))
+TRANSFER, PAPER = (parsed(ROOT / "studies" / name / "params.yaml") for name in ("transfer", "transfer-paper"))
 STARTS, SECTIONS = ("scratch", "pretrained", "robust"), ("ft", "dm", "trades", "at")
 SMALL = Backbone(arch="small", side=0, width=8)  # of 4 oneDNN writes beside its memory in backward passes with AVX2
-
-
-def written(folder, document):
-    """A params file; JSON is YAML."""
-    files.write_json(folder / "params.yaml", document)
-    return folder / "params.yaml"
 
 
 # what is asked
@@ -40,11 +34,11 @@ def written(folder, document):
 
 @pytest.mark.parametrize("name", ["transfer", "transfer-paper"])
 def test_every_start_is_trained_by_every_method(name):
-    study = check(ROOT / "studies" / name / "params.yaml")
-    rows = {row: (own["start"], own["section"].removeprefix("shared.")) for row, own in study.methods.items()}
+    checked = check(ROOT / "studies" / name / "params.yaml")
+    rows = {row: (own["start"], own["section"].removeprefix("shared.")) for row, own in checked.methods.items()}
     assert {(start, section) for start in STARTS for section in SECTIONS} <= set(rows.values())
     assert all(row == f"{start}_{section}" for row, (start, section) in rows.items())
-    assert len(study.seeds) > 1 and study.judged == [study.data.source]
+    assert len(checked.seeds) > 1 and checked.judged == [checked.data.source]
 
 
 def test_dm_takes_its_weight_free_of_the_batch_size():
@@ -123,7 +117,7 @@ ERRORS = {
     "evaluate.protocol is none of protocols (trusted): 'published'": {"evaluate": {"protocol": "published"}},
     "seeds must be at least one, none twice, got [0, 0]": {"seeds": [0, 0]},
     "methods.tga_zsr needs class prompts or a ViT; a ResNet with a linear head has neither": {
-        "methods": {"tga_zsr": {"section": "methods.tga_zsr", **read(ROOT / "params.yaml")["method"]}}
+        "methods": {"tga_zsr": {"section": "methods.tga_zsr", **parsed(ROOT / "params.yaml")["method"]}}
     },
     "methods.tecoa.norm_stats must be clip, which stands for the tower's own, got 'imagenet'": {
         "methods": {"tecoa": {"section": "methods.tecoa", "norm_stats": "imagenet"}}
@@ -140,11 +134,12 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("message", ERRORS, ids=range(len(ERRORS)))
-def test_what_cannot_be_is_named_before_anything_is_computed(message, tmp_path):
+def test_what_cannot_be_is_named_before_anything_is_computed(message, monkeypatch):
     document = over(TRANSFER, ERRORS[message])
+    monkeypatch.setattr(study, "read", lambda path: document)
     with pytest.raises(ParamError) as error:
-        check(written(tmp_path, document))
-    said = str(error.value).removeprefix(f"{tmp_path / 'params.yaml'}: ")
+        check("params.yaml")
+    said = str(error.value).removeprefix("params.yaml: ")
     assert said.startswith(message) and "\n" not in said
 
 

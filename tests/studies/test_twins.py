@@ -5,23 +5,23 @@ import re
 import pytest
 import torch
 
-from tests.checkout import ROOT
+from tests.conftest import ROOT, parsed
 from tests.in_process import run_study
 from tests.prepared_sets import write_index
-from zsr import files
+from zsr import files, study
 from zsr.data import prepared
 from zsr.data.prepared import Split
 from zsr.data.sources import make
 from zsr.evaluation.grid import best_rate
 from zsr.evaluation.records import Record, accuracies
 from zsr.files import read_rows
-from zsr.params import ParamError, StudyError, component, over, read, training_of
+from zsr.params import ParamError, StudyError, component, over, training_of
 from zsr.reports import tables
 from zsr.reports.tables import chosen, twins_and_controls
 from zsr.study import catalogue, check
 from zsr.training.finetune import FineTuning
 
-TWINS, PAPER = (read(ROOT / "studies" / name / "params.yaml") for name in ("twins", "twins-paper"))
+TWINS, PAPER = (parsed(ROOT / "studies" / name / "params.yaml") for name in ("twins", "twins-paper"))
 CANDIDATES = [name for name in TWINS["methods"] if component(TWINS, "methods", name).trains]
 
 
@@ -103,18 +103,19 @@ def test_rates_are_chosen_as_models_are_judged_on_images_that_no_other_use_has()
         ),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_runs(tmp_path, text, mistake, message):
-    study = (ROOT / "studies/twins/params.yaml").read_text()
-    assert text in study
-    (tmp_path / "params.yaml").write_text(study.replace(text, mistake, 1))
+def test_a_mistake_is_one_line_before_anything_runs(tmp_path, monkeypatch, text, mistake, message):
+    document = (ROOT / "studies/twins/params.yaml").read_text()
+    assert text in document
+    (tmp_path / "params.yaml").write_text(document.replace(text, mistake, 1))
+    monkeypatch.setattr(study, "read", parsed)
     with pytest.raises(ParamError) as error:
         check(tmp_path / "params.yaml")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_the_paper_scale_has_the_same_rows():
-    study = check(ROOT / "studies/twins-paper/params.yaml")
-    assert list(study.methods) == list(TWINS["methods"]) and study.model.arch == "RN50-quickgelu"
+    paper = check(ROOT / "studies/twins-paper/params.yaml")
+    assert list(paper.methods) == list(TWINS["methods"]) and paper.model.arch == "RN50-quickgelu"
     assert twins_and_controls(PAPER["methods"]) == twins_and_controls(TWINS["methods"])
 
 
