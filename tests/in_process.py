@@ -4,7 +4,9 @@ But for the page of plots, which only DVC reads.
 """
 
 import itertools
+import multiprocessing
 import shlex
+import sys
 from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -60,6 +62,22 @@ def run_study(document: Mapping, monkeypatch, folder: Path, without: Collection[
             for out in stage.get(kind, []):
                 path = Path(_named(out if isinstance(out, str) else next(iter(out)), names))
                 assert path.exists(), f"{stage['cmd']} with {names} leaves no {path}"
+
+
+def load_without(modules: Collection[str], libraries: Collection[str]) -> bool:
+    """Do modules of the project load where the libraries are not there? They load anew, in a fork of this process."""
+
+    def load() -> None:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("zsr", "stages", *libraries)]:
+            del sys.modules[name]
+        sys.modules.update(dict.fromkeys(libraries))  # an import of what is None fails
+        for name in modules:
+            import_module(name)
+
+    process = multiprocessing.get_context("fork").Process(target=load)
+    process.start()
+    process.join()
+    return process.exitcode == 0
 
 
 def call(module: str, *arguments: str) -> None:

@@ -33,7 +33,7 @@ SMALL = {
     "train.save_every": 5,
     **{f"methods.{m}": None for m in METHODS if m not in ("clip", "tga_zsr")},
     "seeds": [0, 1],
-    "evaluate.batch_size": 3,
+    "evaluate.batch_size": 6,
     "attacks.pgd.n_iter": 10,
     "attacks.cw": None,
     "attacks.autoattack": None,

@@ -1,7 +1,5 @@
 """The transfer study: params, stages, tables; the paper's scale on fixtures."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +8,7 @@ import torch
 
 from tests import fixtures_real
 from tests.conftest import ROOT, parsed
-from tests.in_process import call, run_study
+from tests.in_process import call, load_without, run_study
 from tests.pipeline.test_architecture import imported
 from zsr import files, study
 from zsr.evaluation.records import Record
@@ -150,11 +148,8 @@ def test_no_method_knows_the_study():
 
 def test_a_study_of_linear_heads_loads_no_open_clip_and_its_tables_no_torch():
     stages = ("check", "data", "base_model", "text_embeddings", "start", "train", "evaluate", "collect", "likeness")
-    code = (
-        "import sys, stages.tables, stages.figures; sys.exit(1) if 'torch' in sys.modules else None; "
-        f"import {', '.join(f'stages.{name}' for name in stages)}; sys.exit(2) if 'open_clip' in sys.modules else None"
-    )
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert load_without([f"stages.{name}" for name in stages], ["open_clip"])
+    assert load_without(["stages.tables", "stages.figures"], ["open_clip", "torch"])
 
 
 # towers
@@ -307,6 +302,7 @@ def test_a_model_that_is_never_right_has_no_drop_rate_and_stops_no_table(tmp_pat
     assert np.isnan(found[0]["drop_rate"]) and found[0]["agree"] == 0
 
 
+@pytest.mark.slow
 def test_equal_rows_draw_equal_figures(tmp_path):
     for name in "ab":
         figures.robustness(tmp_path / name / "robustness.png", rows(), FACTS.eps, "title", "note")

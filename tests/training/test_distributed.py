@@ -30,7 +30,8 @@ from zsr.params import StudyError, block, component, over, read, training_of
 from zsr.scratch import unwatched
 from zsr.training.finetune import FineTuning, Texts, TrainingTask, finetune, train, train_once
 
-METHODS = ["ft_adv", "tecoa", "pmg_aft", "comp_tga", "fare", "agft"]
+SLOW = pytest.mark.slow  # another case of the same
+METHODS = ["ft_adv", "pmg_aft", "comp_tga", "fare", *(pytest.param(name, marks=SLOW) for name in ("tecoa", "agft"))]
 
 
 def in_processes(n, work, folder):
@@ -85,7 +86,13 @@ def test_two_processes_train_with_the_losses_of_one(document, name, clip_model, 
     assert (weights["proj"] - pair[0][1]["proj"]).norm() < 1e-4 * weights["proj"].norm()
 
 
-@pytest.mark.parametrize("method", [TeCoA(), Twins(base={"module": "tecoa"}, lambda_frozen=1.0)], ids=["at", "twins"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(TeCoA(), id="at"),
+        pytest.param(Twins(base={"module": "tecoa"}, lambda_frozen=1.0), id="twins", marks=SLOW),
+    ],
+)
 def test_a_tower_with_batchnorm_is_refused_before_a_step(document, method, tmp_path):
     """The statistics of a part are not those of the batch: two processes would learn something else than one."""
     make("shapes", "train", 16, 0, 24).save(tmp_path / "train.safetensors")
@@ -124,7 +131,7 @@ def sets(tmp_path):
     return prepared_sets(tmp_path, {"shapes": 25, "letters": 8, "greek": 1}, text)
 
 
-@pytest.mark.parametrize("attack", ["pgd", "autoattack"])
+@pytest.mark.parametrize("attack", [pytest.param("pgd", marks=SLOW), "autoattack"])
 def test_two_processes_give_the_bits_of_one(document, attack, clip_model, sets, tmp_path, monkeypatch):
     small = over(document, {"attacks": {"autoattack": {"n_iter": 3}}})
     clip.save(tmp_path / "weights.safetensors", clip_model, "zsr-tiny")
