@@ -14,11 +14,11 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from tests.checkout import ROOT
+from tests.conftest import ROOT, parsed
 from zsr import files, scratch
-from zsr.params import block, read
+from zsr.params import block
 
-GRAPH = read(ROOT / "dvc.yaml")["stages"]
+GRAPH = parsed(ROOT / "dvc.yaml")["stages"]
 
 
 def cells(document: Mapping) -> Iterator[tuple[dict, dict[str, str]]]:
@@ -51,6 +51,8 @@ def run_study(document: Mapping, monkeypatch, folder: Path, without: Collection[
     monkeypatch.chdir(folder)
     monkeypatch.setenv("ZSR_SCRATCH", str(folder / "scratch"))
     monkeypatch.setattr(scratch, "loaded_files", set)  # this process has loaded far more than a stage does
+    for reader in ("stages.code", "stages.command", "stages.report", "zsr.study"):
+        monkeypatch.setattr(f"{reader}.read", parsed)  # every stage reads two files
     monkeypatch.setattr("vl_convert.javascript_bundle", str)  # seconds for a script that is the same in every page
     files.write_json(Path("params.yaml"), document)
     for stage, names in cells(document):
