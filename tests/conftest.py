@@ -138,7 +138,15 @@ def trained(_trained):
     return copy.deepcopy(_trained)
 
 
-LONGEST = ["pipeline/test_study.py", "pipeline/test_graph.py", "studies/test_twins.py", "studies/test_transfer.py"]
+LONGEST = [
+    "pipeline/test_study.py",
+    "pipeline/test_graph.py",
+    "studies/test_twins.py",
+    "pipeline/test_base_models.py",
+    "training/test_distributed.py",
+    "studies/test_transfer.py",
+    "pipeline/test_kept_work.py",
+]
 
 
 def pytest_collection_modifyitems(items):

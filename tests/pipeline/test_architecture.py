@@ -5,13 +5,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from stages.command import modules_of
+from tests.conftest import parsed
 from tests.in_process import load_without
-from zsr.params import read
 from zsr.scratch import closure, computes_nothing
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +41,15 @@ def name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@cache
+def parsed_code(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported(path: Path) -> set[str]:
     """Dotted names of what a file imports, wherever in it: modules, and members of modules."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed_code(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -68,13 +74,13 @@ def test_imports_point_down():
 
 @pytest.mark.parametrize("stage", [("train", "tga_zsr"), ("evaluate", "tga_zsr", "pgd"), ("eps_sweep", "pgd")])
 def test_the_study_of_clip_runs_no_code_of_the_other_studies(stage):
-    files = closure(modules_of(read(ROOT / "params.yaml"), stage[0], list(stage[1:])))
+    files = closure(modules_of(parsed(ROOT / "params.yaml"), stage[0], list(stage[1:])))
     others = ("twins", "transfer", "linear", "effective_rate", "likeness")
     assert not [path for path in files if any(word in path.name for word in others)]
 
 
 def test_an_evaluation_meets_few_files():
-    files = closure(modules_of(read(ROOT / "params.yaml"), "evaluate", ["tga_zsr", "pgd"]))
+    files = closure(modules_of(parsed(ROOT / "params.yaml"), "evaluate", ["tga_zsr", "pgd"]))
     assert len([path for path in files if path.suffix == ".py" and path.read_text()]) <= 15
 
 
@@ -106,7 +112,7 @@ def test_the_front_door_opens_at_once_and_names_what_is_there():
 
 def test_the_core_never_prints():
     for path in CORE:
-        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        calls = [node.func for node in ast.walk(parsed_code(path)) if isinstance(node, ast.Call)]
         assert not [call for call in calls if isinstance(call, ast.Name) and call.id == "print"], path
 
 
@@ -119,8 +125,7 @@ def test_cheap_stages_load_no_torch_and_run_none_of_what_trains_or_judges(stage)
 
 def test_functions_stay_small():
     for path in CODE:
-        text = path.read_text()
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(parsed_code(path)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 45, f"{path}:{node.name}"
 
@@ -153,7 +158,7 @@ def explained(field: str, docstring: str) -> bool:
 def test_every_public_name_is_documented():
     missing = []
     for path in CORE:
-        tree = ast.parse(path.read_text())
+        tree = parsed_code(path)
         missing += [] if ast.get_docstring(tree) else [name(path)]
         for node in public(tree.body):
             said, place = ast.get_docstring(node) or "", f"{name(path)}:{node.lineno} {node.name}"
@@ -164,7 +169,7 @@ def test_every_public_name_is_documented():
 
 def test_text_is_read_and_written_as_utf_8_in_any_locale():
     for path in [*CODE, *sorted((ROOT / "benchmarks").glob("*.py"))]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed_code(path)):
             if isinstance(node, ast.Call) and opens_text(node):
                 stated = {keyword.arg for keyword in node.keywords}
                 assert "encoding" in stated, f"{path}:{node.lineno} {ast.unparse(node)}"

@@ -5,9 +5,9 @@ from importlib.metadata import version
 import pytest
 
 from stages.command import cells, modules_of
-from tests.conftest import ROOT
+from tests.conftest import ROOT, parsed
 from zsr import scratch
-from zsr.params import StudyError, read
+from zsr.params import StudyError
 from zsr.scratch import closure
 
 STUDIES = ["", *sorted(f"studies/{path.name}" for path in (ROOT / "studies").iterdir())]
@@ -140,7 +140,7 @@ def test_what_is_not_there_is_named(root):
 
 @pytest.mark.parametrize("name, cell", [("train", ["tecoa"]), ("evaluate", ["tecoa", "autoattack"])])
 def test_every_file_and_library_of_a_stage_is_in_its_digest(name, cell, monkeypatch):
-    modules = modules_of(read(ROOT / "params.yaml"), name, cell)
+    modules = modules_of(parsed(ROOT / "params.yaml"), name, cell)
     real, of_file, versions = scratch.code_digest, scratch._file_digest, scratch.version
     files, before, edited = closure(modules), real(modules), ""
     monkeypatch.setattr(scratch, "_file_digest", lambda path: "edited" if path == edited else of_file(path))
@@ -150,11 +150,11 @@ def test_every_file_and_library_of_a_stage_is_in_its_digest(name, cell, monkeypa
 
 
 def test_the_closure_has_what_rows_name_and_data_that_modules_read():
-    document = read(ROOT / "studies/twins/params.yaml")
+    document = parsed(ROOT / "studies/twins/params.yaml")
     files = {path.relative_to(ROOT).as_posix() for path in closure(modules_of(document, "train", ["twins_at"]))}
     assert {"zsr/methods/twins.py", "zsr/methods/tecoa.py", "zsr/attacks/pgd.py"} <= files
     assert "zsr/models/configs/zsr-tiny.json" in files and "zsr/methods/fare.py" not in files
-    data = closure(modules_of(read(ROOT / "studies/paper/params.yaml"), "data", ["cifar10"]))
+    data = closure(modules_of(parsed(ROOT / "studies/paper/params.yaml"), "data", ["cifar10"]))
     assert {"cifar10.tsv", "cifar10.py"} <= {path.name for path in data}
     assert "registry.yaml" not in {path.name for path in data}  # one entry of it is a parameter of the download
 
@@ -164,10 +164,10 @@ def test_code_yaml_belongs_to_the_code(study, monkeypatch):
     """With the libraries that it names: another machine may have others, and then reruns what they may change."""
     from stages import code
 
-    written = read(ROOT / study / "code.yaml")
+    written = parsed(ROOT / study / "code.yaml")
     known = written["libraries"]
     monkeypatch.setattr(scratch, "version", lambda name: known.get(name, version(name)))
-    document, digests = read(ROOT / study / "params.yaml"), {}
+    document, digests = parsed(ROOT / study / "params.yaml"), {}
     for name, cell in cells(document):
         digests[code.key_of(name, cell)] = scratch.code_digest(modules_of(document, name, cell))
     flat = {

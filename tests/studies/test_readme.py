@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import readme_table
 from tests.checkout import ROOT, files, versions
-from zsr.params import read
+from tests.conftest import parsed
 
 PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 RESULTS = ("tables", "figures", "metrics")  # folders of a study that its run fills
@@ -128,7 +128,7 @@ def check_dvc(folder: str, words: list[str]) -> None:
             assert matching(stages(folder), target), f"{target} is no stage of '{folder}'"
     for change in getattr(given, "set_param", None) or []:
         *parents, last = change.partition("=")[0].lstrip("+").split(".")
-        block = at(read(ROOT / folder / "params.yaml"), parents)
+        block = at(parsed(ROOT / folder / "params.yaml"), parents)
         assert (last in block) != change.startswith("+"), f"-S {change}, in '{folder}'"
 
 
@@ -143,9 +143,9 @@ def check_zsr(folder: str, words: list[str]) -> None:
 
 def stages(folder: str) -> list[str]:
     """The names of the stages of a study, and of their cells."""
-    params = read(ROOT / folder / "params.yaml")
+    params = parsed(ROOT / folder / "params.yaml")
     names = []
-    for name, stage in read(ROOT / folder / "dvc.yaml")["stages"].items():
+    for name, stage in parsed(ROOT / folder / "dvc.yaml")["stages"].items():
         over = stage.get("matrix", {}).values() if "matrix" in stage else [stage.get("foreach")]
         keys = [list(at(params, block.strip("${}").split("."))) for block in over if block]
         names += [name, *(f"{name}@{'-'.join(cell)}" for cell in itertools.product(*keys) if cell)]
