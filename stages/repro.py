@@ -15,13 +15,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 
 import click
 
 from stages.command import BASE_MODEL
-from stages.warm import serving
+from stages.warm import VARIABLE, serving
 from zsr.cli.running import OneLine
 from zsr.params import StudyError, read
 
@@ -45,7 +46,7 @@ OPEN = {  # what a run makes -> what it is for
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def main(lanes: int | None, command: tuple[str, ...]) -> None:
-    with serving() as variables:
+    with nullcontext({}) if os.environ.get(VARIABLE) else serving() as variables:
         environment = os.environ | variables
         if command:
             sys.exit(subprocess.run(_faster(command), env=environment).returncode)

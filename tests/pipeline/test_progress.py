@@ -211,6 +211,16 @@ def test_lanes_share_out_every_stage_once_and_what_a_stage_needs_has_run_before(
     assert len(pairs) == 4 and all(abs(len(one) - len(other)) <= 1 for one, other in zip(pairs[::2], pairs[1::2]))
 
 
+@pytest.mark.parametrize("there", ["", "old"])
+def test_stages_are_forks_of_the_process_that_is_there_or_of_a_new_one(monkeypatch, there):
+    seen = []
+    monkeypatch.setenv("ZSR_WARM", there)
+    monkeypatch.setattr(repro, "serving", lambda: nullcontext({"ZSR_WARM": "new"}))
+    monkeypatch.setattr(repro.subprocess, "run", lambda command, env: seen.append(env) or SimpleNamespace(returncode=3))
+    assert CliRunner().invoke(repro.main, ["dvc", "repro"]).exit_code == 3
+    assert [variables["ZSR_WARM"] for variables in seen] == [there or "new"]
+
+
 def test_the_last_line_says_what_to_open(tmp_path):
     (tmp_path / "tables").mkdir()
     assert repro.results(tmp_path).startswith("Open tables (the tables). `dvc metrics show`")

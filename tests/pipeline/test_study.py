@@ -34,7 +34,7 @@ SMALL = {
     **{f"methods.{m}": None for m in METHODS if m not in ("clip", "tga_zsr")},
     "seeds": [0, 1],
     "evaluate.batch_size": 6,
-    "attacks.pgd.n_iter": 10,
+    "attacks.pgd.n_iter": 5,
     "attacks.cw": None,
     "attacks.autoattack": None,
     "protocols.published.attacks.cw": None,
@@ -42,7 +42,7 @@ SMALL = {
     "evaluate.workers": 1,
     "eps_sweep.pgd.eps": ["8/255"],
     "eps_sweep.pgd.images": 5,
-    "attention": {"shapes": {"attack": "pgd", "images": 10, "columns": 2}},
+    "attention": {"shapes": {"attack": "pgd", "images": 4, "columns": 2}},
     "tables": ["accuracy", "audit", "orderings"],
     "figures": ["eps_sweep", "trade_off"],
 }

@@ -280,7 +280,7 @@ def small():
     for name in ("digits_font", "digits_real", "textures"):
         del changed["data"]["sets"][name]
     del changed["attacks"]["autoattack"]  # by far the longest
-    few = {name: row for name, row in changed["methods"].items() if name in ("clip", "start", "at", "twins_at")}
+    few = {name: row for name, row in changed["methods"].items() if name in ("start", "at", "twins_at")}
     once = {"batch_size": 12, "workers": 1}
     grid = over(changed["grid"], {"attack": {"n_iter": 1}, "evaluation": once})
     return changed | {"methods": few, "grid": grid, "evaluate": changed["evaluate"] | once}
@@ -305,7 +305,7 @@ def test_the_study_runs_from_drawing_to_tables(small, tmp_path, monkeypatch):
     assert len(curve) == 2 and {"rho", "radial", "frozen_ce_adv", "adaptive_ce_adv"} <= set(curve[0])
     assert read_rows(tmp_path / "metrics/curves/twins_at/1e+38.csv") == []
     _, own = table(tmp_path / "tables/rates.md", "target: accuracy in %, each method at its own rate")
-    assert {method for method, _ in own} >= {"clip", "start", "at", "twins_at"}
+    assert {method for method, _ in own} >= {"start", "at", "twins_at"}
     _, grid = table(tmp_path / "tables/rates.md", "target: accuracy in % at every rate")
     assert grid["at", "1e+38"][2:] == ["diverged in 1 of 1 seeds"] * 3 and ("at", "0.003*") in grid
     first = read_rows(tmp_path / "metrics/results/accuracy.csv")
