@@ -125,7 +125,8 @@ def test_rn50_has_a_frozen_twin_of_all_55_norms_each_behind_a_convolution():
     from zsr.measures.effective_rate import normed_convolutions
     from zsr.methods.twins import DualBatchNorm2d, twinify
 
-    visual = open_clip.create_model("RN50-quickgelu").visual
+    with torch.device("meta"):  # without weights
+        visual = open_clip.create_model("RN50-quickgelu", device="meta").visual
     assert len(normed_convolutions(visual)) == 55
     twinify(visual)
     assert sum(isinstance(m, DualBatchNorm2d) for m in visual.modules()) == len(normed_convolutions(visual)) == 55
