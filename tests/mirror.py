@@ -15,13 +15,14 @@ class Mirror:
     "ranged" If-Range; "early" starts ten bytes before what was asked for; "endless" announces no length; "page" is an
     HTML page; a byte string is sent instead of the file. versions: ETags by path; If-Range is heeded. seen: (method,
     path, Range or "") of each request. sent: bytes of bodies by path. leads: by path another address, to which the
-    client is sent. tokens: the header Authorization of each request, or "".
+    client is sent. tokens: the header Authorization of each request, or "". stall: the seconds that a stall takes,
+    unless `stalled` is set.
     """
 
     def __init__(self, server: ThreadingHTTPServer):
         self.address = f"http://127.0.0.1:{server.server_port}"
         self.files, self.faults, self.seen, self.sent, self.versions = {}, {}, [], {}, {}
-        self.leads, self.tokens = {}, []
+        self.leads, self.tokens, self.stall = {}, [], 5
         self.stalled = threading.Event()
 
     def url(self, path: str) -> str:
@@ -95,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(part)
         if isinstance(fault, tuple) and fault[0] == "stall":
             self.wfile.flush()
-            mirror.stalled.wait(5)
+            mirror.stalled.wait(mirror.stall)
 
     def log_message(self, *_):
         pass

@@ -332,3 +332,45 @@ def test_the_patience_with_a_mirror_is_an_option(web, of, tmp_path, command, mon
     monkeypatch.setattr("zsr.cli.fetch.fetch_all", lambda names, request: given.append(request.patience) or [])
     command({"set": of}, "set", "--least-rate", "0", "--timeout", "5")
     assert (given[0].rate, given[0].timeout) == (0, 5)
+
+
+def test_a_set_of_other_hashes_than_the_registrys_gives_way_and_costs_one_request(web, tmp_path):
+    """A registry that is corrected must reach those who have the files of before."""
+    lines, old = [], made(source(file(web, "notes.zip", "zip"), file(web, "images.tgz", "tar")))
+    fetch(old, wish(tmp_path))
+    web.files["images.tgz"] = tar(tmp_path / "new.tgz", {"images/new.jpg": b"new"}, "w:gz").read_bytes()
+    new = made(source(file(web, "notes.zip", "zip"), file(web, "images.tgz", "tar")))
+    web.seen.clear()
+    assert fetch(new, wish(tmp_path, warn=lines.append)).state == "fetched"
+    assert [path for _, path, _ in web.seen] == ["images.tgz"] and len(lines) == 1 and "set.replaced" in lines[0]
+    assert contents(tmp_path / "root" / "set") == {"images/new.jpg": b"new", "notes/test.txt": b"a b"}
+    before = {"notes/test.txt", *(f"images/{name}" for name in FILES)}
+    assert contents(tmp_path / "root" / "set.replaced").keys() == before
+    assert fetch(new, wish(tmp_path)).state == "here before" and len(web.seen) == 1
+
+
+@pytest.mark.parametrize("change", [{"sha256": ""}, {"name": "other.tgz"}])
+def test_a_file_that_the_registry_does_not_contradict_is_as_good_as_before(web, tmp_path, change):
+    fetch(made(source(file(web, "images.tgz", "tar"))), wish(tmp_path))
+    web.seen.clear()
+    assert fetch(made(source(file(web, "images.tgz", "tar") | change)), wish(tmp_path)).state == "here before"
+    second = source(file(web, "images.tgz", "tar", sha256="0" * 64))
+    assert fetch(made(second, source(file(web, "images.tgz", "tar"))), wish(tmp_path)).state == "here before"
+    assert not web.seen
+
+
+@pytest.mark.parametrize("step", ["fetch.put_aside", "fetch.write_json", "fetch.download", "install.extract"])
+def test_a_kill_while_files_give_way_is_made_good(web, tmp_path, monkeypatch, step):
+    fetch(made(source(file(web, "images.tgz", "tar"))), wish(tmp_path))
+    web.files["images.tgz"] = tar(tmp_path / "new.tgz", {"images/new.jpg": b"new"}, "w:gz").read_bytes()
+    new = made(source(file(web, "images.tgz", "tar")))
+    web.seen.clear()
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(f"zsr.data.fetching.{step}", killed)
+        fetch(new, wish(tmp_path))
+    assert fetch(new, wish(tmp_path)).state == "fetched" and len(web.seen) == 1
+    assert contents(tmp_path / "root" / "set") == {"images/new.jpg": b"new"}

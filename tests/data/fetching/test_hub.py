@@ -166,6 +166,25 @@ def test_a_file_of_another_revision_gives_way(web, lock, tmp_path):
     assert contents(tmp_path / "root" / "wds_set") == FILES
 
 
+def test_another_commit_costs_the_files_that_changed_and_leaves_none_of_before(web, lock, tmp_path):
+    fetch(made(), wish(tmp_path, []))
+    web.seen.clear()
+    assert fetch(made(), wish(tmp_path, [])).state == "here before" and not web.seen
+    newer, files = "e" * 40, {name: content for name, content in FILES.items() if name != "test/0.tar"}
+    files["test/2.tar"] = b"a new shard"
+    facts = {name: {"size": len(of), "sha256": hashlib.sha256(of).hexdigest()} for name, of in files.items()}
+    hub.LOCK.write_text(json.dumps({REPO: {"revision": newer, "files": facts}}))
+    web.files = {PLACE.replace(COMMIT, newer) + name: content for name, content in files.items()}
+    lines = []
+    assert (
+        fetch(made(), wish(tmp_path, lines)).state == "fetched"
+        and f"{REPO} here is not that of the registry" in lines[0]
+    )
+    assert [path.rpartition("/")[2] for _, path, _ in web.seen] == ["2.tar"]
+    assert contents(tmp_path / "root" / "wds_set") == files
+    assert fetch(made(), wish(tmp_path, [])).state == "here before"
+
+
 def test_offline_nothing_is_asked(web, lock, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(StudyError, match="HF_HUB_OFFLINE is set: give a folder with --from"):

@@ -4,6 +4,7 @@ The data root holds `archives/<set>/` with the files as downloaded, which may be
 `locks/`; and the sets, each in the folder that the registry gives, or in the folder of its shards.
 """
 
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from zsr.data.fetching.download import Arrived, Expected, Refused, Watch, downlo
 from zsr.data.fetching.imagenet_tars import needed, served
 from zsr.data.fetching.install import install, link_or_copy
 from zsr.data.fetching.wish import SetWatch, Wish
-from zsr.data.registry import Entry, File, Source, entry
+from zsr.data.registry import DIGITS, Entry, File, Source, entry
 from zsr.data.tars import BadArchive
 from zsr.files import claimed, read_json, require_space, write_json
 from zsr.params import ParamError, StudyError
@@ -53,13 +54,16 @@ def fetch_all(names: Iterable[str], request: Wish) -> Iterator[Outcome]:
 def fetch(dataset: Entry, request: Wish) -> Outcome:
     """Put a split of a set below the root, from the first source that gives it; no request where the split is there.
 
-    A folder of the set without a receipt belongs to the user and is left alone. Raises StudyError in one sentence: no
-    source gave the split, or a person has to get it.
+    A folder of the set without a receipt belongs to the user and is left alone. A folder with a receipt of files that
+    the registry knows by another hash by now gives way to the new files. Raises StudyError in one sentence: no source
+    gave the split, or a person has to get it.
     """
     if request.split not in dataset.splits:
         raise ParamError(f"{dataset.key} has no split '{request.split}' to fetch (it has: {', '.join(dataset.splits)})")
     with claimed(request.root / "locks" / dataset.key):
         receipts = _receipts(dataset, request.root)
+        if outdated := _outdated(dataset, receipts.get(request.split)):
+            receipts = _make_way(dataset, receipts, outdated, request)
         receipt = receipts.get(request.split)
         if receipt and (request.root / receipt["folder"]).is_dir():
             return _outcome(dataset, receipt, "here before")
@@ -166,9 +170,56 @@ def _receipts(dataset: Entry, root: Path) -> dict:
         receipts = read_json(path) if path.exists() else {}
         for receipt in receipts.values():
             _outcome(dataset, receipt, "here before")
+            _outdated(dataset, receipt)
             assert isinstance(receipt["folder"], str)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise StudyError(f"{path} is damaged: delete it, and move away the set to fetch it again") from None
+    return receipts
+
+
+def _outdated(dataset: Entry, receipt: dict | None) -> list[str]:
+    """The files of a receipt that the registry knows by another hash, or the repository, where it names another commit.
+
+    A file that the registry does not name any more is as good as it was.
+    """
+    if not receipt:
+        return []
+    made = receipt["source"]
+    if made["kind"] == "hub":
+        pins = [hub.pinned(source) for source in dataset.sources if source.repo == made["repo"]]
+        return [made["repo"]] * bool(made["revision"] and pins and not made["revision"].startswith(tuple(pins)))
+    known: dict[str, list[File]] = {}
+    for file in (file for source in dataset.sources for file in source.files):
+        known.setdefault(file.name, []).append(file)
+    return [f["name"] for f in made["files"] if f["name"] in known and not any(_is_of(f, k) for k in known[f["name"]])]
+
+
+def _is_of(received: dict, file: File) -> bool:
+    """Does a file of a receipt have the hashes that the registry states?"""
+    return all(getattr(file, kind) in ("", received.get(kind)) for kind in DIGITS)
+
+
+def _make_way(dataset: Entry, receipts: dict, outdated: list[str], request: Wish) -> dict:
+    """Move away what was made of outdated files, and return the receipts that stay.
+
+    Shards become a part, of which the download keeps the files that are still right. The order of steps makes a kill
+    between any two of them harmless.
+    """
+    old = receipts[request.split]
+    folder, beside = request.root / old["folder"], f"{old['folder']}.replaced"
+    if old["source"]["kind"] == "hub" and not (request.root / f"{old['folder']}.part").exists():
+        beside = f"{old['folder']}.part"
+    if folder.exists():
+        shutil.rmtree(request.root / beside, ignore_errors=True)
+        folder.replace(request.root / beside)
+    for archive in (request.root / "archives" / dataset.key / name for name in outdated):
+        if archive.is_file():
+            put_aside(archive)
+    names = ", ".join(outdated)
+    said = f"{names} here is not that of the registry any more; what was made of it is now {beside}"
+    request.warn(f"{dataset.key}: {said}")
+    receipts = {split: receipt for split, receipt in receipts.items() if receipt["folder"] != old["folder"]}
+    write_json(_receipt_path(dataset, request.root), receipts)
     return receipts
 
 

@@ -58,6 +58,11 @@ def token() -> str:
     return get_token() or ""
 
 
+def pinned(source: Source) -> str:
+    """The commit that a repository has to be at, maybe abbreviated; "" where any will do."""
+    return locked().get(source.repo, {}).get("revision", source.revision)
+
+
 def asked(source: Source) -> str:
     """The revision to ask for where the lock file has no revision."""
     return source.revision if len(source.revision) == FULL else "main"
@@ -118,8 +123,10 @@ def fetch_shards(dataset: Entry, source: Source, request: Wish, placing: Path) -
         require_space(request.root, needed, f"{dataset.title} from the Hub")
         _download(dataset, source, facts, part, request)
     _check_counts(dataset, source, facts, part)
-    for lock in part.rglob(".*.lock"):  # of `download`; the set has a lock of its own
-        lock.unlink()
+    wanted = {part / name for name in facts["files"]}
+    for path in list(part.rglob("*")):  # locks of `download`, for the set has one of its own; files of another commit
+        if path.is_file() and path not in wanted:
+            path.unlink()
     write_atomic(placing, b"")
     part.replace(folder)
     listed = [{"name": name} | file_facts for name, file_facts in facts["files"].items()]
