@@ -1,10 +1,12 @@
 """Every public set in its true format: labels, ids, pixels and class keys are right, and traps are not fallen into."""
 
+import json
 import multiprocessing
 import os
 import shutil
 import socket
 import sys
+import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib import import_module
@@ -210,6 +212,28 @@ def test_a_folder_and_shards_give_the_same_choice(root, written, tmp_path, name,
     facts = [load_facts(tmp_path / form) for form in ("torchvision", "shards")]
     assert [of.pop("backend") for of in facts] == ["torchvision", "shards"]
     assert facts[0].pop("digest") != facts[1].pop("digest") and facts[0] == facts[1]
+
+
+def test_the_first_thousand_of_food101_are_the_same_images_from_a_folder_and_from_shards(tmp_path):
+    keys = ("baby_back_ribs", "apple_pie")  # as in its list, whose order is neither that of names nor of numbers
+    named = {key: [f"{key}/{7919 * row % 1501}" for row in range(700)] for key in keys}
+    fixtures_real.write(tmp_path / "folder/food-101/meta/test.json", json.dumps(named))
+    images = [key for key in keys for _ in named[key]]
+    (tmp_path / "hub/wds_food101/test").mkdir(parents=True)
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"hub/wds_food101/test/{shard}.tar", "w") as tar:
+            for row in range(700 * shard, 700 * (shard + 1)):
+                fixtures_real.add(tar, f"s{row:07d}.cls", str(sorted(keys).index(images[row])).encode())
+                fixtures_real.add(tar, f"s{row:07d}.webp", b"not opened")
+    fixtures_real.write(tmp_path / "hub/wds_food101/test/nshards.txt", "2\n")
+    fixtures_real.write(tmp_path / "hub/wds_food101/classnames.txt", "".join(f"{key}\n" for key in sorted(keys)))
+    folder, hub = (
+        make("food101", "test", 1000, 0, 32, Files(tmp_path / place, complete=False)) for place in ("folder", "hub")
+    )
+    assert (folder.backend, hub.backend) == ("torchvision", "shards") and len(set(folder.ids.tolist())) == 1000
+    assert folder.ids.tolist() == hub.ids.tolist() and folder.labels.tolist() == hub.labels.tolist()
+    other = make("food101", "test", 1000, 1, 32, Files(tmp_path / "hub", complete=False))
+    assert set(other.ids.tolist()) != set(hub.ids.tolist())
 
 
 def test_a_part_of_imagenet_keeps_its_paths(root, written):
