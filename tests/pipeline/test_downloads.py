@@ -224,7 +224,7 @@ def study(tmp_path_factory, warm):
     (checkout.folder / "dvc.lock").unlink()
     checkout.edit(SMALL)
     with mirror() as server:
-        server.files = {"a.tar.gz": content, "b.tar.gz": content}
+        server.files, server.stall = {"a.tar.gz": content, "b.tar.gz": content}, 25
         checkout.server, checkout.content = server, content
         register(checkout, raw_entry(content, server.url("gone.tar.gz"), server.url("a.tar.gz")))
         checkout.commit("small")
@@ -342,7 +342,7 @@ def test_two_projects_at_a_time_on_one_root_wait_for_each_other_and_no_byte_come
     clones = [study.cloned(tmp_path / name) for name in ("one", "two")]
     for clone in clones:
         clone.variables = study.variables | {"DATA_ROOT": str(root)}
-    server.faults["b.tar.gz"], server.stall = [("stall", 500)] * 40, 25
+    server.faults["b.tar.gz"] = [("stall", 500)] * 40
     seen, sent = len(server.seen), server.sent["b.tar.gz"]
     first = clones[0].start("-m", "dvc", *DATA)
     begun(first, root / f"archives/{NAME}")
