@@ -21,7 +21,7 @@ from zsr.params import StudyError
 CONTENT = random.Random(0).randbytes(300_000)
 RIGHT = Expected(size=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())
 HASH_ALONE = Expected(sha256=RIGHT.sha256)
-QUICK = Patience(timeout=0.2, tries=3, pause=0)
+QUICK = Patience(timeout=1, tries=3, pause=0)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def of(web):
 
 
 def wish(tmp_path, root="root", **more) -> Wish:
-    return Wish(root=tmp_path / root, patience=Patience(timeout=0.2, tries=2, pause=0), **more)
+    return Wish(root=tmp_path / root, patience=Patience(timeout=5, tries=2, pause=0), **more)
 
 
 LAID_OUT = {f"images/{name}": content for name, content in FILES.items()} | {
@@ -310,7 +310,16 @@ def test_an_archive_without_a_hash_is_not_met_again_once_refused(web, tmp_path):
     assert fetch(unknown, wish(tmp_path)).state == "fetched"
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"test": {}}', '{"test": {"folder": 1, "source": {"files": []}}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"test": {}}',
+        *(f'{{"test": {{"folder": {of}, "source": {{"files": []}}}}}}' for of in (1, '"set"')),
+    ],
+)
 def test_a_damaged_receipt_is_one_line(web, of, tmp_path, content):
     receipt = tmp_path / "root" / "receipts" / "set.json"
     receipt.parent.mkdir(parents=True)

@@ -81,7 +81,7 @@ def lock(client, monkeypatch):
 
 
 def wish(tmp_path, lines, **more):
-    patience = Patience(timeout=0.2, tries=2, pause=0)
+    patience = Patience(timeout=5, tries=2, pause=0)
     return Wish(root=tmp_path / "root", warn=lines.append, patience=patience, **more)
 
 
