@@ -1,4 +1,4 @@
-"""Attention maps of clean and attacked images of one set: what was measured of every method, and a figure of two."""
+"""Attention maps of clean and attacked images of one set: what was measured of every method, and a figure of some."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,7 +15,6 @@ from zsr.measures.attention import AttentionStudy, AttentionTask
 from zsr.models import heads
 from zsr.params import Count, block, component
 from zsr.reports import figures
-from zsr.reports.ranking import under_study
 
 
 @stage("attention", "set_name")
@@ -24,14 +23,13 @@ def main(document: Mapping, code: str, set_name: str) -> None:
     attack = component(document, "attacks", shown.attack)
     if isinstance(attack, SignAttack):
         attack = replace(attack, success="last")  # maps show images after all steps of the attack
-    rows_of_study = catalogue()["methods"]
-    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in rows_of_study}
+    methods = {m: heads.first_checkpoint(CHECKPOINTS / m) for m in catalogue()["methods"]}
     data = prepared.load(SETS, TEXT_EMBEDDINGS, set_name, min(int(path.stem) for path in methods.values()))
     maps, rows = {}, []
     for method, weights in over(f"attention maps of {set_name}", "methods", methods.items()):
         task = AttentionTask(
             attack=attack,
-            study=shown,
+            n_images=shown.images,
             evaluation=block(document, "evaluate", Evaluation),
             model=block(document, "model", heads.Model),
             compute=block(document, "compute", Compute),
@@ -44,11 +42,10 @@ def main(document: Mapping, code: str, set_name: str) -> None:
         maps[method], facts = attention.measure_once(task, data, code)
         rows.append({"method": method} | {name: round(value, 3) for name, value in facts.items()})
     files.write_rows(METRICS / "attention" / f"{set_name}.csv", rows)
-    compared = list(dict.fromkeys([next(iter(methods)), under_study(rows_of_study)]))
     images = data.split.tensors(range(shown.images))[0]
-    panels = attention.panels(images, {method: maps[method] for method in compared}, shown.columns)
-    note = f"{block(document, 'name', str)}. {figures.ATTENTION_NOTE} {attention.told(rows, compared)}"
-    title = f"Where {' and '.join(compared)} look, on clean and on attacked images"
+    panels = attention.panels(images, {method: maps[method] for method in shown.methods}, shown.shown)
+    note = f"{block(document, 'name', str)}. {figures.ATTENTION_NOTE} {attention.told(rows, shown.methods)}"
+    title = "Where the models look, on clean and on attacked images"
     figures.attention(METRICS / "attention" / f"{set_name}.png", panels, title, note)
     tell(f"attention maps of {set_name}: {len(methods)} methods, {shown.images} images")
 

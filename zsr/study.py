@@ -158,8 +158,8 @@ class Study:
                 raise ValueError(f"attention.{name} needs its set: data.sets.{name}.if_missing must be fail")
             _among(f"attention.{name}.attack", [maps.attack], "attacks", self.attacks)
             n = self.data.sets[name].test
-            if not maps.columns <= maps.images <= n:
-                raise ValueError(f"attention.{name}: columns <= images <= {n}, got {maps.columns} and {maps.images}")
+            if not maps.shown <= maps.images <= n:
+                raise ValueError(f"attention.{name}: shown <= images <= {n}, got {maps.shown} and {maps.images}")
 
     @property
     def judged(self) -> list[str]:
@@ -415,6 +415,8 @@ def _check_reports(study: Study) -> None:
         for name in names:
             if name in NEEDS and not there[NEEDS[name]]:
                 raise ParamError(f"{kind}: '{name}' needs {NEEDS[name]}, which this study does not have")
+    for name, maps in study.attention.items():
+        _among(f"attention.{name}.methods", maps.methods, "methods", study.methods)
 
 
 def _check_protocols(document: dict) -> None:

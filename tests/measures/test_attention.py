@@ -46,9 +46,10 @@ def test_the_object_is_where_the_picture_is_bright(model, batch):
 
 def test_the_figure_gets_the_first_images_with_their_maps_and_what_was_measured(model, batch):
     maps, facts = measure(model, Clean(), batch.images, batch.labels, NOISE)
-    rows = panels(batch.images, {"clip": maps}, columns=2)
-    assert [images.shape for images, _ in rows.values()] == [(2, 24, 24, 3)] * 3
-    (_, nothing), (_, clean), (adv, attacked) = rows.values()
+    columns = panels(batch.images, {"clip": maps, "other": maps}, shown=2)
+    kinds = [("", "image"), ("clip", "clean"), ("clip", "attacked"), ("other", "clean"), ("other", "attacked")]
+    assert list(columns) == kinds and [images.shape for images, _ in columns.values()] == [(2, 24, 24, 3)] * 5
+    (_, nothing), (_, clean), (adv, attacked), *_ = columns.values()
     assert nothing is None and clean.tolist() == maps.clean[:2].tolist() and attacked.shape == (2, 6, 6)
     assert adv[1, 2, 3].tolist() == maps.adv[1, :, 2, 3].tolist()
     note = told([{"method": name} | facts for name in ("clip", "other")], ["clip"])
@@ -72,7 +73,7 @@ def test_maps_of_a_model_are_made_once(tmp_path, monkeypatch, clip_model, split,
     files.save_tensors(text, {"text_embeddings": prompts})
     task = attention.AttentionTask(
         attack=Clean(),
-        study=attention.AttentionStudy(attack="clean", images=6, columns=2),
+        n_images=6,
         evaluation=Evaluation(seed=0, batch_size=4, save_every=1),
         model=Model(arch="zsr-tiny"),
         compute=ON_CPU,

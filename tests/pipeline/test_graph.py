@@ -209,7 +209,7 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "threads": (2, TRAIN | EVALUATE | MEASURES | TEXT | {"start"}),
     "base_model.threads": (1, {"base_model", "download_base"}),
     "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")}),
-    "attention.things.columns": (4, {"attention@things", "report"}),
+    "attention.things.shown": (4, {"attention@things", "report"}),
     "eps_sweep.pgd.images": (20, {"eps_sweep@pgd", "report"}),
     "name": ("other", {"tables", "figures", "report", "attention@things"}),
     "tables": (["accuracy"], {"tables", "report"}),

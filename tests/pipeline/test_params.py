@@ -128,8 +128,8 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "data.sets.greec names no module of zsr.data.sets: 'greec'; did you mean 'greek'?",
     ),
     (
-        "    attack: pgd\n    columns",
-        "    attack: pdg\n    columns",
+        "    attack: pgd\n    methods",
+        "    attack: pdg\n    methods",
         "attention.things.attack is none of attacks (pgd, cw, autoattack): 'pdg'; did you mean 'pgd'?",
     ),
     ("  things:\n    attack", "  thing:\n    attack", "attention is none of data.sets (glyphs, letters,"),
@@ -221,7 +221,18 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
         "train.accumulate must be 1 for ft_clean, whose",
     ),
     ("pool: 10000 ", "pretrained: openai ", "unknown key 'base_model.seeds'"),
-    ("  columns: 6", "  columns: 101", "attention.things: columns <= images <= 100, got 101 and 100"),
+    ("    images: 100 ", "    images: 5 ", "attention.things: shown <= images <= 100, got 6 and 5"),
+    (
+        "    - tecoa\n    - tga_zsr\n",
+        "    - tecao\n    - tga_zsr\n",
+        "attention.things.methods is none of methods (clip, ft_clean, ft_adv, tecoa, fare, pmg_aft, vision_attention, "
+        "tga_zsr, comp_tga, embedding_anchor): 'tecao'; did you mean 'tecoa'?",
+    ),
+    (
+        "    - tecoa\n    - tga_zsr\n",
+        "    - clip\n",
+        "attention.things: methods must be one to 4 rows, none twice, got",
+    ),
     ("arch: zsr-tiny", "archh: zsr-tiny", "unknown key 'model.archh'; did you mean 'arch'?"),
     ("- orderings\n", "- ordering\n", "differences, likeness, got 'ordering'"),
     (

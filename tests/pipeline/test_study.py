@@ -42,7 +42,7 @@ SMALL = {
     "evaluate.workers": 1,
     "eps_sweep.pgd.eps": ["8/255"],
     "eps_sweep.pgd.images": 5,
-    "attention": {"shapes": {"attack": "pgd", "images": 4, "columns": 2}},
+    "attention": {"shapes": {"attack": "pgd", "methods": ["clip", "tga_zsr"], "images": 4, "shown": 2}},
     "tables": ["accuracy", "audit", "orderings"],
     "figures": ["eps_sweep", "trade_off"],
 }

@@ -27,6 +27,8 @@ SWEEP = [
     for s in ("a", "b")
     for e in (0, 1, 8)
 ]
+KINDS = [(method, kind) for method in ("clip", "tecoa", "tga_zsr") for kind in ("clean", "attacked")]
+LOOKS = {("", "image"): (IMAGES, None), **{head: (IMAGES, MAPS) for head in KINDS}}
 NOTE = ("title", "note")
 DRAWINGS = {
     "trade_off": lambda path: figures.trade_off(path, averages("clean", "pgd"), "all", *NOTE),
@@ -36,7 +38,7 @@ DRAWINGS = {
     "training": lambda path: figures.training(path, {"clip": [], "tecoa": CURVE}, *NOTE),
     "training of nothing": lambda path: figures.training(path, {"clip": []}, *NOTE),
     "eps_sweep": lambda path: figures.eps_sweep(path, SWEEP, {"training": "8/255", "the tables": "1/255"}, *NOTE),
-    "attention": lambda path: figures.attention(path, {"i": (IMAGES, None), "m": (IMAGES, MAPS)}, *NOTE),
+    "attention": lambda path: figures.attention(path, LOOKS, *NOTE),
 }
 
 
@@ -96,6 +98,28 @@ def test_a_bar_is_the_interval_of_one_seed_or_the_deviation_over_several(tmp_pat
     point, row = ([s.tolist() for c in f.axes[0].collections for s in c.get_segments()] for f in drawn)
     assert point == [[[bounds[0], 50], [bounds[1], 50]], [[50, bounds[0]], [50, bounds[1]]]]
     assert row == [[[bounds[0], 0], [bounds[1], 0]]] * 2
+
+
+def test_the_maps_of_a_method_stand_side_by_side_below_its_name_and_lie_over_the_images(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(figures.plt, "close", kept.append)
+    maps = {head: np.full((2, 6, 6), i / 10) for i, head in enumerate(KINDS)}
+    images = {head: np.full((2, 24, 24, 3), i / 20) for i, head in enumerate(KINDS)}
+    figures.attention(tmp_path / "a.png", {**LOOKS, **{head: (images[head], maps[head]) for head in KINDS}}, *NOTE)
+    drawn = [axis for axis in kept[0].axes if axis.images]
+    rows = [drawn[:7], drawn[7:]]
+    for row in rows:
+        places = [axis.get_position().x0 for axis in row]
+        assert places == sorted(places) and np.ptp([axis.get_position().y0 for axis in row]) < 1e-6
+        for i, axis in enumerate(row[1:]):
+            picture, heat = (image.get_array() for image in axis.images)
+            assert np.allclose(picture, i / 20) and np.allclose(heat, i / 10) and axis.images[1].get_alpha() < 1
+    names = {text.get_text(): text for axis in kept[0].axes for text in axis.texts if text.get_text()}
+    assert list(names) == ["clip", "tecoa", "tga_zsr"]
+    for i, text in enumerate(names.values()):
+        left, right = (rows[0][1 + 2 * i + j].get_position() for j in (0, 1))
+        assert text.xy == pytest.approx(((left.x0 + right.x1) / 2, left.y1))
+    assert [axis.get_title().strip() for axis in rows[0]] == ["image", *(kind for _, kind in KINDS)]
 
 
 def texts(figure):

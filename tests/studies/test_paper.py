@@ -138,7 +138,7 @@ FIXTURES = {
     "protocols.published.attacks.cw": None,
     "protocols.published.attacks.autoattack": None,
     "eps_sweep.pgd": {"eps": ["1/255"], "images": 1},
-    "attention.tiny_imagenet": {"attack": "pgd", "images": 2, "columns": 2},
+    "attention.tiny_imagenet": {"attack": "pgd", "methods": ["clip", "tga_zsr"], "images": 2, "shown": 2},
     "threads": 2,
     "launcher": "python",
     **{f"methods.{m}": None for m in PAPER["methods"] if m not in TRIED},

@@ -18,8 +18,10 @@ from zsr.models import heads
 from zsr.models.attention import map_distance, text_guided_attention
 from zsr.models.heads import Model, PixelClassifier
 from zsr.params import Count, Interval
+from zsr.params import shown as written
 
 BRIGHT = 0.5  # a patch belongs to the object where the mean of the brightest channel is above this value
+MOST_SHOWN = 4  # methods of one figure; the columns of more are too narrow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +30,19 @@ class AttentionStudy:
 
     Attributes:
         attack: the name of a row of `attacks`.
-        images: number of images that are measured, the first images of the set.
-        columns: number of these images that are shown.
+        methods: names of one to four rows of `methods`, whose maps the figure shows side by side.
+        images: number of images that are measured, the first images of the set. All rows of the study are measured.
+        shown: number of these images that the figure shows, one below another.
     """
 
     attack: str
+    methods: tuple[str, ...]
     images: Count
-    columns: Annotated[int, Interval(1, ceiling=200)]  # of one figure
+    shown: Annotated[int, Interval(1, ceiling=50)]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(set(self.methods)) == len(self.methods) <= MOST_SHOWN:
+            raise ValueError(f"methods must be one to {MOST_SHOWN} rows, none twice, got {written(list(self.methods))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +51,7 @@ class AttentionTask:
 
     Attributes:
         attack: the attack with its hyper-parameters.
-        study: the number of images.
+        n_images: number of images, the first images of the set.
         evaluation: seed and batches.
         model: the architecture.
         compute: where the model runs.
@@ -55,7 +63,7 @@ class AttentionTask:
     """
 
     attack: Attack
-    study: AttentionStudy
+    n_images: int
     evaluation: Evaluation
     model: Model
     compute: Compute
@@ -87,7 +95,7 @@ def measure_once(task: AttentionTask, data: Prepared, code: str) -> tuple[Maps, 
     key = scratch.key(task, code)
 
     def make() -> None:
-        images, labels, ids = data.split.tensors(range(task.study.images), task.compute.place())
+        images, labels, ids = data.split.tensors(range(task.n_images), task.compute.place())
         whole = heads.load(task.model, task.weights)
         model = heads.classifier(task.model, whole, data.text_embeddings, task.compute)
         noise = Noise(task.evaluation.seed, task.set_name, ids)
@@ -143,17 +151,17 @@ def _maps(model: PixelClassifier, images: Tensor, labels: Tensor, batch_size: in
     return torch.cat(maps)
 
 
-def panels(images: Tensor, maps: Mapping[str, Maps], columns: int) -> dict[str, tuple]:
-    """The rows of `zsr.reports.figures.attention`: caption -> (images, maps) of the first `columns` images.
+def panels(images: Tensor, maps: Mapping[str, Maps], shown: int) -> dict[tuple[str, str], tuple]:
+    """The columns of `zsr.reports.figures.attention`: (method, kind) -> (images, maps) of the first `shown` images.
 
-    The clean images, then the maps of each method on clean images and on images attacked under the method.
+    The images, then for each method the maps of the clean images and of the images that were attacked under the method.
     """
-    clean = _pixels(images, columns)
-    rows: dict[str, tuple] = {"clean image": (clean, None)}
+    clean = _pixels(images, shown)
+    columns: dict[tuple[str, str], tuple] = {("", "image"): (clean, None)}
     for method, made in maps.items():
-        rows[f"{method}\non clean"] = clean, made.clean[:columns].numpy()
-        rows[f"{method}\non attacked"] = _pixels(made.adv, columns), made.attacked[:columns].numpy()
-    return rows
+        columns[method, "clean"] = clean, made.clean[:shown].numpy()
+        columns[method, "attacked"] = _pixels(made.adv, shown), made.attacked[:shown].numpy()
+    return columns
 
 
 def _pixels(images: Tensor, n: int) -> np.ndarray:

@@ -34,6 +34,7 @@ ATTENTION_NOTE = (
 )
 WIDTH, DPI = 8.4, 200  # inches, dots per inch
 CHARACTERS = 132  # of a line of a note
+GUTTER = 0.12  # space between the columns of two methods in the figure of attention, in columns
 MARKED = "Hollow: the audit does not trust the number, see the table of the audit."
 STILL = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}  # equal figures are equal bytes
 plt.rcParams |= {
@@ -128,8 +129,9 @@ def defences(path: Path, rows: Rows, title: str, note: str) -> None:
     """
     averages = means(rows)
     towers, style = distinct(averages, "method"), styles(sorted({name_of(row) for row in averages}))
-    figure, axes = _panels(len(towers), 2, 4.0, sharex=True, sharey=True)
+    figure, axes = _panels(len(towers), 2, 4.3, sharex=True, sharey=True)
     labelled: list[tuple[list[Label], list]] = []
+    most = max(20.0, *(float(row[key]) for row in averages for key in ("oblivious", "high", "undefended")))
     for axis, tower in zip(axes, towers):
         of_tower = [row for row in averages if row["method"] == tower]
         alone = float(of_tower[0]["undefended"])
@@ -141,7 +143,7 @@ def defences(path: Path, rows: Rows, title: str, note: str) -> None:
             points.append(Label(x, y, name_of(row)))
             bars.append([(x, low), (x, high)])
         axis.axline((0, 0), slope=1, color="0.5", lw=0.9, ls="--", zorder=0)
-        axis.set(title=tower, xlim=(-4, 104), ylim=(-4, 104))
+        axis.set(title=tower, xlim=(-6, 1.15 * most), ylim=(-6, 1.15 * most))
         labelled.append((points, bars))
     _outer_labels(axes, 2, "accuracy under oblivious attacks, %", "worst case, %")
     hollow = any(row["marks"] for row in averages)
@@ -305,9 +307,9 @@ def _mark_eps(axis: Axes, marked: Mapping[str, str], named: bool) -> None:
     places: dict[str, list[str]] = {}
     for text, eps in marked.items():
         places.setdefault(eps, []).append(text)
-    for eps, texts in places.items():
+    for eps, texts in places.items():  # the note names the one line
         axis.axvline(255 * _fraction(eps), color="0.3", lw=0.9, ls="--", zorder=0)
-        if named:
+        if named and len(places) > 1:
             axis.annotate(
                 " and ".join(texts), (255 * _fraction(eps), 0.97), (2, 0), textcoords="offset points",
                 xycoords=axis.get_xaxis_transform(), fontsize=7.5, rotation=90, va="top", color="0.3",
@@ -387,26 +389,41 @@ def _deviation(values: Sequence[float]) -> float:
 # Attention
 
 
-def attention(path: Path, rows: Mapping[str, tuple], title: str, note: str) -> None:
-    """Draw images with their attention maps laid over them. A white frame marks the brightest patch.
+def attention(path: Path, columns: Mapping[tuple[str, str], tuple], title: str, note: str) -> None:
+    """Draw images below one another, with the maps of several methods side by side, each laid over its image.
 
-    rows: caption -> (images, maps): images (N, H, W, 3) and maps (N, h, w) in [0, 1], or None for images without maps.
+    A white frame marks the brightest patch of a map.
+
+    columns: (method, kind) -> (images, maps): images (N, H, W, 3) and maps (N, h, w) in [0, 1], or None for images
+    without maps. The name of a method stands above its columns, which follow one another.
     """
-    n = max(len(images) for images, _ in rows.values())
-    figure, axes = plt.subplots(
-        len(rows), n, figsize=(WIDTH, (WIDTH - 1.1) / n * len(rows) + 0.9), squeeze=False, layout="constrained"
-    )
-    for line, (caption, (images, maps)) in zip(axes, rows.items()):
-        for i, axis in enumerate(line):
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            axis.grid(False)
+    n = max(len(images) for images, _ in columns.values())
+    heads, widths = list(columns), [1.0]
+    for (left, _), (right, _) in zip(heads, heads[1:]):
+        widths += [1.0] if left == right else [GUTTER, 1.0]
+    figure, grid = plt.subplots(
+        n, len(widths), figsize=(WIDTH, (WIDTH - 0.2) / sum(widths) * n + 1.3), squeeze=False, layout="constrained",
+        width_ratios=widths,
+    )  # fmt: skip
+    for axis in grid.flat:
+        axis.axis("off")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    used = {head: axes for head, axes in zip(heads, (grid[:, i] for i, width in enumerate(widths) if width == 1.0))}
+    for head, axes in used.items():
+        images, maps = columns[head]
+        for i, axis in enumerate(axes[: len(images)]):
             if maps is None:
                 axis.imshow(images[i], interpolation="nearest")
             else:
                 _overlay(axis, images[i], maps[i])
-        line[0].set_ylabel(caption, rotation=0, ha="right", va="center", fontsize=labels.SIZE, labelpad=6)
+        kind = axes[0].set_title(f"\n{head[1]}", fontsize=labels.SIZE, fontweight="normal")  # below the method's name
+        kind.set_linespacing(1.6)
     _titled(figure, title, note)
+    for method in dict.fromkeys(method for method, _ in heads):
+        boxes = [used[head][0].get_position() for head in heads if head[0] == method]
+        middle, top = (boxes[0].x0 + boxes[-1].x1) / 2, boxes[0].y1
+        place = {"xycoords": "figure fraction", "textcoords": "offset points", "ha": "center", "va": "bottom"}
+        grid[0, 0].annotate(method, (middle, top), (0, 1.9 * labels.SIZE), fontweight="bold", **place)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, metadata=STILL[".png"])
     plt.close(figure)

@@ -52,7 +52,7 @@ def at_points(axis: Axes, labels: Sequence[Label], bars: Sequence[Sequence[tuple
         box = min(places, key=lambda box: _cost(box, point, placed, marks, spots, inside))
         placed = np.vstack([placed, box])
         where = {"xytext": (box[:2] + box[2:]) / 2 - point, "textcoords": "offset points", "fontsize": SIZE}
-        leader = LEADER if _distance(box, point) > DISTANT else None
+        leader = LEADER if _distance(box, point) > DISTANT or _nearer(box, point, marks) else None
         text = axis.annotate(label.text, (label.x, label.y), arrowprops=leader, ha="center", va="center", **where)
         text.set(zorder=5, path_effects=[withStroke(linewidth=2, foreground="white")])
 
@@ -69,11 +69,14 @@ def _cost(box, point, placed, marks, spots, inside) -> float:
     if distance > DISTANT:
         leader = np.linspace(point, (box[:2] + box[2:]) / 2, 30)[:, None]
         crossed = ((others[:, :2] < leader) & (leader < others[:, 2:])).all(axis=2).any(axis=0).sum()
-    nearer = [
-        mark for mark in marks if _distance(box, (mark[:2] + mark[2:]) / 2) < 1.5 * distance
-    ]  # whose label is it?
     struck = ((box[:2] < spots) & (spots < box[2:])).all(axis=1).sum()
-    return 1000 * (hidden + outside) + 200 * crossed + 80 * len(nearer) + 10 * struck + distance
+    return 1000 * (hidden + 2 * outside) + 200 * crossed + 80 * _nearer(box, point, marks) + 10 * struck + distance
+
+
+def _nearer(box, point, marks) -> int:
+    """The number of other points that the label may seem to belong to."""
+    limit = 1.5 * _distance(box, point)
+    return sum(_distance(box, middle) < limit for middle in (marks[:, :2] + marks[:, 2:]) / 2) - (limit > 0)
 
 
 def _distance(box, point) -> float:
