@@ -96,7 +96,8 @@ def test_a_changed_method_is_a_screen_of_differences(dvc, experiment):
 
 
 def test_experiments_stand_side_by_side_in_120_columns(dvc, experiment):
-    (command,) = re.findall(r"^\$ dvc (exp show .*)$", (ROOT / "docs/using.md").read_text(), re.MULTILINE)
+    pages = ((ROOT / name).read_text() for name in ("README.md", "docs/using.md"))
+    (command,) = {shown for page in pages for shown in re.findall(r"^\$ dvc (exp show .*)$", page, re.MULTILINE)}
     lines = dvc(*shlex.split(command), "--no-pager")
     table = "\n".join(lines)
     assert all(f"{CHANGED}.json:{key}" in table for key in ("clean", "robust")) and "method.lambda_ar" in table
