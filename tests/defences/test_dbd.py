@@ -78,8 +78,8 @@ def test_kappa_1_gives_the_mean_of_the_surest_features():
 
 def test_the_surest_views_are_those_of_lowest_entropy_and_of_equal_ones_the_first():
     sure, unsure = torch.tensor([9.0, 0, 0]), torch.tensor([1.0, 0, 0])
-    logits = torch.stack([unsure, sure, unsure, sure + 1, unsure])[None]
-    assert surest(logits, 3).tolist() == [[1, 3, 0]]
+    logits = torch.stack([sure, unsure, unsure, sure + 1, unsure])[None]
+    assert surest(logits, 3).tolist() == [[0, 3, 1]]
     assert surest(logits, 99).shape == (1, 5)
 
 
@@ -121,6 +121,18 @@ def test_adaptive_attacks_force_either_kappa_and_push_the_agreement_below_the_th
     assert not torch.allclose(attacks[BOOSTED][0], attacks[PLAIN][0])
     torch.testing.assert_close(attacks[BELOW][1], defence.threshold - agreement)
     assert [attacks[variant][1] for variant in (AS_IS, PLAIN, BOOSTED)] == [None] * 3
+
+
+def test_every_adaptive_attack_has_the_gradient_of_its_surrogate():
+    images, model = drawn().requires_grad_(), Tower(SmallTower())
+
+    def gradient(forward, *variant):
+        found = forward(model, images, noise_of(images), 3, *variant)
+        return torch.autograd.grad((found[0] if variant else found)[:, 0].sum(), images)[0]
+
+    for variant, threshold in ((AS_IS, SMALL.threshold), (PLAIN, 2), (BOOSTED, -1), (BELOW, SMALL.threshold)):
+        surrogate = gradient(DBD(kernel=3, threshold=threshold).surrogate)
+        torch.testing.assert_close(gradient(SMALL.adaptive, variant), surrogate)
 
 
 def test_the_agreement_has_a_gradient_and_the_choice_of_views_has_none():

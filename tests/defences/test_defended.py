@@ -20,7 +20,7 @@ from zsr.defences.clipure_cos import CLIPureCos
 from zsr.defences.random_noise import RandomNoise
 from zsr.defences.ttc import GATE, TTC
 from zsr.evaluation import defended, measure
-from zsr.evaluation.defence_records import COLUMNS, COUNTS, DefenceRecord, marks, rows
+from zsr.evaluation.defence_records import CHECKED, COLUMNS, COUNTS, DefenceRecord, marks, rows
 from zsr.evaluation.defended import Bench, Defending, check_attacks, judge_split, neutral_text, of_base, tailored
 from zsr.evaluation.evaluate import Evaluation, evaluate
 from zsr.evaluation.records import Mark, Record
@@ -172,9 +172,10 @@ def test_the_worst_column_is_no_better_than_any(trained, split, tmp_path, defenc
 
 
 def test_counts_do_not_depend_on_the_batch_size(trained, split, tmp_path):
-    defending = dataclasses.replace(SMALL, images=6, checked=2)
-    records = [run(trained, split, tmp_path / str(size), batch_size=size, defending=defending) for size in (64, 4, 1)]
+    defending, strong = dataclasses.replace(SMALL, images=6, checked=2), RandomNoise(eps=16 / 255)
+    records = [run(trained, split, tmp_path / str(n), strong, batch_size=n, defending=defending) for n in (64, 4, 1)]
     assert 0 < records[0].worst.sum() < records[0].clean.sum() and len(records[0].doubled) == 2
+    assert set(records[0].clean.tolist()) - {0, 3}  # the draws decide, so a verdict with other noise shows
     twice, large = (2 * 3) * (2 * 2), 3 * 2  # steps times draws
     assert records[0].passes["checks"][1] == 2 * (twice + large)  # of the two images that are checked
     for record in records[1:]:
@@ -190,7 +191,8 @@ def test_images_without_a_right_verdict_are_spared(trained, split, tmp_path):
     assert not counts.any() and torch.equal(adv, images) and made.tower.gradients == 0
     left = torch.tensor([0, 3, 0, 0, 1, 0, 0, 0, 0, 2, 0, 0])
     Counted.ids = []
-    counts, _, adv = bench(trained, Counted(eps=EPS)).adaptive(images, labels, NOISE, left)
+    made = bench(trained, Counted(eps=EPS), defending=dataclasses.replace(SMALL, verdicts=5))
+    counts, _, adv = made.adaptive(images, labels, NOISE, left)
     assert (counts <= left).all() and ((adv != images).flatten(1).any(dim=1) == (left > 0)).all()
     assert Counted.ids and all(ids == [1, 4, 9] for ids in Counted.ids)  # each image keeps its noise
 
@@ -309,6 +311,46 @@ def test_a_record_comes_back_from_its_file_and_only_whole(record, tmp_path):
         dataclasses.replace(record, **wrong).save(path)
         with pytest.raises(Unusable, match="contradicts itself"):
             DefenceRecord.load(path)
+
+
+def of_counts(n: int, **columns: list) -> DefenceRecord:
+    """A record of n images with five verdicts each. columns: the first counts of a column; the others are 0.
+
+    Of a check all counts are given.
+    """
+    filled = {name: [*columns.get(name, ()), *[0] * (n - len(columns.get(name, ())))] for name in COUNTS}
+    filled |= {name: columns.get(name, ()) for name in CHECKED}
+    cell = {"defence": "d", "method": "clip", "seed": 0, "set_name": "shapes", "fingerprint": "f", "protocol": "p"}
+    none = {"undefended_clean": [0] * n, "undefended": [0] * n}
+    return DefenceRecord(**cell, verdicts=5, ids=range(n), **none, **filled)
+
+
+def test_the_worst_count_of_an_image_is_its_lowest_in_whatever_column_that_is():
+    made = of_counts(4, clean=[1, 5, 4, 3], oblivious=[4, 2, 5, 3], adaptive=[5, 4, 3, 3])
+    assert made.worst.tolist() == [1, 2, 3, 3] and made.hits.tolist() == [0.2, 0.4, 0.6, 0.6]
+    assert made.percent("worst") == pytest.approx(45)
+    assert rows([made])[0]["worst"] == 45
+
+
+def test_a_mark_is_set_from_the_least_difference_on_that_asks_for_it():
+    """Over a point for adaptive_too_weak, a point or more for not_converged, over five points for not_near_zero."""
+
+    def found(n, **columns):
+        return {mark.name for mark in marks([of_counts(n, **columns)])}
+
+    clean, oblivious = {"clean": [5] * 20}, {"oblivious": [3] + [0] * 19}  # one verdict of 20 images is a point
+    assert found(20, **clean, **oblivious, adaptive=[4]) == set()
+    assert found(20, **clean, **oblivious, adaptive=[5]) == {"adaptive_too_weak"}
+    right = {"clean": [5] * 40, "oblivious": [5] * 40}  # one verdict of 40 images is half a point
+    for adaptive, doubled, expected in (
+        (3, 2, set()),
+        (2, 3, set()),
+        (3, 1, {"not_converged"}),
+        (1, 3, {"not_converged"}),
+    ):
+        assert found(40, **right, adaptive=[adaptive], doubled=[doubled] + [0] * 39) == expected
+    assert found(20, **clean, large=[5] + [0] * 19) == set()
+    assert found(20, **clean, large=[5, 1] + [0] * 18) == {"not_near_zero"}
 
 
 def test_the_marks_follow_from_the_counts(record):

@@ -39,6 +39,15 @@ def test_the_surrogate_has_the_values_of_the_logits_and_a_gradient_at_every_pixe
     assert (gradient != 0).float().mean() > 0.99
 
 
+@pytest.mark.parametrize("name", ["dbd", "reliability_tte"])
+def test_the_surrogate_has_a_gradient_where_the_logits_have_none(name, tower):
+    """Of views in coarse greys, for instance. Where a view has a gradient of its own, the two are equal."""
+    images = drawn().requires_grad_()
+    passes = (ON[name].surrogate, ON[name].logits)
+    own, published = (torch.autograd.grad(f(tower, images, noise_of(images), 4)[:, 0].sum(), images)[0] for f in passes)
+    assert (own - published).norm() > 0.05 * published.norm()
+
+
 @pytest.mark.parametrize("name", ON)
 def test_logits_depend_on_no_other_image_of_the_batch(name, tower):
     images = drawn()

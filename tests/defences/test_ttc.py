@@ -97,6 +97,43 @@ def test_r_is_that_of_the_original_clip_and_the_steps_are_those_of_the_tower(tow
     assert torch.equal(TTC().statistics(fine_tuned, images, NOISE, 0)["r"], r)
 
 
+class Curved(LinearTower):
+    """A tower whose gradient differs from image to image."""
+
+    def image_features(self, images):
+        return super().image_features(images).sin()
+
+
+@pytest.mark.parametrize(
+    "defence", [TTC(eps=20 / 255, step_size=9 / 255, tau=FOR_ALL), RandomNoise(eps=20 / 255)], ids=lambda d: d.name
+)
+def test_the_surrogate_has_the_gradient_of_the_tower_where_the_defence_has_put_the_image(images, defence):
+    """BPDA: the move is a constant. Noise that leaves the range of pixels is cut off, and so is its gradient."""
+    tower, leaf, weights = Tower(Curved()), images.clone().requires_grad_(), torch.randn(5, 4)
+
+    def gradient(forward, pixels):
+        return torch.autograd.grad((weights * forward(pixels)).sum(), pixels)[0]
+
+    found = gradient(lambda x: defence.surrogate(tower, x, NOISE, 3), leaf)
+    moved = tower.model.seen.clone().requires_grad_()
+    cut = (moved == 0) | (moved == 1) if defence.name == "random_noise" else torch.zeros_like(moved, dtype=torch.bool)
+    expected = torch.where(cut, 0, gradient(tower.model, moved))
+    torch.testing.assert_close(found, expected)
+    plain = gradient(tower.model, images.clone().requires_grad_())
+    assert (plain - expected)[~cut].abs().mean() > 0.1 * expected.abs().mean()  # elsewhere the gradient is another one
+    attacked = gradient(lambda x: defence.adaptive(tower, x, NOISE, 3, "as_is")[0], leaf)
+    torch.testing.assert_close(attacked, expected)
+
+
+def test_the_gate_of_an_image_does_not_notice_the_other_images(tower, images):
+    _, r = TTC().counterattack(tower, images, NOISE, 0)
+    defence, rows = TTC(tau=float(r.median())), torch.tensor([4, 1, 2])
+    together = moved(defence, tower, images)
+    defence.logits(tower, images[rows], NOISE.take(rows), 0)
+    assert torch.allclose(tower.model.seen, together[rows], atol=1e-6)
+    assert len({round(float(weights[0]), 3) for weights in defence.weights(r)}) == 2  # both branches occur
+
+
 @pytest.mark.parametrize("fine_tuned", [False, True])
 def test_the_passes_are_counted(tower, images, fine_tuned):
     """N + 2 passes: features of the image, one pass for each step, the logits; with an original CLIP two for r."""

@@ -1,5 +1,7 @@
 """The table, the figure, the section and the leaderboard rows of defences at test time, from rows of real records."""
 
+from dataclasses import replace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from zsr import files
 from zsr.evaluation.defence_records import DefenceRecord
 from zsr.evaluation.defence_records import rows as rows_of
 from zsr.evaluation.records import Mark
-from zsr.evaluation.results import wilson
+from zsr.evaluation.results import Sample, average, wilson
 from zsr.reports import defences, figures, leaderboard, reading
 
 PROTOCOL = "TTC (eps 0.05); oblivious: PGD l-inf, eps 13/255, 10 iterations; prompt 'this is {}'; acts at 32 px"
@@ -90,9 +92,60 @@ def test_the_worst_case_of_a_set_has_wilsons_interval(written):
     assert lines["ttc", "clip"][0] == f"30 [{low:.0f}, {high:.0f}]"
 
 
+def of_columns(n: int, seeds: int = 1) -> tuple[list[DefenceRecord], list[dict[str, str]]]:
+    """The records of a random defence on two sets, and their rows as the metrics have them."""
+    generator = np.random.default_rng(n)
+    made = []
+    for set_name, seed in [(one, seed) for one in "ab" for seed in range(seeds)]:
+        drawn = {column: generator.integers(0, 6, n) for column in ("clean", "oblivious", "adaptive")}
+        bits = {"undefended_clean": counts(n // 2, n), "undefended": counts(n // 5, n)}
+        one = record("ttc_clip", "clip", set_name, 0, 0, 0, verdicts=5)
+        made.append(replace(one, ids=range(n), seed=seed, **bits, **drawn))
+    return made, [{key: str(value) for key, value in row.items()} for row in rows_of(made)]
+
+
+def test_every_column_has_an_interval_that_is_exact_for_single_verdicts(written, tmp_path):
+    table = files.read_rows(tmp_path / "defences.csv")
+    (one, *_, mean) = [row for row in table if row["defence"] == "ttc_clip"]
+    for column, right in (
+        ("clean", 16),
+        ("oblivious", 12),
+        ("adaptive", 6),
+        ("undefended_clean", 18),
+        ("undefended", 1),
+    ):
+        low, high = (100 * end for end in wilson(right / 20, 20))
+        assert [float(one[f"{column}_{end}"]) for end in ("low", "high")] == pytest.approx([low, high], abs=0.01)
+    assert one["n"] == "20" and mean["n"] == "40"
+    for column, right in (("adaptive", (6, 4)), ("oblivious", (12, 12))):
+        summary = average([Sample.of(counts(n)[None].astype(int)) for n in right])
+        assert float(mean[f"{column}_low"]) == pytest.approx(summary["low"], abs=0.01)
+        assert float(mean[f"{column}_high"]) == pytest.approx(summary["high"], abs=0.01)
+    lines = {tuple(line[:2]): line[2:] for line in cells(written, "95 % intervals")[2:]}
+    low, high = float(mean["adaptive_low"]), float(mean["adaptive_high"])
+    assert lines["ttc", "clip"][0] == "40" and lines["ttc", "clip"][3] == f"25.0 [{low:.0f}, {high:.0f}]"
+
+
+def test_the_interval_of_several_verdicts_holds_that_of_the_shares_of_images():
+    made, plain = of_columns(40)
+    for row in defences.with_intervals(plain):
+        of_row = [one for one in made if row["set"] in (one.set_name, "mean")]
+        for column in ("clean", "oblivious", "adaptive"):
+            exact = average([Sample.of(one.shares(column)[None]) for one in of_row])
+            assert float(row[f"{column}_low"]) < exact["low"] < exact["high"] < float(row[f"{column}_high"])
+
+
+def test_several_seeds_have_no_interval_but_that_of_the_worst_case():
+    _, plain = of_columns(12, seeds=2)
+    row = defences.with_intervals(plain)[-1]
+    assert (row["seeds"], row["clean_low"], row["undefended_high"]) == ("2", "", "") and float(row["low"]) >= 0
+    assert defences.intervals([row]).body[0][3] == f"{float(row['clean']):.1f}"
+
+
 def test_the_table_fits_the_page_and_its_rows_are_kept(written, tmp_path):
     assert max(map(len, written.splitlines())) <= 100
-    assert files.read_rows(tmp_path / "defences.csv") == rows()
+    kept = [{key: row[key] for key in rows()[0]} for row in files.read_rows(tmp_path / "defences.csv")]
+    assert kept == rows()
     assert r"\textdagger{}1" in (tmp_path / "defences.tex").read_text()
 
 
@@ -129,6 +182,24 @@ def test_the_figure_has_a_panel_for_each_tower_and_one_look_for_each_defence(fig
     assert points["clip"][80, 72.5].get_markerfacecolor() == "none" != one.get_markerfacecolor()  # the marked number
     texts = {tower: {text.get_text() for text in axis.texts} for tower, axis in panels.items()}
     assert texts == {"clip": {"none", "still", "ttc"}, "tecoa": {"none", "ttc", "weak"}}
+
+
+def test_labels_of_crowded_points_near_zero_stay_in_their_panel_and_apart(monkeypatch, tmp_path):
+    drawn, crowd = [], []
+    monkeypatch.setattr(figures, "_write", lambda figure, path: drawn.append(figure))
+    for tower in ("clip", "tecoa"):
+        for name, oblivious, worst in (("clipure_cos", 0.6, 0.6), ("random_noise", 4.6, 3.0), ("csr", 34.4, 5.0)):
+            numbers = {"oblivious": str(oblivious), "worst": str(worst), "low": str(worst / 2), "high": str(worst + 5)}
+            of_mean = next(row for row in rows() if row["set"] == "mean")
+            crowd.append(of_mean | {"defence": f"{name}_{tower}", "method": tower, "undefended": "1.7"} | numbers)
+    figures.defences(tmp_path / "defences.png", crowd, "title", "note")
+    for axis in drawn[0].axes:
+        boxes, panel = [text.get_window_extent() for text in axis.texts], axis.get_window_extent()
+        assert len(boxes) == 4 and all(panel.contains(*corner) for box in boxes for corner in box.corners())
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+        ends = [tuple(end) for bar in axis.containers if bar.has_yerr for end in bar.lines[2][0].get_segments()[0]]
+        assert ends and all(panel.contains(*axis.transData.transform(end)) for end in ends)
+    plt.close(drawn[0])
 
 
 def test_the_bar_is_the_interval_of_the_worst_case(figure):

@@ -143,8 +143,11 @@ def defences(path: Path, rows: Rows, title: str, note: str) -> None:
             points.append(Label(x, y, name_of(row)))
             bars.append([(x, low), (x, high)])
         axis.axline((0, 0), slope=1, color="0.5", lw=0.9, ls="--", zorder=0)
-        axis.set(title=tower, xlim=(-6, 1.15 * most), ylim=(-6, 1.15 * most))
+        axis.set_title(tower)
         labelled.append((points, bars))
+    farthest = [max(float(row["oblivious"]), float(row["undefended"])) for row in averages]
+    across, up = (max(values) * 1.12 for values in (farthest, [float(row["high"]) for row in averages]))
+    axes[0].set(xlim=(-across / 8, across), ylim=(-up / 8, up))  # room for labels of points near 0
     _outer_labels(axes, 2, "accuracy under oblivious attacks, %", "worst case, %")
     hollow = any(row["marks"] for row in averages)
     _titled(figure, title, f"{note} Hollow: the table of defences says why a number has a mark." if hollow else note)

@@ -10,6 +10,7 @@ from matplotlib.patheffects import withStroke
 
 SIZE = 8.5  # points, the size of a label
 GAP = 1.45  # distance between the baselines of two labels, in sizes
+MARK = 5  # points, half the side of a marker
 RADII = (5, 9, 16, 26, 38, 52, 68, 86, 106)  # points, from the labelled point to the label
 ANGLES = np.linspace(0, 2 * math.pi, 16, endpoint=False)
 DIRECTIONS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
@@ -42,7 +43,7 @@ def at_points(axis: Axes, labels: Sequence[Label], bars: Sequence[Sequence[tuple
     points = np.array([to_pixels((label.x, label.y)) for label in labels]) * type_size
     ends = np.reshape([to_pixels(end) for bar in bars for end in bar], (-1, 2, 2)) * type_size
     spots = (ends[:, :1] + np.linspace(0, 1, 25)[:, None] * (ends[:, 1:] - ends[:, :1])).reshape(-1, 2)
-    marks = np.hstack([points - 5, points + 5])
+    marks = np.hstack([points - MARK, points + MARK])
     inside = np.array(axis.get_window_extent().extents) * type_size
     placed = np.empty((0, 4))
     for label, point in zip(labels, points):
@@ -68,9 +69,10 @@ def _cost(box, point, placed, marks, spots, inside) -> float:
     crossed = 0
     if distance > DISTANT:
         leader = np.linspace(point, (box[:2] + box[2:]) / 2, 30)[:, None]
-        crossed = ((others[:, :2] < leader) & (leader < others[:, 2:])).all(axis=2).any(axis=0).sum()
+        away = (np.abs(leader - point) > MARK).any(axis=2)  # beside the point lies its own mark, and may lie others
+        crossed = (((others[:, :2] < leader) & (leader < others[:, 2:])).all(axis=2) & away).any(axis=0).sum()
     struck = ((box[:2] < spots) & (spots < box[2:])).all(axis=1).sum()
-    return 1000 * (hidden + 2 * outside) + 200 * crossed + 80 * _nearer(box, point, marks) + 10 * struck + distance
+    return 1000 * (hidden + 2 * outside) + 200 * crossed + 80 * _nearer(box, point, marks) + 30 * struck + distance
 
 
 def _nearer(box, point, marks) -> int:
