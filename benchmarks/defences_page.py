@@ -25,7 +25,7 @@ def with_numbers(page: str, rows: Sequence[Row]) -> str:
     """
     if not BLOCK.search(page):
         raise SystemExit(f"{PAGE.name} has no place for numbers: <!-- measured: NAME -->, <!-- end measured -->")
-    averages = defences.means(rows)
+    averages = defences.means(defences.with_intervals(rows))
 
     def block(found: re.Match) -> str:
         return found[1] + found[2] + (f"{NUMBERS[found[1]](averages)}\n" if averages else "")
@@ -41,12 +41,14 @@ def findings(averages: Sequence[Row]) -> str:
     """What the numbers say, as a list of sentences."""
     gaps = sorted(averages, key=lambda row: float(row["worst"]) - float(row["oblivious"]))
     above = [row for row in averages if float(row["oblivious"]) > float(row["clean"])]
-    best = averages[0]
+    dear, best = min(averages, key=lambda row: float(row["clean"]) - float(row["undefended_clean"])), averages[0]
     texts = [
         f"The highest worst case is that of {_told(best)}: {defences.worst(best)} %.",
         f"The largest gap between the columns is that of {_told(gaps[0])}: {float(gaps[0]['oblivious']):.1f} % under "
         f"oblivious attacks, {float(gaps[0]['worst']):.1f} % in the worst case.",
-        "Higher under oblivious attacks than without an attack: " + (", ".join(map(_told, above)) or "none") + ".",
+        "Higher under oblivious attacks than without an attack: " + (", ".join(map(_reversed, above)) or "none") + ".",
+        f"The largest loss without an attack is that of {_told(dear)}: {float(dear['undefended_clean']):.1f} % of the "
+        f"tower alone, {float(dear['clean']):.1f} % with the defence.",
         "With a mark: " + (", ".join(map(_told, (row for row in averages if row["marks"]))) or "none") + ".",
     ]
     return "\n".join(markdown.item(text) for text in texts)
@@ -56,9 +58,14 @@ def _told(row: Row) -> str:
     return f"`{defences.name_of(row)}` on `{row['method']}`"
 
 
+def _reversed(row: Row) -> str:
+    return f"{_told(row)} ({float(row['oblivious']):.1f} % against {float(row['clean']):.1f} %)"
+
+
 NUMBERS: dict[str, Callable[[Sequence[Row]], str]] = {
     "findings": findings,
     "accuracies": lambda averages: _drawn(defences.accuracies(averages)),
+    "intervals": lambda averages: _drawn(defences.intervals(averages)),
     "costs": lambda averages: _drawn(defences.costs(averages)),
     "medians": lambda averages: _drawn(defences.medians_of_decisions(averages)),
 }

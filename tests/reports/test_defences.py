@@ -74,6 +74,19 @@ def test_defences_stand_in_the_order_of_their_worst_case_and_the_best_that_is_tr
     assert body[2][2:5] == ["80.0", "60.0", "25.0"] and body[2][6] == "5.0"
 
 
+def test_the_number_is_the_worst_case_also_where_it_lies_below_every_column(tmp_path):
+    lower = [row | {"worst": "2.5"} if row["defence"] == "ttc_clip" else row for row in rows()]
+    defences.table(tmp_path, lower, "Defences, a study")
+    text = (tmp_path / "defences.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    body = cells(text, "mean over 2 sets")[2:]
+    assert body[-1][:2] == ["ttc", "clip"] and body[-1][5].startswith("2.5 [")
+    assert [line[2][:3] for line in cells(text, "worst case on every set")[2:] if line[:2] == ["ttc", "clip"]] == [
+        "2 ["
+    ]
+    (table,) = [table for table in parsed(defended=lower).tables if table[0][0]["text"] == "defence"]
+    assert [cell["text"] for cell in table[-1][:2]] == ["ttc", "clip"] and table[-1][5]["text"].startswith("2.5")
+
+
 def test_a_note_has_the_reason_of_a_mark_and_no_other_mark_is_told(written):
     notes = " ".join(written.split())
     assert "- †1 zero gradient. still_clip: the gradient vanishes at 8 of 8 images." in notes and "†2" not in notes

@@ -44,13 +44,14 @@ def test_blocks_hold_the_numbers_of_the_rows_and_stay_when_they_are_written_agai
         "| ttc     | tecoa | 70.0  | 55.0      | 50.0" in once and once.startswith("a\n") and once.endswith("-->\nb\n")
     )
     assert defences_page.with_numbers(once, rows()) == once
-    wide = defences_page.with_numbers(blank.format("intervals"), defences.with_intervals(rows()))
-    assert "| ttc     | tecoa | 40 | 70.0 [" in wide
+    wide = defences_page.with_numbers(blank.format("intervals"), rows())
+    assert "| ttc     | tecoa | 40  | 70.0\N{NO-BREAK SPACE}[" in wide
     assert defences_page.with_numbers(once, []) == blank.format("accuracies")
     texts = " ".join(defences_page.with_numbers(blank.format("findings"), rows()).split())
     assert "highest worst case is that of `still` on `clip`: 72.5" in texts
     assert "gap between the columns is that of `weak` on `tecoa`: 55.0 % under oblivious attacks, 5.0 %" in texts
     assert "Higher under oblivious attacks than without an attack: none." in texts and "With a mark: `still`" in texts
+    assert "loss without an attack is that of `ttc` on `tecoa`: 90.0 % of the tower alone, 70.0 % with" in texts
     more = [row | {"oblivious": "99.0"} if row["defence"] == "ttc_clip" else row for row in rows()]
     told = "than without an attack: `ttc` on `clip` (99.0 % against 80.0 %)."
     assert told in " ".join(defences_page.with_numbers(blank.format("findings"), more).split())
