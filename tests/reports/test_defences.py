@@ -91,6 +91,8 @@ def test_a_note_has_the_reason_of_a_mark_and_no_other_mark_is_told(written):
     notes = " ".join(written.split())
     assert "- †1 zero gradient. still_clip: the gradient vanishes at 8 of 8 images." in notes and "†2" not in notes
     assert "- ttc_clip: TTC (eps 0.05); oblivious: PGD" in notes
+    twice = {"defence": "ttc_clip", "reasons": "a: first; b: other; a: second"}
+    assert [row["reason"] for row in defences.mark_rows([twice])] == ["first", "other"]
 
 
 def test_conditions_cost_and_medians_are_those_of_the_records(written):
