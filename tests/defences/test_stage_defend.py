@@ -30,13 +30,12 @@ CHANGES = {
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch, document, clip_model):
+def study(tmp_path, monkeypatch, document, clip_model, trained):
     """A folder with a study of two seeds of training. The tower of seed 1 differs from the base model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr(scratch, "loaded_files", set)  # this process has loaded far more than the stage does
-    text = torch.nn.functional.normalize(torch.randn(12, 48), dim=1)
-    prepared_sets(tmp_path, {"shapes": 6, "letters": 4}, text)
+    prepared_sets(tmp_path, {"shapes": 6, "letters": 4}, trained.text_embeddings)  # prompts that fit the shapes
     clip.save(defend.BASE_MODEL / "0.safetensors", clip_model, "zsr-tiny", placed=True)
     clip.save(defend.CHECKPOINTS / "clip/0.safetensors", clip_model, "zsr-tiny", placed=True)
     with torch.no_grad():
@@ -80,6 +79,7 @@ def test_the_stage_writes_a_record_for_each_set_and_seed_and_the_metrics_of_all(
     ]  # fmt: skip
     mean = {column: float(table[-1][column]) for column in COLUMNS}
     assert files.read_json(study / "metrics/defended/random_noise_clip.json") == mean
+    assert 0 < mean["clean"] < float(table[0]["clean"])
     assert f"random_noise_clip on clip: clean {mean['clean']:.1f}" in said
 
 
