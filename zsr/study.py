@@ -415,8 +415,8 @@ def _check_reports(study: Study) -> None:
         for name in names:
             if name in NEEDS and not there[NEEDS[name]]:
                 raise ParamError(f"{kind}: '{name}' needs {NEEDS[name]}, which this study does not have")
-    for name, maps in study.attention.items():
-        _among(f"attention.{name}.methods", maps.methods, "methods", study.methods)
+    for set_name, maps in study.attention.items():
+        _among(f"attention.{set_name}.methods", maps.methods, "methods", study.methods)
 
 
 def _check_protocols(document: dict) -> None:

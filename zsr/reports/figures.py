@@ -405,12 +405,11 @@ def attention(path: Path, columns: Mapping[tuple[str, str], tuple], title: str, 
     for (left, _), (right, _) in zip(heads, heads[1:]):
         widths += [1.0] if left == right else [GUTTER, 1.0]
     figure, grid = plt.subplots(
-        n, len(widths), figsize=(WIDTH, (WIDTH - 0.2) / sum(widths) * n + 1.3), squeeze=False, layout="constrained",
-        width_ratios=widths,
+        n, len(widths), figsize=(WIDTH, (WIDTH - 0.2) / sum(widths) * n + 1.3), squeeze=False, width_ratios=widths
     )  # fmt: skip
     for axis in grid.flat:
         axis.axis("off")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     used = {head: axes for head, axes in zip(heads, (grid[:, i] for i, width in enumerate(widths) if width == 1.0))}
     for head, axes in used.items():
         images, maps = columns[head]
