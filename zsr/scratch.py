@@ -253,10 +253,10 @@ class _Parsed:
 @cache
 def _parsed(path: Path, changed: int) -> _Parsed:
     """The digest and the imports of a Python file. changed: the time of the last change, for the cache."""
-    tree, total = ast.parse(path.read_text(encoding="utf-8")), hashlib.sha256()
-    for part in _structure(tree):
-        total.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    return _Parsed(total.hexdigest(), _only_names(tree.body), _imports(path, tree))
+    tree, parts = ast.parse(path.read_text(encoding="utf-8")), list[str]()
+    _structure(tree, parts)
+    structure = "".join(f"{part}\0" for part in parts).encode("utf-8", "surrogatepass")
+    return _Parsed(hashlib.sha256(structure).hexdigest(), _only_names(tree.body), _imports(path, tree))
 
 
 def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -269,29 +269,33 @@ def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, 
                 raise StudyError(f"{path}: line {node.lineno} imports relatively; name the whole module")
             assert node.module is not None  # only a relative import may lack a module
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PACKAGE_DATA":
+        elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PACKAGE_DATA":
             data_files += ast.literal_eval(node.value)
     top = {name.split(".")[0] for name in names} - set(PACKAGES) - set(sys.stdlib_module_names)
     return tuple(names), tuple(data_files), tuple(sorted(top))
 
 
-def _structure(node: Any) -> Iterator[str]:
-    """The parts of a syntax tree without docstrings, positions and comments, equal for every version of Python."""
+def _structure(node: Any, parts: list[str]) -> None:
+    """Append the parts of a syntax tree without docstrings, positions and comments, equal for every version of Python.
+
+    A stage does it for each of its files, so the list is one, and not a generator in a generator for each level.
+    """
     if isinstance(node, list):
-        yield "["
+        parts.append("[")
         for item in node:
-            yield from _structure(item)
-        yield "]"
+            _structure(item, parts)
+        parts.append("]")
     elif isinstance(node, ast.AST):
-        yield type(node).__name__
-        for name, value in ast.iter_fields(node):
+        parts.append(type(node).__name__)
+        for name in node._fields:
+            value = getattr(node, name, None)
             if name == "body" and _has_docstring(node):
                 value = value[1:]
             if value is not None and value != []:  # fields that newer versions of Python add are empty in older code
-                yield name
-                yield from _structure(value)
+                parts.append(name)
+                _structure(value, parts)
     else:
-        yield repr(node)
+        parts.append(repr(node))
 
 
 def _has_docstring(node: ast.AST) -> bool:
