@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.campaign import forks
 from tests.campaign.forks import Ended
 from tests.checkout import ROOT, put
+from zsr import files
 
 SMALL = {
     "name": "campaign",
@@ -224,8 +225,7 @@ def public_study(world_folder: Path, name: str, folder: Path, n: int) -> Path:
     document = parameters({set_of(name): n})
     (folder / "params.yaml").write_text(yaml(document), encoding="utf-8")
     manifest = folder / "data/downloads" / f"{set_of(name)}.json"
-    manifest.parent.mkdir(parents=True)
-    manifest.write_text(json.dumps({"set": set_of(name)}), encoding="utf-8")  # nothing to get
+    files.write_kept(manifest, f"download of {set_of(name)}", {"set": set_of(name)})  # nothing to get
     return folder
 
 
