@@ -9,6 +9,7 @@ import click
 import numpy as np
 from matplotlib.figure import Figure
 
+from zsr.cli.command import WRITTEN, check_written
 from zsr.cli.running import OneLine
 from zsr.data.config import Data
 from zsr.data.prepared import Split
@@ -40,9 +41,10 @@ def sheet(splits: dict[str, Split]) -> Figure:
 
 
 @click.command(cls=OneLine)
-@click.option("--out", default="docs/world.png", type=click.Path(path_type=Path), help="The picture to write.")
+@click.option("--out", default="docs/world.png", type=WRITTEN, help="The picture to write.")
 def main(out: Path) -> None:
     """Draw pictures of every set in params.yaml."""
+    check_written(out)
     data = block(read(Path("params.yaml")), "data", Data)
     splits = {name: make(name, "test", size.test, data.seed, data.image_size) for name, size in data.sets.items()}
     sheet(splits).savefig(out, metadata={"Software": None})

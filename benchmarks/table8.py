@@ -21,9 +21,9 @@ from tabulate import tabulate
 
 from benchmarks._study_hours import table, work_of
 from benchmarks._table8_rows import beside, extrapolated, matmul_rates, rates, speed_cells, step_cells
-from stages.command import WRITTEN
 from zsr import files
 from zsr.attacks.clean import Clean
+from zsr.cli.command import WRITTEN, check_written
 from zsr.cli.running import OneLine
 from zsr.compute import Compute
 from zsr.evaluation.evaluate import Evaluation
@@ -76,6 +76,8 @@ def main(
     attack_batch: int | None,
     out: Path | None,
 ) -> None:
+    if out:
+        check_written(out)
     from benchmarks._tower import Tower  # takes seconds
 
     document = under_protocol(read(Path(STUDIES[0], "params.yaml")))

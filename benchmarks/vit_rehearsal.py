@@ -19,7 +19,8 @@ import click
 import torch
 from ruamel.yaml import YAML
 
-from stages.command import ROOT, WRITTEN
+from stages.command import ROOT
+from zsr.cli.command import WRITTEN, check_written
 from zsr.cli.running import OneLine
 from zsr.evaluation.records import Record
 from zsr.params import read
@@ -37,6 +38,7 @@ STANDARD = "autoattack_standard"
 @click.option("--n-iter", type=click.IntRange(1), default=100, help="Iterations of PGD and APGD.")
 @click.option("--standard", type=click.IntRange(1), default=100, help="Iterations of the standard AutoAttack.")
 def main(folder: Path, train: int, test: int, epochs: int, n_iter: int, standard: int) -> None:
+    check_written(folder, folder=True)
     folder.mkdir(parents=True, exist_ok=True)
     document = params(folder, train, test, epochs, n_iter, standard)
     YAML(typ="safe").dump(document, folder / "params.yaml")

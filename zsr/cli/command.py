@@ -1,15 +1,20 @@
 """The kinds of values that options of commands take."""
 
+import errno
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 
-from zsr.params import ParamError, build
+from zsr import files
+from zsr.data.outside import printable
+from zsr.params import SYSTEM, ParamError, StudyError, build
 
 EXISTING = click.Path(exists=True, path_type=Path)
 WRITTEN = click.Path(path_type=Path)
+NOWHERE = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)  # what /proc and its like answer where a file is made
 
 
 class Names(click.ParamType):
@@ -47,3 +52,34 @@ class Number(click.ParamType):
             return build(self.schema, whole, "it")
         except ParamError as error:
             self.fail(str(error), param, context)
+
+
+def check_written(path: Path, folder: bool = False) -> None:
+    """Raise StudyError where no file, or no folder of files, can be made at a path that a user has named.
+
+    A command calls it before it computes anything. Rights alone do not tell: root has all rights below /proc, and a
+    disk may be full. So a hidden file is made there, with the folders that lack, and removed again.
+    """
+    try:
+        files.check_writable(path, folder)
+        _try_to_write(path / "record" if folder else path)
+    except StudyError as error:
+        raise StudyError(printable(error)) from None
+    except OSError as error:
+        meaning = SYSTEM.get(error.errno or 0, error.strerror or type(error).__name__).partition(";")[0]
+        reason = "nobody can make a file there" if error.errno in NOWHERE else meaning
+        raise StudyError(f"{printable(path)} cannot be written ({reason}): name another place") from None
+
+
+def _try_to_write(path: Path) -> None:
+    class Made(Exception):
+        pass
+
+    lacking = [one for one in path.parents if not one.exists()]
+    try:
+        with suppress(Made), files.temporary_for(path):
+            raise Made
+    finally:
+        for one in lacking:
+            with suppress(OSError):  # another process may have put a file there
+                one.rmdir()

@@ -5,8 +5,7 @@ from typing import Any
 
 import click
 
-from zsr import files
-from zsr.cli.command import EXISTING, WRITTEN, Number
+from zsr.cli.command import EXISTING, WRITTEN, Number, check_written
 from zsr.cli.running import OneLine
 from zsr.params import Natural
 
@@ -50,7 +49,7 @@ def convert(
     zsr convert tower.pt --arch ViT-B-32-quickgelu --base openai.pt --out tower.safetensors
     zsr convert tga_zsr.safetensors --arch ViT-B-32-quickgelu --to official --out tga_zsr.pt
     """
-    files.check_writable(out)
+    check_written(out)
     from zsr.models import checkpoints
 
     checkpoints.convert(file, out, arch, format_name, base, epoch=epoch, activation=activation, norm_stats=norm_stats)

@@ -10,12 +10,13 @@ import click
 def measure(weights: str, given: Options) -> None:
     """Judge the model, with the published numbers of the defence, and print the columns for every eps."""
     from zsr.cli import evaluate as plain
+
+    plain._check(weights, given)
     from zsr.evaluation.defended import defence_by_name, neutral_text
     from zsr.models.loading import load
 
     defence = defence_by_name(given.defence)
     attacks = {eps: plain._attacks(given, eps) for eps in given.eps}
-    plain._check(given)
     _refuse(given, defence, attacks)
     if given.threads:
         import torch
@@ -25,8 +26,8 @@ def measure(weights: str, given: Options) -> None:
     templates, is_original = defence.neutral_templates(), weights in ("openai", given.base)
     origin = None if is_original or not defence.needs_origin else load(given.base or "openai", str(model.arch))
     neutral = neutral_text(model, str(model.arch), templates) if templates else None
-    name = Path(weights).stem if Path(weights).exists() else weights.removeprefix("hf-hub:").replace("/", "--")
-    out = given.out or Path("zsr-results") / name
+    name = plain.name_of(weights)
+    out = given.out or plain.RESULTS / name
     for eps, named in attacks.items():
         folder = out / f"{given.defence}-eps_{eps.replace('/', '_')}"
         result = _judged(model, origin, neutral, defence, named, name, folder, given)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, Names, Number
+from zsr.cli.command import EXISTING, WRITTEN, Names, Number, check_written
 from zsr.cli.running import Log, OneLine, never_silent, told
 from zsr.params import BatchSize, Images, Iterations, Seed, Threads
 
@@ -33,6 +33,7 @@ PROTOCOLS = {  # values of attacks, values of the evaluation
         {"precision": "fp16", "counted": "adv", "batch_size": 256},
     ),
 }
+RESULTS = Path("zsr-results")  # where records go without --out
 DRAWN = 100  # images of a drawn set, which has no end
 
 
@@ -103,11 +104,11 @@ def _with_preset(given: Options) -> Options:
 
 def _measure(weights: str, given: Options) -> None:
     """Check everything that costs nothing, load the model, attack one set after another, report."""
+    _check(weights, given)
     from zsr.evaluation import measure
     from zsr.params import ParamError
 
     attacks = {eps: _attacks(given, eps) for eps in given.eps}
-    _check(given)
     quick = measure.quick_look(next(iter(attacks.values())))
     if given.entry and quick:
         raise ParamError(f"--entry: no entry is written of a quick look ({quick})")
@@ -118,8 +119,8 @@ def _measure(weights: str, given: Options) -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     model = load(weights, given.arch, given.base, given.activation, given.norm_stats)
-    name = Path(weights).stem if Path(weights).exists() else weights.removeprefix("hf-hub:").replace("/", "--")
-    out, tower = given.out or Path("zsr-results") / name, measure.weights_digest(model)
+    name, tower = name_of(weights), measure.weights_digest(model)
+    out = given.out or RESULTS / name
     records: dict[str, tuple] = dict.fromkeys(attacks, ())
     names = [*given.sets, *([given.data_name] if given.data else [])]
     with Bar() as bar:
@@ -141,11 +142,15 @@ def _measure(weights: str, given: Options) -> None:
     _close(given, results, out, name, str(model.arch))
 
 
-def _check(given: Options) -> None:
+def name_of(weights: str) -> str:
+    """What records call a model: the file's name without its ending, or the tag or repository."""
+    return Path(weights).stem if Path(weights).exists() else weights.removeprefix("hf-hub:").replace("/", "--")
+
+
+def _check(weights: str, given: Options) -> None:
     """Refuse what cannot be, before any library is loaded."""
     from importlib.util import find_spec
 
-    from zsr import files
     from zsr.data import folder
     from zsr.data.registry import entries
     from zsr.data.sources import absent
@@ -170,9 +175,9 @@ def _check(given: Options) -> None:
             read(path)
     if given.entry and len(given.eps) > 1:
         raise ParamError(f"--entry takes one eps, got {', '.join(given.eps)}")
-    for path, is_folder in ((given.out, True), (given.entry, False)):
-        if path:
-            files.check_writable(path, is_folder)
+    check_written(given.out or RESULTS / name_of(weights), folder=True)
+    if given.entry:
+        check_written(given.entry)
 
 
 def _attacks(given: Options, eps: str) -> dict:

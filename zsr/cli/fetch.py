@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN
+from zsr.cli.command import EXISTING, WRITTEN, check_written
 from zsr.cli.running import OneLine
 from zsr.data import plan
 from zsr.data.fetching import hub
@@ -58,6 +58,7 @@ def fetch(
     )
     chosen = [entry(name) for name in names]
     if only == "lock":
+        check_written(hub.LOCK)
         click.echo(f"{hub.write_lock(_warn)} repositories are in {hub.LOCK.name}")
         return
     if not names:
@@ -69,6 +70,7 @@ def fetch(
         _show(rows, as_json)
         _fail([row["url"] for row in rows if not row["ok"] and row["status"] != "dead"], "do not answer as they should")
     else:
+        check_written(root, folder=True)
         with closing(_Bars()) as bars:
             wish = Wish(
                 root=root, split=split, given=given, accepted=accepted, watch=bars, warn=bars.warn,

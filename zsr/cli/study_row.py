@@ -42,6 +42,11 @@ def evaluate(name: str, sets: tuple[str, ...], attacks: tuple[str, ...], out: Pa
     """Judge a row under rows of `attacks`, on sets of the study, with the numbers of params.yaml."""
     import click
 
+    from zsr.cli.command import check_written
+    from zsr.cli.evaluate import RESULTS
+
+    out = out or RESULTS / name
+    check_written(out, folder=True)
     from zsr.data import prepared
     from zsr.evaluation.evaluate import judge
     from zsr.evaluation.measure import Result
@@ -54,7 +59,7 @@ def evaluate(name: str, sets: tuple[str, ...], attacks: tuple[str, ...], out: Pa
     sets = sets or tuple(prepared.names(TEXT))
     _among("--attack", attacks, document["attacks"])
     _among("--sets", sets, prepared.names(TEXT))
-    weights, out = checkpoint(name), out or Path("zsr-results") / name
+    weights = checkpoint(name)
     loaded = {one: prepared.load(SETS, TEXT, one, int(weights.stem)) for one in sets}
     records = []
     for attack in attacks:
