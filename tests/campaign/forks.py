@@ -7,6 +7,7 @@ computes nothing itself, since threads of a computation do not survive a fork.
 import fcntl
 import io
 import os
+import re
 import resource
 import signal
 import sys
@@ -22,12 +23,16 @@ from typing import NoReturn
 from stages.warm import end_after
 
 LIMIT = 60  # seconds after which a command hangs
+BUSY = 0.03  # of a processor: a command that gets as much on a busy machine has LIMIT seconds of computing
+LONGEST = 10 * LIMIT  # seconds after which any command hangs
 MEMORY = 3 * 2**30  # bytes of addresses that a command may add to those of the warmed process
 FILE = 2**30  # bytes of the largest file that a command may write
 LIBRARIES = (
     *("torch", "torchvision.datasets", "open_clip", "safetensors.torch", "sklearn.datasets", "scipy.io", "PIL.Image"),
     *("h5py", "tabulate", "tqdm", "click", "huggingface_hub", "matplotlib.pyplot"),
 )
+BAR = re.compile(r"\d+%\||\d % of \d+ images|\bit/s|\?it/s|: \d+it \[|[\d.]+[kMG]?B/s|\?B/s")
+AT_WORK = re.compile(rf"{BAR.pattern}|[\d,]+ of [\d,]+ \w+, .* left|: at work for [\d,]+ s$")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -130,8 +135,18 @@ def _text(output: Path | int) -> str:
 
 
 def finished(started: Started, limit: float = LIMIT) -> Ended:
-    """Wait for a command, which is ended after `limit` seconds."""
+    """Wait for a command, which is ended after `limit` seconds.
+
+    On a machine that others use, too, a second is not a second of computing. So a command that computes, and says
+    nothing, gets as many seconds of computing. One that waits is ended on time, and so is one that says it is at work.
+    """
     status = waited(started.pid, started.began + limit)
+    until, had = time.monotonic(), computed(started.pid)
+    while status is None and had < limit and until < started.began + LONGEST and not is_at_work(_said(started)):
+        until = time.monotonic() + limit / 6
+        status, before, had = waited(started.pid, until), had, computed(started.pid)
+        if had - before < BUSY * limit / 6:
+            break
     hung = status is None
     if hung:
         with suppress(ProcessLookupError):
@@ -139,6 +154,25 @@ def finished(started: Started, limit: float = LIMIT) -> Ended:
         status = os.waitstatus_to_exitcode(os.waitpid(started.pid, 0)[1])
     out, err = map(_text, started.outputs)
     return Ended(status or 0, out, err, time.monotonic() - started.began, hung)
+
+
+def computed(pid: int) -> float:
+    """The seconds of computing of a child and its threads; 0.0 where it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def is_at_work(err: str) -> bool:
+    """Does the last line that a command has said tell that it is at work?"""
+    return bool(AT_WORK.search(re.split(r"[\r\n]+", err.strip())[-1]))
+
+
+def _said(started: Started) -> str:
+    err = started.outputs[1]
+    return err.read_text("utf-8", "backslashreplace") if isinstance(err, Path) else ""
 
 
 def waited(pid: int, until: float) -> int | None:

@@ -4,10 +4,12 @@ import csv
 import ctypes
 import io
 import json
+import locale
 import os
 import random
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +46,7 @@ INPUTS = {
     ("train", "tecoa"): ("data/sets/shapes/train.safetensors", "data/text_embeddings/shapes/0.safetensors"),
     ("text_embeddings", "shapes"): ("data/sets/shapes/test.safetensors",),
     ("sets",): ("data/text_embeddings/*/entry.json", "data/study.json"),
+    ("data", "shapes"): ("data/downloads/shapes.json",),
     ("collect",): ("data/records/*/0/*.json", "data/records/*/0/*.json", "data/study.json"),
     ("tables",): ("metrics/results/*.csv", "metrics/results/study.json"),
     ("figures",): ("metrics/curves/*/curve.csv",),
@@ -53,13 +56,35 @@ FORM_ONLY = {
     ("train", "tecoa"): ("data/base_model/0.safetensors",),
     ("text_embeddings", "shapes"): ("data/base_model/0.safetensors",),
 }
+SWAPPED = {  # reader -> pairs of outputs, each of which is right in its own place alone
+    ("collect",): (
+        ("data/records/tecoa-pgd", "data/records/clip-pgd"),
+        ("data/records/tecoa-pgd", "data/records/tecoa-cw"),
+        ("data/records/clip-cw/0", "data/records/tecoa-cw/0"),
+        ("data/records/clip-pgd/0/shapes.json", "data/records/clip-pgd/0/letters.json"),
+    ),
+    ("evaluate", "tecoa", "pgd"): (
+        ("data/checkpoints/tecoa", "data/checkpoints/clip"),
+        ("data/checkpoints/tecoa/0.safetensors", "data/base_model/0.safetensors"),
+        ("data/sets/shapes", "data/sets/letters"),
+        ("data/text_embeddings/shapes", "data/text_embeddings/letters"),
+    ),
+    ("train", "tecoa"): (
+        ("data/sets/shapes/train.safetensors", "data/sets/shapes/test.safetensors"),
+        ("data/text_embeddings/shapes/0.safetensors", "data/text_embeddings/letters/0.safetensors"),
+        ("data/base_model/0.safetensors", "data/checkpoints/clip/0.safetensors"),
+    ),
+    ("sets",): (("data/text_embeddings/shapes", "data/text_embeddings/letters"),),
+}
 PARTIAL = {("train", "tecoa"): "training/*/unfinished", ("evaluate", "tecoa", "pgd"): "evaluate/*.json"}
 
 
 def own(rng: random.Random, world: World, folder: Path) -> Finding:
     """A file of our own is damaged, edited, or lies in another's place; then the stage that reads it runs."""
     study = world.copied(folder)
-    kind = rng.choices(("kept", "partial", "inputs", "form"), (30, 15, 45, 10))[0]
+    kind = rng.choices(("kept", "partial", "inputs", "form", "swapped"), (25, 15, 40, 8, 12))[0]
+    if kind == "swapped":
+        return _swapped(rng, world, study)
     if kind == "partial":
         command = rng.choice(list(PARTIAL))
         shutil.rmtree(study / "scratch")
@@ -83,20 +108,46 @@ def own(rng: random.Random, world: World, folder: Path) -> Finding:
     return Finding(WRONG, label, f"exit 0, another {', '.join(outs(command))}")
 
 
+def _swapped(rng: random.Random, world: World, study: Path) -> Finding:
+    """An output lies in the place of another, or both do: with another method, attack, set, seed or split."""
+    command = rng.choice(list(SWAPPED))
+    one, other = (study / place for place in rng.choice(SWAPPED[command]))
+    how = rng.choice(("in the place of", "and", "is also"))
+    spare, target = study / "data/spare", one
+    one.rename(spare)
+    if how == "and":
+        other.rename(one)
+        spare.rename(other)
+    elif how == "is also" and one.name in ("0", "0.safetensors"):  # as another seed
+        spare.rename(one)
+        target = one.with_name(one.name.replace("0", "1"))
+        (shutil.copytree if other.is_dir() else shutil.copy)(other, target)
+    else:
+        (shutil.copytree if other.is_dir() else shutil.copy)(other, one)
+        (shutil.rmtree if spare.is_dir() else os.unlink)(spare)
+    if rng.random() < 0.7:
+        shutil.rmtree(study / "scratch")
+    label = f"{' '.join(command)}: {other.relative_to(study)} {how} {target.relative_to(study)}"
+    without_outs(study, command)
+    ended = stage(command, study)
+    if ended.status or ended.hung:
+        return refusal(ended, [target.name, one.parent.name, other.name, other.parent.name], label)
+    same = made(study, command) == world.undisturbed[command]
+    return Finding(TAKEN, label) if same else Finding(WRONG, label, f"exit 0, another {', '.join(outs(command))}")
+
+
 def _damaged(rng: random.Random, path: Path, study: Path, form_only: bool) -> str:
     """Change a file; returns what was done. form_only: only damage to its form."""
     content = path.read_bytes()
     ruin = [*bad_bytes.RUINED, bad_bytes.cut_last]
     if path.suffix != ".csv":
         ruin += [bad_bytes.hole] * (not form_only)
-    shape = rng.choices(("ruin", "gone", "pipe", "flip", "edit", "swap"), (20, 4, 4, 22, 30, 20))[0]
+    shapes = ("ruin", "gone", "pipe", "folder", "link", "flip", "edit", "swap")
+    shape = rng.choices(shapes, (20, 3, 3, 3, 3, 20, 28, 20))[0]
     if form_only and shape in ("flip", "swap") or (shape == "swap" and not _siblings(path)):
         shape = "edit"
-    if shape in ("gone", "pipe"):
-        path.unlink()
-        if shape == "pipe":
-            os.mkfifo(path)
-        return "is gone" if shape == "gone" else "is a pipe"
+    if shape in ("gone", "pipe", "folder", "link"):
+        return _no_file(rng, path, shape)
     if shape == "flip":
         replaced(path, bad_bytes.bits_flipped(content, rng))
         return "bits flipped"
@@ -110,6 +161,18 @@ def _damaged(rng: random.Random, path: Path, study: Path, form_only: bool) -> st
     way = rng.choice(ruin)
     replaced(path, way(content, rng))
     return way.__name__
+
+
+def _no_file(rng: random.Random, path: Path, shape: str) -> str:
+    """Something else than a file in the place of a file."""
+    path.unlink()
+    if shape == "pipe":
+        os.mkfifo(path)
+    elif shape == "folder":
+        path.mkdir()
+    elif shape == "link":
+        path.symlink_to(rng.choice(("nothing", path.name, "/dev/zero", "/proc/self/mem", "..")))
+    return "is gone" if shape == "gone" else f"is a {shape}"
 
 
 def _siblings(path: Path) -> list[Path]:
@@ -242,7 +305,7 @@ def disk(rng: random.Random, world: World, folder: Path) -> Finding:
         shutil.rmtree(study / "scratch")
         (study / "scratch").mkdir()
     before = {path for path in study.rglob("*") if path.is_file()}
-    ways = (_full_limit, _full_limit, _full_disk, _no_rights, _in_the_way, _odd_scratch)
+    ways = (_full_limit, _full_limit, _full_disk, _no_rights, _in_the_way, _odd_scratch, _odd_place)
     label, ended = rng.choice(ways)(rng, study, command)
     label = f"{' '.join(command)}: {label}"
     now = {path for path in study.rglob("*") if path.is_file()} - before
@@ -346,6 +409,25 @@ def _odd_scratch(rng: random.Random, study: Path, command: tuple[str, ...]) -> t
     return f"ZSR_SCRATCH is {place.name[:20]!r}", ended
 
 
+def _odd_place(rng: random.Random, study: Path, command: tuple[str, ...]) -> tuple[str, forks.Ended]:
+    """A folder of a name in no encoding, or a locale that knows ASCII alone: nothing of that may matter."""
+    how = rng.choice(("locale C", "locale C", "a name of bytes"))
+    plain = _plain_locale if how == "locale C" else lambda: None
+    odd = Path(os.fsdecode(os.fsencode(study) + rng.choice((b"\xff\xfe", b" \xc3\xa4", b"'\"$(x)", b"\xed\xa0\x80"))))
+    study.rename(odd)
+    ended = stage(command, odd, before=plain)
+    odd.rename(study)
+    return f"{how}, the folder is {ascii(odd.name)}", ended
+
+
+def _plain_locale() -> None:
+    """What Python makes of LC_ALL=C, where it is told to leave the locale as it is."""
+    locale.setlocale(locale.LC_ALL, "C")
+    for name, errors in (("stdout", "surrogateescape"), ("stderr", "backslashreplace")):
+        stream = getattr(sys, name)
+        setattr(sys, name, io.TextIOWrapper(stream.detach(), "ascii", errors, write_through=True))
+
+
 def _without_privileges() -> None:
     """Drop CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER, by which root writes where nobody may."""
     if os.geteuid():
@@ -365,14 +447,16 @@ def _in_the_way(rng: random.Random, study: Path, command: tuple[str, ...]) -> tu
     if place.name == "scratch":
         shutil.rmtree(place)
     place.parent.mkdir(parents=True, exist_ok=True)
-    if place.suffix:
+    if rng.random() < 0.4:
+        place.symlink_to(rng.choice(("nothing/at/all", place.name, "/dev/null", "/proc/x")))
+    elif place.suffix:
         place.mkdir()
     else:
         place.write_text("in the way")
     ended = stage(command, study)
-    if place.is_dir() and place.suffix:
+    if place.is_dir() and not place.is_symlink() and place.suffix:
         shutil.rmtree(place)
-    elif place.is_file():
+    elif place.is_symlink() or place.is_file():
         place.unlink()
     return f"something lies in the place of {place.relative_to(study)}", ended
 
@@ -382,23 +466,33 @@ def _no_place(rng: random.Random, world: World, folder: Path) -> Finding:
     (folder / "file").write_text("a file")
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
     whole = world.weights / "whole.safetensors"
-    places = ("file/x", "folder", "pipe", "n" * 300)
-    target = rng.choice((Path("/dev/full/x"), Path("/proc/x"), *(folder / place for place in places)))
-    if rng.random() < 0.5:
-        limit = rng.choice((0, 1000, 10**6)) if target == folder / "folder" else 0
-        command = ("zsr", "convert", whole, "--arch", "zsr-tiny-32", "--out", target)
-        ended = forks.run(command, folder, **({"largest": limit} if limit else {}))
-        return _one_line(f"convert --out {target.name[:20]}", ended, [str(target)[:60], "--out"])
-    if target == folder / "folder":
+    option = rng.choice(("convert --out", "evaluate --out", "evaluate --entry", "fetch --root"))
+    places = ["file/x", "pipe", "pipe/x", "n" * 300, "loop/x", "n" * 300 + "/x", "file/a\nb"]
+    places += ["file", "loop"] if option in ("evaluate --out", "fetch --root") else ["folder"]
+    target = rng.choice(
+        (Path("/dev/full/x"), Path("/proc/x"), Path("/proc/x/y"), *(folder / place for place in places))
+    )
+    if option == "convert --out":
+        ended = forks.run(("zsr", "convert", whole, "--arch", "zsr-tiny-32", "--out", target), folder)
+    elif option == "fetch --root":
+        ended = forks.run(("zsr", "fetch", "cifar10", "--from", folder / "folder", "--root", target), folder)
+    elif rng.random() < 0.2:
         ended = evaluated(whole, world.pictures, folder / "folder", largest=100)
         good = evaluated(whole, world.pictures, folder / "folder")
-        same = good.status == 0 and records(folder / "folder") == world.reference["records"]
-        if not same:
+        if good.status or records(folder / "folder") != world.reference["records"]:
             return Finding(WRONG, "evaluate on a full disk, and again", good.err.strip()[-200:])
         return _one_line("evaluate --out on a full disk", ended, ["folder"])
-    ended = evaluated(whole, world.pictures, folder / "out", "--entry", target, "--n-iter", "0", "-n", "2")
-    return _one_line(f"evaluate --entry {target.name[:20]}", ended, [str(target)[:60], "--entry"])
+    elif option == "evaluate --out":
+        ended = evaluated(whole, world.pictures, folder / "out", "--out", target)
+    else:
+        ended = evaluated(whole, world.pictures, folder / "out", "--entry", target, "--n-iter", "0", "-n", "2")
+    return _one_line(
+        f"{option} {ascii(str(target.relative_to(folder) if folder in target.parents else target))[:30]}",
+        ended,
+        [str(target)[:60].partition("\n")[0]],
+    )
 
 
 def _one_line(label: str, ended: forks.Ended, names: list[str]) -> Finding:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def put(document: dict, key: str, value: Any) -> None:
 def params(rng: random.Random, world: World, folder: Path) -> Finding:
     """A changed params.yaml: `check` must refuse it, or the stage that reads the key must go on well."""
     text = (world.study / "params.yaml").read_text(encoding="utf-8")
-    change = rng.choices((_encoding, _value, _structure, _name), (25, 40, 20, 15))[0]
+    change = rng.choices((_encoding, _value, _structure, _name, _anything), (22, 30, 16, 12, 20))[0]
     label, content, must_refuse, names = change(rng, world.document(), text)
     key = label.partition(" ")[0]
     must_refuse = must_refuse and key.partition(".")[0] != "method"  # no row of the campaign's study has this block
@@ -147,6 +148,16 @@ def _encoding(rng: random.Random, document: dict, text: str) -> tuple[str, bytes
         "page": (bad_bytes.HTML, True),
         "a list": (b"- 1\n- 2\n", True),
         "a tab": ("\n".join([*lines[:place], "\t" + lines[place], *lines[place + 1 :]]).encode(), False),
+        "a tab between": (text.replace(": ", ":\t", 1 + rng.randrange(9)).encode(), False),
+        "a key of a block twice": (_key_twice(rng, text).encode(), True),
+        "a block by anchor": (_by_anchor(text).encode(), False),
+        "an anchor of nothing": (text.replace("seeds:", "seeds: *nothing #").encode(), True),
+        "a merge of a number": (text.encode() + b"<<: 7\n", True),
+        "a second document": (text.encode() + b"---\nname: other\n", True),
+        "old Mac line ends": (text.replace("\n", "\r").encode(), False),
+        "NUL at the end": (text.encode() + bytes(rng.choice((1, 4096))), True),
+        "two byte order marks": (b"\xef\xbb\xbf" * 2 + text.encode(), False),
+        "a key of no text": (text.encode() + rng.choice((b"7: x\n", b"null: x\n", b"[a]: x\n", b"{a: b}: x\n")), True),
         "a line twice": ("\n".join([*lines[:place], lines[place], *lines[place:]]).encode(), False),
         "deep nesting": (text.encode() + b"deep: " + b"[" * 20_000 + b"]" * 20_000, True),
         "deep mapping": (text.encode() + b"deep: " + b"{a: " * 3000 + b"1" + b"}" * 3000, True),
@@ -160,6 +171,18 @@ def _encoding(rng: random.Random, document: dict, text: str) -> tuple[str, bytes
     name = rng.choice(list(ways))
     content, must_refuse = ways[name]
     return f"encoding: {name}", content, must_refuse, []
+
+
+def _key_twice(rng: random.Random, text: str) -> str:
+    """A key of a block stands there again with another value."""
+    lines = text.splitlines()
+    place = rng.choice([k for k, line in enumerate(lines) if line.startswith("  ") and re.search(r": \S", line)])
+    return "\n".join([*lines[: place + 1], lines[place].partition(": ")[0] + ": 7", *lines[place + 1 :]]) + "\n"
+
+
+def _by_anchor(text: str) -> str:
+    """The same document, in which a block is given by its name."""
+    return text.replace("threads: 1\n", "threads: &one 1\n", 1).replace("save_every: 1\n", "save_every: *one\n", 1)
 
 
 def _laughs() -> bytes:
@@ -186,6 +209,35 @@ def _value(rng: random.Random, document: dict, text: str) -> tuple[str, bytes, b
         must_refuse = not isinstance(value, str) or not free
     put(document, key, value)
     return f"{key} = {str(value)[:24]!r}", yaml(document).encode(), must_refuse, [key, *key.split(".")[-1:]]
+
+
+ODD: tuple[Any, ...] = (
+    *(10**40, -1, float("nan"), float("inf"), "text", [1, 2], [], {}, {"a": 1}, [[{"a": [1]}]], True, None, 1.5),
+    *("1e999999", {1: 2}, {None: 1}, "\x7f", "x" * 5000, [None], {"": ""}),
+)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict | list):
+        return type(value).__name__
+    return "text or number" if isinstance(value, str | int | float) and not isinstance(value, bool) else "other"
+
+
+def _anything(rng: random.Random, document: dict, text: str) -> tuple[str, bytes, bool, list[str]]:
+    """Any value of the document, of any block, becomes something odd."""
+    found: list[tuple[list[str], Any, Any, Any]] = []
+
+    def walk(part: Any, parents: list[str]) -> None:
+        for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+            found.append(([*parents, str(key)], part, key, value))
+            if isinstance(value, dict | list):
+                walk(value, [*parents, str(key)])
+
+    walk(document, [])
+    names, part, key, value = rng.choice(found)
+    part[key] = rng.choice(ODD)
+    must_refuse = None not in (value, part[key]) and _kind(value) != _kind(part[key])
+    return f"{'.'.join(names)} = {str(part[key])[:24]!r}", yaml(document).encode(), must_refuse, [names[0], names[-1]]
 
 
 def _structure(rng: random.Random, document: dict, text: str) -> tuple[str, bytes, bool, list[str]]:

@@ -73,11 +73,13 @@ def test_the_campaign_fails_for_what_is_never_allowed_and_for_a_kill_that_did_no
 
 def test_the_table_counts_by_group_and_stands_between_the_marks_of_the_page(tmp_path):
     found = [("params", Finding(CLEAR, "a")), ("params", Finding(WRONG, "b")), ("kills", Finding(TAKEN, "c"))]
+    found += [("images", Finding(TAKEN, "d", verdicts.UNTOLD)), ("images", Finding(TAKEN, "e"))]
     text = verdicts.report(found, "2026-01-02", 3, 4.2, skipped=5)
     rows = {line.split(" | ")[0].lstrip("| "): line for line in text.splitlines() if line.startswith("| ")}
     assert rows["params"] == "| params | 2 | 1 | 0 | 0 | 1 | 0 | 0 | 0 | 0 |"
-    assert rows["**all**"] == "| **all** | **3** | **1** | **0** | **0** | **1** | **0** | **0** | **0** | **1** |"
-    assert "seed 3, 3 cases in 4 minutes. 5 more cases were left out" in text and text.endswith(": 1 of 1.")
+    assert rows["**all**"] == "| **all** | **5** | **1** | **0** | **0** | **1** | **0** | **0** | **0** | **3** |"
+    assert "nobody can tell raw pixels from others: 1.\n" in text
+    assert "seed 3, 5 cases in 4 minutes. 5 more cases were left out" in text and text.endswith(": 1 of 1.")
     page = tmp_path / "page.md"
     page.write_text(f"before\n{verdicts.START}\nold\n{verdicts.END}\nafter\n")
     verdicts.write_block(page, text)

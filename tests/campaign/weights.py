@@ -4,7 +4,10 @@ import io
 import json
 import os
 import random
+import re
 import struct
+import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +130,7 @@ def _bytes(rng: random.Random, path: Path) -> tuple[str, bool | None]:
         **{way.__name__: (lambda way=way: way(content, rng), True) for way in bad_bytes.RUINED},
         "a byte less": (lambda: content[:-1], None if path.suffix == ".pt" else True),
         "a byte more": (lambda: content + b"x", None if path.suffix == ".pt" else True),
+        "cut at the end": (lambda: bad_bytes.cut_last(content, rng), None if path.suffix == ".pt" else True),
         "header flipped": (lambda: bad_bytes.flipped(content, rng, 0, 60), False),
         "a link to nothing": (lambda: b"", True),
         "a folder": (lambda: b"", True),
@@ -134,6 +138,11 @@ def _bytes(rng: random.Random, path: Path) -> tuple[str, bool | None]:
     }
     if path.suffix == ".pt":  # its parts have checksums
         ways["bits flipped"] = (lambda: bad_bytes.bits_flipped(content, rng), False)
+        ways["a member less"] = (lambda: _zipped(rng, content, "less"), True)
+        ways["a member cut"] = (lambda: _zipped(rng, content, "cut"), True)
+        ways["a member longer"] = (lambda: _zipped(rng, content, "longer"), None)
+        ways["a member twice"] = (lambda: _zipped(rng, content, "twice"), None)
+        ways["a member of zeros"] = (lambda: _zipped(rng, content, "zeros"), None)
         ways["a hole"] = (lambda: bad_bytes.hole(content, rng), False)
     name = rng.choice(list(ways))
     if name == "a link to nothing":
@@ -145,6 +154,23 @@ def _bytes(rng: random.Random, path: Path) -> tuple[str, bool | None]:
     else:
         replaced(path, ways[name][0]())
     return name, ways[name][1]
+
+
+def _zipped(rng: random.Random, content: bytes, how: str) -> bytes:
+    """torch's archive, packed again with right checksums, in which a member of numbers is another."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    name, buffer = rng.choice([one for one in members if re.search(r"/data(\.pkl|/\d+)$", one)]), io.BytesIO()
+    old = members[name]
+    changed = {"cut": old[: rng.randrange(len(old))], "longer": old + old, "zeros": bytes(len(old))}
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
+        warnings.simplefilter("ignore")
+        for one, held in members.items():
+            if one != name or how != "less":
+                archive.writestr(one, changed.get(how, held) if one == name else held)
+            if one == name and how == "twice":
+                archive.writestr(one, held[::-1])
+    return buffer.getvalue()
 
 
 def _safetensors(rng: random.Random, path: Path, folder: Path) -> tuple[str, bool | None]:
