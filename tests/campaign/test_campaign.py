@@ -1,13 +1,15 @@
 """The campaign of random damage, which runs for minutes; and, in the usual run, what it counts as what."""
 
+import itertools
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.campaign import verdicts
-from tests.campaign.forks import Ended
+from tests.campaign import forks, verdicts
+from tests.campaign.forks import Ended, Started
 from tests.campaign.verdicts import CLEAR, HANG, SIGNAL, TAKEN, TRACEBACK, UNCLEAR, WRONG, Finding, refused, working
 from tests.checkout import ROOT
 
@@ -61,6 +63,39 @@ def test_a_refusal_is_one_line_that_names_what_is_at_fault(status, err, kind):
 def test_a_command_that_says_that_it_is_at_work_does_not_hang(err, at_work):
     assert working(Ended(-9, "", err, 61, hung=True)) == at_work
     assert not working(Ended(0, "", err, 61))
+
+
+def ended(tmp_path, limit: float, action) -> Ended:
+    """A fork that does the action, of a campaign with another limit."""
+    files = tmp_path / "out", tmp_path / "err"
+    for path in files:
+        path.write_text("")
+    began, pid = time.monotonic(), os.fork()
+    if not pid:
+        try:
+            os.setpgid(0, 0)
+            action()
+        finally:
+            os._exit(0)
+    return forks.finished(Started(pid, files, began), limit)
+
+
+def test_a_silent_command_hangs_once_it_has_waited_or_has_computed_for_so_long(tmp_path):
+    until = time.monotonic() + 60
+    waits = ended(tmp_path, 0.3, lambda: time.sleep(60))
+    computes = ended(tmp_path, 0.3, lambda: [None for _ in iter(lambda: time.monotonic() < until, False)])
+    assert waits.hung and computes.hung and not working(waits) and time.monotonic() < until - 20
+
+
+def test_a_command_that_gets_little_of_a_busy_machine_may_go_on_unless_it_says_that_it_is_at_work(
+    tmp_path, monkeypatch
+):
+    seconds = itertools.count(0.0, 0.005)  # of a processor, more at every look: a tenth of one, and never the limit
+    monkeypatch.setattr(forks, "computed", lambda pid: next(seconds))
+    slow = ended(tmp_path, 0.3, lambda: time.sleep(1.5))
+    assert not slow.hung and slow.seconds > 1.4
+    said = ended(tmp_path, 0.3, lambda: ((tmp_path / "err").write_text("data: at work for 50 s\n"), time.sleep(30)))
+    assert working(said) and said.seconds < 15
 
 
 def test_the_campaign_fails_for_what_is_never_allowed_and_for_a_kill_that_did_not_end_well():
