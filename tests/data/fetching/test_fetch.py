@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tests.archives import contents, tar, zipped
 from tests.mirror import mirror
 from zsr.cli.fetch import fetch as main
-from zsr.data import registry
+from zsr.data import downloads, registry
 from zsr.data.fetching.download import Patience
 from zsr.data.fetching.fetch import Wish, candidates, fetch, fetch_all
 from zsr.data.registry import entry, parsed
@@ -326,6 +326,37 @@ def test_a_damaged_receipt_is_one_line(web, of, tmp_path, content):
     receipt.write_text(content)
     with pytest.raises(StudyError, match="set.json is damaged: delete it"):
         fetch(of, wish(tmp_path))
+
+
+ODD = [None, 7, "text", [], {}, [7], True, -1, float("nan")]
+
+
+def test_a_receipt_without_a_part_or_with_an_odd_one_is_one_line_or_is_as_good(web, of, tmp_path):
+    """The stage download makes its manifest of the receipt. Each part of a receipt that it needs is looked at."""
+    fetch(of, wish(tmp_path))
+    receipt = tmp_path / "root" / "receipts" / "set.json"
+    right, refused = receipt.read_text(), []
+    for place in ("test/folder", "test/source", *(f"test/source/{one}" for one in SOURCE), *map(FILE, PARTS)):
+        *parents, last = place.split("/")
+        for odd in (KeyError, *ODD):
+            document = part = json.loads(right)
+            for key in parents:
+                part = part[int(key) if isinstance(part, list) else key]
+            part.pop(last)
+            if odd is not KeyError:
+                part[last] = odd
+            receipt.write_text(json.dumps(document))
+            try:
+                assert fetch(of, wish(tmp_path)).state in ("here before", "fetched")  # where the folder is another
+                assert downloads._verified(of, tmp_path / "root", "test")["backend"] == "archive"
+            except StudyError as error:
+                assert str(error).startswith(f"{receipt} is damaged: delete it") and "\n" not in str(error)
+                refused.append(place)
+    assert refused.count("test/source/kind") == 1 + len(ODD)
+    assert {refused.count(FILE(part)) for part in PARTS} == {len(ODD)}  # a text is a name, and 7 is a size
+
+
+SOURCE, PARTS, FILE = ("kind", "files"), ("name", "size", "sha256"), "test/source/files/0/{}".format
 
 
 def test_an_error_after_a_progress_bar_stands_on_a_line_of_its_own(web, tmp_path, command):

@@ -168,13 +168,25 @@ def _receipts(dataset: Entry, root: Path) -> dict:
     path = _receipt_path(dataset, root)
     try:
         receipts = read_json(path) if path.exists() else {}
-        for receipt in receipts.values():
-            _outcome(dataset, receipt, "here before")
-            _outdated(dataset, receipt)
-            assert isinstance(receipt["folder"], str)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError):
-        raise StudyError(f"{path} is damaged: delete it, and move away the set to fetch it again") from None
+        whole = all(map(_is_whole, receipts.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise StudyError(f"{path} is damaged: delete it, and move away the set to fetch it again")
     return receipts
+
+
+def _is_whole(receipt: dict) -> bool:
+    """Does a receipt hold what is read of it, here and for the manifest of the stage download?"""
+    source = receipt["source"]
+    texts, sizes = [receipt["folder"]], []
+    if source["kind"] == "hub":
+        texts += [source["repo"], source["revision"]]
+    for file in source["files"]:
+        texts += [file["name"], file.get("url", ""), file.get("sha256") or file["git"]]
+        sizes.append(file["size"])
+    numbers = all(type(size) is int and size >= 0 for size in sizes)
+    return source["kind"] in ("archive", "hub") and numbers and all(isinstance(text, str) for text in texts)
 
 
 def _outdated(dataset: Entry, receipt: dict | None) -> list[str]:
