@@ -22,6 +22,7 @@ STAGES = (  # with what is changed in params.yaml before a run whose parent alon
     (("collect",), "", None),
     (("tables",), "name", "another name"),
 )
+LONGEST_STOP = 20  # seconds; the next run waits as long, and says so, and must not be taken for one that hangs
 HOW = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGSTOP)
 
 
@@ -101,7 +102,7 @@ def _parent_killed(
     if slowed:  # not before: the kernel sends HUP to a group that is stopped when its parent ends
         with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGSTOP)
-        _woken(child, 2 * world.seconds[command] + 0.3)
+        _woken(child, min(2 * world.seconds[command] + 0.3, LONGEST_STOP))
     replaced(study / "params.yaml", plain)
     changed = f", {key} = {value}" * bool(key)
     return f"parent killed after {share:.2f}{', the stage slowed down' * slowed}{changed}"
@@ -141,7 +142,7 @@ def _woken(process: int, after: float) -> None:
     os.wait()
 
 
-def _gone(processes: list[int], seconds: float = 30) -> bool:
+def _gone(processes: list[int], seconds: float = 60) -> bool:
     """Wait until the processes have ended; those that have not are ended by us."""
     until = time.monotonic() + seconds
     for process in processes:
