@@ -100,6 +100,23 @@ def test_a_header_of_png_of_another_length_is_refused(length):
     assert decoded(io.BytesIO(content), "one.png").size == (4, 4)
 
 
+def test_no_png_with_other_bytes_is_taken_for_pixels():
+    """Pillow by itself takes many: it stops once it has all rows, before the checksum behind them."""
+    pixels, buffer = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8), io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    content = buffer.getvalue()
+    assert (np.asarray(decoded(io.BytesIO(content), "a")) == pixels).all()
+    start, end = content.index(b"IDAT") + 4, content.index(b"IEND") - 4  # the pixels and their checksum
+    for place in [*range(start, end - 40, 7), *range(end - 40, end)]:
+        for damaged in (
+            content[:place] + bytes([content[place] ^ 16]) + content[place + 1 :],
+            content[:place] + b"\0" * (end - place) + content[end:],
+        ):
+            if damaged != content:
+                with pytest.raises(StudyError, match="^a cannot be read"):
+                    decoded(io.BytesIO(damaged), "a")
+
+
 @pytest.mark.parametrize("quiet", ["ignore", "default"])
 def test_the_limit_holds_where_warnings_do_not(quiet):
     import warnings

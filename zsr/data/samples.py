@@ -100,6 +100,8 @@ def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
+            if image.format == "PNG":
+                _check_sums(image)
             with MANY if width * height > MANY_PIXELS else nullcontext():
                 return image.convert("RGB")
     except StudyError:
@@ -121,6 +123,19 @@ def _has_whole_header(image: Image.Image) -> bool:
     start = stream.read(16)
     stream.seek(place)
     return start[8:] == b"\0\0\0\rIHDR"
+
+
+def _check_sums(image: Image.Image) -> None:
+    """Raise what Pillow raises where a part of a PNG has another checksum than it states.
+
+    Pillow compares the checksums of pixels only when it is asked to, and then the image is of no use. So it is opened
+    a second time.
+    """
+    stream = image.fp  # type: ignore[attr-defined]
+    place = stream.tell()
+    stream.seek(0)
+    Image.open(stream, formats=["PNG"]).verify()
+    stream.seek(place)
 
 
 def _too_large(name: object, size: str) -> StudyError:
