@@ -22,7 +22,6 @@ from zsr.scratch import ROOT
 CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
 DVC = "ZSR_DVC"  # set by `python -m stages`: the number of the process of DVC that runs the stage
 EXISTING = click.Path(exists=True, path_type=Path)
-WRITTEN = click.Path(path_type=Path)
 
 # Files of a study, relative to its folder, in which DVC runs every stage; dvc.yaml names the same.
 CODE = Path("code.yaml")
@@ -145,7 +144,7 @@ def _outputs_held(name: str, cell: list[str]) -> Iterator[None]:
     if not first():
         yield
         return
-    folder = Path(".dvc/tmp") if Path(".dvc").is_dir() else scratch.folder() / files.digest(os.getcwd())
+    folder = Path(".dvc/tmp") if Path(".dvc").is_dir() else scratch.folder() / files.digest(os.getcwdb())
     with files.claimed(folder / "stages" / quote("-".join([name, *cell]), safe="")) as waited:
         if waited and os.environ.get(DVC):
             for path in outputs(name, cell):

@@ -77,7 +77,7 @@ def remedy(path: Path) -> str:
         output = "/".join(parts[start:])
         for beginning, stage in STAGES.items():
             if output == beginning or output.startswith(f"{beginning}/"):
-                cell = re.sub(r"\.(csv|png)$", "", output.removeprefix(f"{beginning}/").partition("/")[0])
+                cell = re.sub(r"\.(csv|json|png)$", "", output.removeprefix(f"{beginning}/").partition("/")[0])
                 back = f"dvc checkout --force {output}" if parts[start] == "data" else f"git checkout {output}"
                 return f"; run {back}, or dvc repro -f -s {stage.format(cell)}"
     return ""
@@ -554,7 +554,8 @@ def claimed(path: Path) -> Iterator[bool]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.with_name(f".{path.name}.lock")
-    with os.fdopen(os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+") as lock:
+    descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    with os.fdopen(descriptor, "r+", encoding="utf-8", errors="backslashreplace") as lock:
         waited = not _locked_at_once(lock.fileno())
         if waited:
             holder = lock.read(500).strip() or "another process"

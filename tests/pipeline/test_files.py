@@ -98,6 +98,14 @@ def test_what_cannot_be_read_is_one_line_with_the_path_and_the_remedy(tmp_path, 
     assert said.endswith("; run git checkout metrics/results/x, or dvc repro -f -s collect")
 
 
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [("data/downloads/cifar10.json", "download@cifar10"), ("metrics/attention/tecoa.png", "attention@tecoa")],
+)
+def test_the_remedy_names_the_cell_and_not_the_file(path, stage):
+    assert files.remedy(Path("/any", path)).endswith(f" {path}, or dvc repro -f -s {stage}")
+
+
 @pytest.mark.parametrize("change", ["a byte", "four bytes", "a fact", "a name", "cut", "longer"])
 def test_a_file_of_tensors_with_other_content_than_it_states_is_refused(tmp_path, change):
     path = tmp_path / "w.safetensors"

@@ -117,6 +117,21 @@ def test_a_second_run_of_a_cell_waits_says_for_whom_and_begins_without_what_the_
     assert f"process {holder()} on " in line and " since 20" in line
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize("name", [b"\xff", "\u00e4".encode(), b"two\nlines"])
+def test_a_folder_or_an_argument_may_have_a_name_in_any_encoding(tmp_path, monkeypatch, name):
+    folder = tmp_path / os.fsdecode(name)
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("ZSR_SCRATCH", str(folder / "kept"))
+    monkeypatch.setattr(sys, "argv", ["zsr", "fetch", os.fsdecode(name)])
+    for _ in range(2):  # the second reads what the first has left
+        with command._outputs_held("train", ["tecoa"]) as waited:
+            assert not waited
+    [lock] = (folder / "kept").rglob("*.lock")
+    assert b"(zsr fetch " in lock.read_bytes()
+
+
 def test_the_outputs_of_a_cell_are_those_of_dvc_yaml(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert command.outputs("evaluate", ["tecoa", "pgd"]) == [Path("data/records/tecoa-pgd")]
