@@ -24,6 +24,7 @@ from zsr.evaluation.defence_records import CHECKED, COLUMNS, COUNTS, DefenceReco
 from zsr.evaluation.defended import Bench, Defending, check_attacks, judge_split, neutral_text, of_base, tailored
 from zsr.evaluation.evaluate import Evaluation, evaluate
 from zsr.evaluation.records import Mark, Record
+from zsr.evaluation.results import Sample, average
 from zsr.files import Unusable
 from zsr.models import clip
 from zsr.models.heads import Model
@@ -378,6 +379,17 @@ def test_the_metrics_are_means_of_sets_with_equal_weights(record):
     assert table[0]["forwards_per_verdict"] == 60 / 20 and table[0]["passes_of_attack"] == 408 / 4
     assert table[0]["marks"] == "zero_gradient" and table[2]["marks"] == "zero_gradient weak_surrogate"
     assert table[0]["statistics"] == "r: clean 0.25, adaptive 0.65" and set(COLUMNS) <= set(table[0])
+
+
+def test_every_column_has_the_interval_of_its_own_shares(record):
+    (row, mean) = rows([record])
+    for column in (*COUNTS, "undefended", "undefended_clean"):
+        summary = average([Sample.of(record.shares(column)[None])])
+        for made in (row, mean):
+            assert [made[f"{column}_{end}"] for end in ("low", "high")] == [summary["low"], summary["high"]]
+    assert (row["worst_before"], row["worst_doubled"]) == (70.0, 70.0)  # 4 + 3 of 10 verdicts of two images
+    none = rows([dataclasses.replace(record, doubled=[])])[0]
+    assert none["worst_before"] == none["worst_doubled"] == ""
 
 
 # The original CLIP

@@ -249,7 +249,9 @@ CHECKS: dict[str, Callable[[Sequence[DefenceRecord]], str | None]] = {
 def rows(records: Sequence[DefenceRecord]) -> list[dict]:
     """One row for each set of a defence, over its seeds, then one row for the mean over sets, whose set is MEAN.
 
-    Accuracies are in percent. low and high are the ends of the 95 % interval of `worst`.
+    Accuracies are in percent. low and high are the ends of the 95 % interval of `worst`; COLUMN_low and COLUMN_high are
+    those of another column. worst_before and worst_doubled are the worst case of the first images in the check of twice
+    the iterations and draws.
     """
     sets = list(dict.fromkeys(record.set_name for record in records))
     parts = {name: [record for record in records if record.set_name == name] for name in sets}
@@ -262,9 +264,12 @@ def _row(name: str, parts: Mapping[str, Sequence[DefenceRecord]]) -> dict:
     row: dict[str, Any] = {"defence": first.defence, "method": first.method, "set": name, "n": n}
     row |= {"seeds": len(together) // len(parts), "verdicts": first.verdicts}
     row |= {column: round(_mean(together, column), 2) for column in (*COLUMNS, *UNDEFENDED)}
-    samples = [Sample.of(np.stack([record.hits for record in part])) for part in parts.values()]
-    summary = average(samples)
-    row |= {"low": summary["low"], "high": summary["high"]}
+    row |= _ends(parts, "worst", "")
+    for column in (*COUNTS, *UNDEFENDED):
+        row |= _ends(parts, column, f"{column}_")
+    for name, counts in (("worst_before", "adaptive"), ("worst_doubled", "doubled")):
+        shares = [float(_lowest(record, getattr(record, counts)).mean()) for record in together if len(record.doubled)]
+        row |= {name: round(100 * fmean(shares), 2) if shares else ""}
     row |= {column: round(_mean(together, column), 2) if len(first.doubled) else "" for column in CHECKED}
     row |= {"forwards_per_verdict": _per_image(together, "clean", first.verdicts)}
     row |= {"passes_of_attack": _per_image(together, "adaptive", 1)}
@@ -273,6 +278,12 @@ def _row(name: str, parts: Mapping[str, Sequence[DefenceRecord]]) -> dict:
     row |= {"marks": " ".join(dict.fromkeys(mark.name for mark in found))}
     row |= {"reasons": "; ".join(f"{mark.name}: {mark.reason}" for mark in found)}
     return row | {"attacks": "; ".join(first.adaptive_attacks), "protocol": first.protocol}
+
+
+def _ends(parts: Mapping[str, Sequence[DefenceRecord]], column: str, prefix: str) -> dict[str, float | str]:
+    """The ends of the 95 % interval of a column, under the names `prefix`low and `prefix`high."""
+    summary = average([Sample.of(np.stack([record.shares(column) for record in part])) for part in parts.values()])
+    return {f"{prefix}low": summary["low"], f"{prefix}high": summary["high"]}
 
 
 def _per_image(records: Sequence[DefenceRecord], column: str, times: int) -> float:

@@ -48,12 +48,13 @@ def worst(row: Row, form: str = ".1f") -> str:
 def with_intervals(rows: Rows) -> list[dict[str, str]]:
     """The rows with the 95 % interval of every column besides `worst`: COLUMN_low and COLUMN_high, in percent.
 
-    The metrics have the verdicts of single images for `worst` alone, in its `low` and `high`. The other intervals take
-    the accuracy for a share of images (Wilson; of several sets as in `zsr.evaluation.results`). Where an image has
-    several verdicts, such an interval may be wider than need be, and is never narrower. Of several seeds of training it
-    would lack the spread over seeds, so the cells are blank.
+    Metrics of the present code have all intervals, which stay. Older metrics have that of `worst` alone, in `low` and
+    `high`, and not the verdicts of single images. There the other intervals take the accuracy for a share of images
+    (Wilson; of several sets as in `zsr.evaluation.results`). Where an image has several verdicts, such an interval may
+    be wider than need be, and is never narrower. Of several seeds of training it would lack the spread over seeds, so
+    the cells are blank.
     """
-    return [dict(row) | _intervals([each for each in rows if _belongs(each, row)]) for row in rows]
+    return [_intervals([each for each in rows if _belongs(each, row)]) | dict(row) for row in rows]
 
 
 def _belongs(part: Row, row: Row) -> bool:
