@@ -25,7 +25,7 @@ def with_numbers(page: str, rows: Sequence[Row]) -> str:
     """
     if not BLOCK.search(page):
         raise SystemExit(f"{PAGE.name} has no place for numbers: <!-- measured: NAME -->, <!-- end measured -->")
-    averages = defences.means(defences.with_intervals(rows))
+    averages = defences.means(rows)
 
     def block(found: re.Match) -> str:
         return found[1] + found[2] + (f"{NUMBERS[found[1]](averages)}\n" if averages else "")

@@ -288,7 +288,7 @@ def _structure(node: Any, parts: list[str]) -> None:
     elif isinstance(node, ast.AST):
         parts.append(type(node).__name__)
         for name in node._fields:
-            value = getattr(node, name, None)
+            value: Any = getattr(node, name, None)
             if name == "body" and _has_docstring(node):
                 value = value[1:]
             if value is not None and value != []:  # fields that newer versions of Python add are empty in older code

@@ -1,7 +1,5 @@
 """The table, the figure, the section and the leaderboard rows of defences at test time, from rows of real records."""
 
-from dataclasses import replace
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
@@ -107,19 +105,6 @@ def test_the_worst_case_of_a_set_has_wilsons_interval(written):
     assert lines["ttc", "clip"][0] == f"30 [{low:.0f}, {high:.0f}]"
 
 
-def of_columns(n: int, seeds: int = 1) -> tuple[list[DefenceRecord], list[dict[str, str]]]:
-    """The records of a random defence on two sets, and their rows as older metrics have them."""
-    generator = np.random.default_rng(n)
-    made = []
-    for set_name, seed in [(one, seed) for one in "ab" for seed in range(seeds)]:
-        drawn = {column: generator.integers(0, 6, n) for column in ("clean", "oblivious", "adaptive")}
-        bits = {"undefended_clean": counts(n // 2, n), "undefended": counts(n // 5, n)}
-        one = record("ttc_clip", "clip", set_name, 0, 0, 0, verdicts=5)
-        made.append(replace(one, ids=range(n), seed=seed, **bits, **drawn))
-    older = [{key: row[key] for key in row if not key.endswith(("_low", "_high"))} for row in rows_of(made)]
-    return made, [{key: str(value) for key, value in row.items()} for row in older]
-
-
 def test_every_column_has_an_interval_that_is_exact_for_single_verdicts(written, tmp_path):
     table = files.read_rows(tmp_path / "defences.csv")
     (one, *_, mean) = [row for row in table if row["defence"] == "ttc_clip"]
@@ -140,22 +125,6 @@ def test_every_column_has_an_interval_that_is_exact_for_single_verdicts(written,
     lines = {tuple(line[:2]): line[2:] for line in cells(written, "95 % intervals")[2:]}
     low, high = float(mean["adaptive_low"]), float(mean["adaptive_high"])
     assert lines["ttc", "clip"][0] == "40" and lines["ttc", "clip"][3] == f"25.0 [{low:.0f}, {high:.0f}]"
-
-
-def test_the_interval_of_several_verdicts_holds_that_of_the_shares_of_images():
-    made, plain = of_columns(40)
-    for row in defences.with_intervals(plain):
-        of_row = [one for one in made if row["set"] in (one.set_name, "mean")]
-        for column in ("clean", "oblivious", "adaptive"):
-            exact = average([Sample.of(one.shares(column)[None]) for one in of_row])
-            assert float(row[f"{column}_low"]) < exact["low"] < exact["high"] < float(row[f"{column}_high"])
-
-
-def test_several_seeds_have_no_interval_but_that_of_the_worst_case():
-    _, plain = of_columns(12, seeds=2)
-    row = defences.with_intervals(plain)[-1]
-    assert (row["seeds"], row["clean_low"], row["undefended_high"]) == ("2", "", "") and float(row["low"]) >= 0
-    assert defences.intervals([row]).body[0][3] == f"{float(row['clean']):.1f}"
 
 
 def test_the_table_fits_the_page_and_its_rows_are_kept(written, tmp_path):

@@ -7,11 +7,8 @@ for the mean over sets. The number of a defence is the column `worst`.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from zsr import files
-from zsr.evaluation.defence_records import COLUMNS, COUNTS, MEAN, UNDEFENDED
-from zsr.evaluation.results import Sample, average
+from zsr.evaluation.defence_records import COLUMNS, COUNTS, MEAN
 from zsr.files import distinct
 from zsr.reports import tables
 from zsr.reports.markdown import bold_best
@@ -43,35 +40,6 @@ def name_of(row: Row) -> str:
 def worst(row: Row, form: str = ".1f") -> str:
     """The text of the number of a defence with its 95 % interval: "48.3 [41.0, 55.6]"."""
     return f"{float(row['worst']):{form}} [{float(row['low']):{form}}, {float(row['high']):{form}}]"
-
-
-def with_intervals(rows: Rows) -> list[dict[str, str]]:
-    """The rows with the 95 % interval of every column besides `worst`: COLUMN_low and COLUMN_high, in percent.
-
-    Metrics of the present code have all intervals, which stay. Older metrics have that of `worst` alone, in `low` and
-    `high`, and not the verdicts of single images. There the other intervals take the accuracy for a share of images
-    (Wilson; of several sets as in `zsr.evaluation.results`). Where an image has several verdicts, such an interval may
-    be wider than need be, and is never narrower. Of several seeds of training it would lack the spread over seeds, so
-    the cells are blank.
-    """
-    return [_intervals([each for each in rows if _belongs(each, row)]) | dict(row) for row in rows]
-
-
-def _belongs(part: Row, row: Row) -> bool:
-    """Is a row one of the sets that another row is about?"""
-    same = part["defence"] == row["defence"] and part["set"] != MEAN
-    return same and row["set"] in (MEAN, part["set"])
-
-
-def _intervals(parts: Rows) -> dict[str, str]:
-    ends = {}
-    for column in (*COUNTS, *UNDEFENDED):
-        shares = [float(part[column]) / 100 for part in parts]
-        samples = [Sample(int(part["n"]), p, p, np.array([p]), 0.0) for part, p in zip(parts, shares)]
-        summary = average(samples)
-        for end in ("low", "high"):
-            ends[f"{column}_{end}"] = str(summary[end]) if parts[0]["seeds"] == "1" else ""
-    return ends
 
 
 def mark_rows(rows: Rows) -> list[dict[str, str]]:
@@ -108,10 +76,9 @@ def table(folder: Path, rows: Rows, title: str) -> None:
     """Write folder/defences.*: accuracies, conditions and cost, what defences decide by, and the sets."""
     averages = means(rows)
     sets = [one for one in distinct(rows, "set") if one != MEAN]
-    wide = with_intervals(rows)
     parts = {
         f"mean over {len(sets)} sets, accuracy in %": accuracies(averages),
-        "95 % intervals of the other columns": intervals(means(wide)),
+        "95 % intervals of the other columns": intervals(averages),
         "conditions and cost": costs(averages),
         "what a defence decides by, median over images": medians_of_decisions(averages),
         "worst case on every set, accuracy in %": _sets(rows, averages, sets),
@@ -122,7 +89,7 @@ def table(folder: Path, rows: Rows, title: str) -> None:
         *(f"{row['defence']}: {row['protocol']}." for row in averages),
     ]
     tables.write(folder, "defences", title, {text: part for text, part in parts.items() if part.body}, notes)
-    files.write_rows(folder / "defences.csv", wide)
+    files.write_rows(folder / "defences.csv", rows)
 
 
 def accuracies(averages: Rows) -> Part:
@@ -149,23 +116,22 @@ def accuracies(averages: Rows) -> Part:
 
 
 def intervals(averages: Rows) -> Part:
-    """Every column besides `worst` with its interval. averages: rows of means of `with_intervals`."""
+    """Every column besides `worst` with its interval. averages: rows of means."""
     columns = (*COUNTS, "undefended")
     lines = [
         [name_of(row), row["method"], row["n"], *(_with_ends(row, column) for column in columns)] for row in averages
     ]
     cell = (
         "n: number of images of all sets, the same images in every column. A cell: accuracy in % and its 95 % interval "
-        "over the choice of images. An image counts as one verdict. So the interval of a defence with several verdicts "
-        "may be wider than need be, and is never narrower."
+        "over the choice of images, and of seeds where there are several."
     )
     return Part([*KEYS, "n", *COUNTS, "tower alone"], lines, cell, 3)
 
 
 def _with_ends(row: Row, column: str) -> str:
-    """The text of a column: "63.2 [57, 69]", or the accuracy alone where there is no interval."""
-    low, high = row[f"{column}_low"], row[f"{column}_high"]
-    return f"{float(row[column]):.1f}" + (f" [{float(low):.0f}, {float(high):.0f}]" if low else "")
+    """The text of a column: "63.2 [57, 69]"."""
+    low, high = float(row[f"{column}_low"]), float(row[f"{column}_high"])
+    return f"{float(row[column]):.1f} [{low:.0f}, {high:.0f}]"
 
 
 def costs(averages: Rows) -> Part:

@@ -131,7 +131,6 @@ def defences(path: Path, rows: Rows, title: str, note: str) -> None:
     towers, style = distinct(averages, "method"), styles(sorted({name_of(row) for row in averages}))
     figure, axes = _panels(len(towers), 2, 4.3, sharex=True, sharey=True)
     labelled: list[tuple[list[Label], list]] = []
-    most = max(20.0, *(float(row[key]) for row in averages for key in ("oblivious", "high", "undefended")))
     for axis, tower in zip(axes, towers):
         of_tower = [row for row in averages if row["method"] == tower]
         alone = float(of_tower[0]["undefended"])
