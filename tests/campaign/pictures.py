@@ -28,7 +28,7 @@ from tests.campaign.world import (
     stage,
 )
 
-RAW = ("test_X.bin", "train_X.bin")  # of STL-10: pixels without a header, of which any are as good as others
+RAW = ("test_X.bin",)  # of STL-10: pixels without a header, of which any are as good as others
 
 
 def images(rng: random.Random, world: World, folder: Path) -> Finding:

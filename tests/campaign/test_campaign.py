@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from tests.campaign import forks, verdicts
+from tests.campaign import forks, pictures, verdicts
 from tests.campaign.forks import Ended, Started
 from tests.campaign.verdicts import CLEAR, HANG, SIGNAL, TAKEN, TRACEBACK, UNCLEAR, WRONG, Finding, refused, working
+from tests.campaign.world import World
 from tests.checkout import ROOT
 
 
@@ -96,6 +97,19 @@ def test_a_command_that_gets_little_of_a_busy_machine_may_go_on_unless_it_says_t
     assert not slow.hung and slow.seconds > 1.4
     said = ended(tmp_path, 0.3, lambda: ((tmp_path / "err").write_text("data: at work for 50 s\n"), time.sleep(30)))
     assert working(said) and said.seconds < 15
+
+
+@pytest.mark.parametrize("raw", ["test_X.bin", ""])
+@pytest.mark.parametrize("warned", ["test_X.bin", "test_y.bin", ""])
+def test_noise_in_a_raw_file_is_excused_only_with_a_warning_that_names_the_file(tmp_path, monkeypatch, raw, warned):
+    said = f"Warning: /root/{warned} is not the published file of stl10: its md5 is a, not b\n" if warned else ""
+    monkeypatch.setattr(pictures, "public_study", lambda *_: tmp_path)
+    monkeypatch.setattr(pictures, "stage", lambda *_, **__: Ended(0, "", said, 0.1))
+    monkeypatch.setattr(pictures, "made", lambda *_: {"test": "other images"})
+    world = World(tmp_path, {}, {}, {"counts": {"stl10": 3}, "data stl10": {"test": "images"}}, {})
+    found = pictures._prepared(world, tmp_path, "stl10", tmp_path, "noise", [], raw)
+    excused = bool(raw) and raw == warned
+    assert (found.kind, found.note == verdicts.UNTOLD) == (TAKEN if excused else WRONG, excused)
 
 
 def test_the_campaign_fails_for_what_is_never_allowed_and_for_a_kill_that_did_not_end_well():
