@@ -147,6 +147,8 @@ def read_kept(path: Path, task: str) -> Any:
     document = read_json(path)
     if not isinstance(document, dict) or document.pop("digest", "") != json_digest(document):
         raise Unusable(path, "is damaged: its content has another digest than it states")
+    if document.keys() != {"task", "content"}:  # a record states a digest of itself, too
+        raise Unusable(path, f"is another file of the project, not that of the task {task}")
     if document["task"] != task:
         raise Unusable(path, f"is of the task {document['task']}, not of {task}")
     return document["content"]

@@ -98,6 +98,17 @@ def test_what_cannot_be_read_is_one_line_with_the_path_and_the_remedy(tmp_path, 
     assert said.endswith("; run git checkout metrics/results/x, or dvc repro -f -s collect")
 
 
+@pytest.mark.parametrize("document", [{}, {"method": "tecoa"}, {"task": "a"}, {"content": 1}, {"task": "a", "more": 1}])
+def test_a_document_of_another_form_that_states_its_digest_is_refused(tmp_path, document):
+    """A record does so: in the place of a manifest or of the index of sets it is whole, and another file."""
+    path = tmp_path / "x.json"
+    files.write_json(path, document | {"digest": files.json_digest(document)})
+    with pytest.raises(StudyError, match=rf"\A{path} is another file of the project, not that of the task a\Z"):
+        files.read_kept(path, "a")
+    files.write_kept(path, "a", 1)
+    assert files.read_kept(path, "a") == 1
+
+
 @pytest.mark.parametrize(
     ("path", "stage"),
     [("data/downloads/cifar10.json", "download@cifar10"), ("metrics/attention/tecoa.png", "attention@tecoa")],
