@@ -30,12 +30,12 @@ CHANGES = {
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch, document, clip_model, trained):
+def study(tmp_path, monkeypatch, document, clip_model, fitted_prompts):
     """A folder with a study of two seeds of training. The tower of seed 1 differs from the base model."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ZSR_SCRATCH", str(tmp_path / "scratch"))
     monkeypatch.setattr(scratch, "loaded_files", set)  # this process has loaded far more than the stage does
-    prepared_sets(tmp_path, {"shapes": 6, "letters": 4}, trained.text_embeddings)  # prompts that fit the shapes
+    prepared_sets(tmp_path, {"shapes": 6, "letters": 4}, fitted_prompts)  # prompts that fit the shapes
     clip.save(defend.BASE_MODEL / "0.safetensors", clip_model, "zsr-tiny", placed=True)
     clip.save(defend.CHECKPOINTS / "clip/0.safetensors", clip_model, "zsr-tiny", placed=True)
     with torch.no_grad():

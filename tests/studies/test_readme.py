@@ -119,15 +119,23 @@ def test_every_command_shown_can_be_run(page):
 
 
 def commands(page: str):
-    """Every command of the console blocks: (folder that it runs in, its words). A prompt keeps the folder it is in."""
+    """Every command of the console blocks: (folder that it runs in, its words). A prompt keeps the folder it is in.
+
+    A clone of the project is the project's own folder.
+    """
     for block in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
         folders: dict[str, str] = {}
+        clone = ""
         for prompt, line in re.findall(r"^(\w+ \d)?\$ (.+)$", block.replace("\\\n", " "), re.MULTILINE):
             lexer = shlex.shlex(line, posix=True, punctuation_chars="&;|")
             lexer.whitespace_split = True
             for end, words in itertools.groupby(lexer, lambda word: set(word) <= set("&;|")):
                 words = list(itertools.dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
-                if words[:1] == ["cd"]:
+                if words[:2] == ["git", "clone"]:
+                    clone = words[-1]
+                elif words[:1] == ["cd"] and words[1] == clone:
+                    folders[prompt] = ""
+                elif words[:1] == ["cd"]:
                     folders[prompt] = os.path.normpath(Path(folders.get(prompt, ""), words[1]))
                 elif words and not end:
                     yield folders.get(prompt, ""), words
