@@ -1,0 +1,72 @@
+"""The faster reading and writing of YAML gives DVC what its own gives."""
+
+import io
+import random
+
+import pytest
+
+from stages import fast_dvc
+from tests.checkout import ROOT
+
+LOCKS = (".", "studies/defences", "studies/frontier")  # the last one has lines that DVC folds
+ODD = [
+    *(
+        "on",
+        "~",
+        "null",
+        "1e3",
+        "1_000",
+        "0x1f",
+        "12:30",
+        "2020-01-01",
+        "=",
+        "<<",
+        "- a",
+        "? a",
+        "a #b",
+        "%",
+        "@a",
+        "*a",
+    ),
+    *("!c", "1.", ".5", ".nan", "a:", "a: b", " a", "a ", "", "'a", 'a"b', "a\\b", "a\nb", "\u00e9", "x" * 90),
+]
+NUMBERS = [0, -1, 10**20, 0.1, 1e-7, 1e16, 5e-324, float("inf"), float("nan"), True, None]
+
+
+def written(write, data) -> str:
+    stream = io.StringIO()
+    write(data, stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("study", LOCKS)
+def test_a_lock_is_read_and_written_to_the_same_bytes(study):
+    path = ROOT / study / "dvc.lock"
+    assert written(fast_dvc.dump, fast_dvc.parsed_for_update(path.read_text(), path)) == path.read_text()
+
+
+def test_whatever_stands_in_params_is_written_as_dvc_writes_it():
+    chance = random.Random(0)
+
+    def value(depth: int):
+        kind = chance.random() if depth < 3 else 1.0
+        if kind < 0.2:
+            return {str(leaf()): value(depth + 1) for _ in range(chance.randint(0, 3))}
+        return [value(depth + 1) for _ in range(chance.randint(0, 3))] if kind < 0.3 else leaf()
+
+    def leaf():
+        letters = "".join(chr(chance.randint(32, 126)) for _ in range(chance.randint(0, 9)))
+        return chance.choice([letters, letters, chance.choice(ODD), chance.choice(NUMBERS), chance.uniform(-1, 1)])
+
+    fast = 0
+    for _ in range(100):
+        data = {"schema": "2.0", "stages": {"a": {"cmd": "b", "params": [value(0) for _ in range(3)]}}}
+        assert written(fast_dvc.dump, data) == written(fast_dvc._dump, data), data
+        fast += fast_dvc._is_simple(data)
+    assert 20 < fast < 80  # both writers were at work
+
+
+def test_what_was_read_once_is_a_copy_each_time(tmp_path):
+    one, other = (fast_dvc.parsed("a: {b: [1]}", "params.yaml") for _ in range(2))
+    one["a"]["b"].append(2)
+    assert other == fast_dvc.parsed("a: {b: [1]}", "params.yaml") == {"a": {"b": [1]}}
