@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import sys
 import tarfile
@@ -488,3 +489,25 @@ def test_sets_without_any_file_are_told_together(root, written, tmp_path):
     assert absent(["shapes", *SETS], tmp_path) == list(SETS)
     (tmp_path / "wds_sun397").mkdir()
     assert absent(["sun397", "dtd"], tmp_path) == ["dtd"]
+
+
+@pytest.mark.parametrize("place", ["devkit/cars_meta.mat", "cars_test_annos_withlabels.mat"])
+def test_a_pipe_in_the_place_of_a_file_is_one_line_and_no_wait(tmp_path, place):
+    """The parser of a library would wait for a writer for ever."""
+    needs_library("stanford_cars")
+    fixtures_real.LAYOUTS["stanford_cars"](tmp_path, np.random.default_rng(0))
+    path = tmp_path / "stanford_cars" / place
+    path.unlink()
+    os.mkfifo(path)
+
+    def waited(*_):
+        raise TimeoutError("the parser waits")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.setitimer(signal.ITIMER_REAL, 20, 1)  # again, since a parser may try again
+    try:
+        with pytest.raises(StudyError, match=f"{path} is a device or a pipe"):
+            import_module("zsr.data.sets.stanford_cars").read(tmp_path, "test")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

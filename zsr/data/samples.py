@@ -197,6 +197,18 @@ def known_split(name: str, split: str) -> None:
         raise ParamError(f"{name} has no split '{split}' (it has: {', '.join(entry(name).splits)})")
 
 
+def require_plain_files(folder: Path) -> None:
+    """Raise StudyError where a pipe or a device lies below a folder: the parser of a library would wait for ever."""
+    folders = [str(folder)]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif not entry.is_file():
+                    require_plain(Path(entry.path))
+
+
 @contextmanager
 def parsing(name: str, path: Path, layout: str) -> Iterator[None]:
     """Turns any exception of a parser into one StudyError line: the files do not have the expected layout."""

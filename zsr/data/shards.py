@@ -18,7 +18,16 @@ from zsr.data import tars
 from zsr.data.outside import printable, read_lines
 from zsr.data.prompts import ClassRow, rows
 from zsr.data.registry import entry
-from zsr.data.samples import COMMAND, Samples, decoded, known_split, missing, parsing, row_ids
+from zsr.data.samples import (
+    COMMAND,
+    Samples,
+    decoded,
+    known_split,
+    missing,
+    parsing,
+    require_plain_files,
+    row_ids,
+)
 from zsr.params import StudyError
 
 IMAGES = ("jpg", "jpeg", "png", "webp")
@@ -87,11 +96,13 @@ def first_found(
     for path, parse in ways.items():
         if (root / path).exists():
             with parsing(name, root / path, entry(name).layout):
+                require_plain_files(root / path.parts[0])
                 return parse(root, split)
     hubs = [source for source in entry(name).sources if source.kind == "hub" and split in source.splits]
     for source in hubs:
         if (root / source.folder).is_dir():
             with parsing(name, root / source.folder, LAYOUT):
+                require_plain_files(root / source.folder)
                 return read(name, root / source.folder, split, aliases, source.order == "torchvision")
     raise missing(name, [*(root / path for path in ways), *(root / source.folder for source in hubs)], split)
 
