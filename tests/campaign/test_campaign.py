@@ -102,7 +102,7 @@ def test_a_command_that_gets_little_of_a_busy_machine_may_go_on_unless_it_says_t
 @pytest.mark.parametrize("raw", ["test_X.bin", ""])
 @pytest.mark.parametrize("warned", ["test_X.bin", "test_y.bin", ""])
 def test_noise_in_a_raw_file_is_excused_only_with_a_warning_that_names_the_file(tmp_path, monkeypatch, raw, warned):
-    said = f"Warning: /root/{warned} is not the published file of stl10: its md5 is a, not b\n" if warned else ""
+    said = f"Warning: downloads/{warned} is not the published file of stl10: its md5 is a, not b\n" if warned else ""
     monkeypatch.setattr(pictures, "public_study", lambda *_: tmp_path)
     monkeypatch.setattr(pictures, "stage", lambda *_, **__: Ended(0, "", said, 0.1))
     monkeypatch.setattr(pictures, "made", lambda *_: {"test": "other images"})

@@ -71,14 +71,15 @@ def check_written(path: Path, folder: bool = False) -> None:
         raise StudyError(f"{printable(path)} cannot be written ({reason}): name another place") from None
 
 
-def _try_to_write(path: Path) -> None:
-    class Made(Exception):
-        pass
+class _Made(Exception):
+    """Leaves the block of a file that could be made, so that the file is removed and not put in its place."""
 
+
+def _try_to_write(path: Path) -> None:
     lacking = [one for one in path.parents if not one.exists()]
     try:
-        with suppress(Made), files.temporary_for(path):
-            raise Made
+        with suppress(_Made), files.temporary_for(path):
+            raise _Made
     finally:
         for one in lacking:
             with suppress(OSError):  # another process may have put a file there
