@@ -288,6 +288,20 @@ def test_a_folder_with_the_name_of_a_picture_is_refused_and_not_passed_over(tmp_
     assert visible_files(tmp_path, (".png",)) == [tmp_path / "class" / "2.png"]
 
 
+def test_a_file_of_pictures_that_is_zeros_is_refused_and_a_black_picture_is_not(tmp_path):
+    fixtures_real.LAYOUTS["stl10"](tmp_path, np.random.default_rng(0))
+    path = tmp_path / "stl10_binary/test_X.bin"
+    path.write_bytes(bytes(path.stat().st_size))
+    with one_line("stl10: .*stl10_binary.* is not laid out as it should be .*of .* images are black"):
+        parsed("stl10", tmp_path)
+    pixels = np.ones((100, 2, 2, 3), np.uint8)
+    pixels[0] = 0
+    assert len(samples.of_array(pixels, range(100), ["a"], "test").ids) == 100
+    pixels[1] = 0
+    with pytest.raises(ValueError, match="2 of 100 images are black"):
+        samples.of_array(pixels, range(100), ["a"], "test")
+
+
 # Published hashes
 
 

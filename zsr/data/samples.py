@@ -25,6 +25,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # Pillow has others that run programs
 MANY_PIXELS = 2**24  # of images above this size, which take much memory, one is decoded at a time
 MANY = Lock()
+MOST_BLACK = 0.01  # share of images of one file that may be black
 
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -163,7 +164,14 @@ def row_ids(rows: Iterable[int], split: str) -> tuple[str, ...]:
 
 
 def of_array(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, raw_keys: Sequence[str], split: str) -> Samples:
-    """Samples of an array (N, H, W, 3) of one big file. The id of an image is the split and its row in the array."""
+    """Samples of an array (N, H, W, 3) of one big file. The id of an image is the split and its row in the array.
+
+    Raises ValueError where more than one image in a hundred is black: a file system leaves zeros in the place of what
+    was never written.
+    """
+    black = len(pixels) - int(pixels.any(axis=(1, 2, 3)).sum())
+    if black > MOST_BLACK * len(pixels):
+        raise ValueError(f"{black} of {len(pixels)} images are black")
     return Samples(
         row_ids(range(len(pixels)), split), np.asarray(labels, np.int64), tuple(raw_keys), ImageArray(pixels)
     )
