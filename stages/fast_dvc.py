@@ -1,7 +1,9 @@
-"""DVC, which spends less time on YAML: it reads and writes dvc.lock by the fast library, and reads an equal text once.
+"""DVC, which spends less time between stages: on YAML, and on what an experiment gives to git.
 
 After every stage DVC writes dvc.lock anew, by a reader and a writer in pure Python that keep comments. dvc.lock has
-none, so it gets the same bytes. Before and after every stage DVC reads params.yaml and dvc.lock several times.
+none, so it gets the same bytes from the fast library, which here writes and reads an equal text once. After every stage
+of an experiment DVC builds its graph anew and gives the files of the stage to git. Here git gets the files of all
+stages after the last one, so the commit of the experiment is the same.
 """
 
 import io
@@ -9,7 +11,7 @@ import pickle
 import re
 import sys
 from collections import OrderedDict
-from functools import lru_cache
+from textwrap import indent
 from typing import Any, TextIO
 
 from dvc.cli import main
@@ -25,14 +27,17 @@ SafeRepresenter.add_representer(OrderedDict, SafeRepresenter.represent_dict)
 _parse, _parse_with_comments, _dump = _yaml.parse_yaml, _yaml.parse_yaml_for_update, _yaml._dump
 
 
-@lru_cache(maxsize=64)
-def _pickled(text: str, path: str) -> bytes:
-    return pickle.dumps(_parse(text, path))
+_read: dict[str, bytes] = {}  # a text that was read or written -> its data, pickled
+_written: dict[str, str] = {}  # a block of dvc.lock, as Python writes it -> as YAML
 
 
 def parsed(text: str, path: Any, typ: str = "safe") -> Any:
     """What DVC's reader gives; each call gives a copy of its own."""
-    return pickle.loads(_pickled(text, str(path))) if typ == "safe" else _parse(text, path, typ)
+    if typ != "safe":
+        return _parse(text, path, typ)
+    if text not in _read:
+        _read[text] = pickle.dumps(_parse(text, path))
+    return pickle.loads(_read[text])
 
 
 def parsed_for_update(text: str, path: Any) -> Any:
@@ -45,6 +50,7 @@ def dump(data: Any, stream: TextIO) -> None:
     text = _quickly(data) if type(data) is dict and not _has_long_command(data) and _is_simple(data) else ""
     if text and all(len(line) <= WIDTH for line in text.splitlines()):
         stream.write(text)
+        _read[text] = pickle.dumps(_plain(data))
     else:
         _dump(data, stream)
 
@@ -62,7 +68,29 @@ def _is_simple(data: Any) -> bool:
     return type(data) in (bool, int, float) or (type(data) is str and bool(SIMPLE.fullmatch(data)))
 
 
+def _plain(data: Any) -> Any:
+    """The data as a reader gives them."""
+    if isinstance(data, dict):
+        return {name: _plain(part) for name, part in data.items()}
+    return list(map(_plain, data)) if isinstance(data, list) else data
+
+
 def _quickly(data: dict) -> str:
+    """The text of a dict. Of dvc.lock a stage is written once, and not again while the stage stays what it is."""
+    if list(data) != ["schema", "stages"] or not data["stages"]:
+        return _yaml_of(data)
+    stages = "".join(_kept({name: stage}) for name, stage in data["stages"].items())
+    return f"{_kept({'schema': data['schema']})}stages:\n{indent(stages, '  ')}"
+
+
+def _kept(data: dict) -> str:
+    key = repr(data)
+    if key not in _written:
+        _written[key] = _yaml_of(data)
+    return _written[key]
+
+
+def _yaml_of(data: dict) -> str:
     yaml, stream = YAML(typ="safe"), io.StringIO()
     yaml.default_flow_style, yaml.sort_base_mapping_type_on_output, yaml.width = False, False, 10 * WIDTH
     yaml.representer.ignore_aliases = lambda _: True
@@ -70,7 +98,30 @@ def _quickly(data: dict) -> str:
     return stream.getvalue()
 
 
+def give_to_git_at_the_end() -> None:
+    """Let an experiment give the files of its stages to git after the last stage."""
+    from dvc.repo.experiments.executor.base import BaseExecutor
+    from dvc.repo.reproduce import _reproduce_stage
+    from dvc.stage.utils import _get_stage_files
+
+    looked_at: list[Any] = []
+    at_top = BaseExecutor._get_top_level_paths  # asked for when all stages have run
+
+    def reproduced(stage: Any, **options: Any) -> Any:
+        if not options.get("dry"):
+            looked_at.append(stage)
+        return _reproduce_stage(stage, **options)
+
+    def of_all_stages(repo: Any) -> list[str]:
+        return list(dict.fromkeys([*at_top(repo), *(path for stage in looked_at for path in _get_stage_files(stage))]))
+
+    BaseExecutor._repro_and_track = staticmethod(reproduced)
+    BaseExecutor._get_top_level_paths = staticmethod(of_all_stages)
+
+
 if __name__ == "__main__":
     _yaml.parse_yaml = strictyaml.parse_yaml = parsed
     _yaml.parse_yaml_for_update, _yaml._dump = parsed_for_update, dump
+    if sys.argv[1:2] == ["exp"]:
+        give_to_git_at_the_end()
     sys.exit(main())

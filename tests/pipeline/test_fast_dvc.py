@@ -1,7 +1,10 @@
 """The faster reading and writing of YAML gives DVC what its own gives."""
 
 import io
+import os
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -61,7 +64,9 @@ def test_whatever_stands_in_params_is_written_as_dvc_writes_it():
     fast = 0
     for _ in range(100):
         data = {"schema": "2.0", "stages": {"a": {"cmd": "b", "params": [value(0) for _ in range(3)]}}}
-        assert written(fast_dvc.dump, data) == written(fast_dvc._dump, data), data
+        text = written(fast_dvc.dump, data)
+        assert text == written(fast_dvc._dump, data), data
+        assert repr(fast_dvc.parsed(text, "dvc.lock")) == repr(fast_dvc._parse(text, "dvc.lock")), data
         fast += fast_dvc._is_simple(data)
     assert 20 < fast < 80  # both writers were at work
 
@@ -70,3 +75,49 @@ def test_what_was_read_once_is_a_copy_each_time(tmp_path):
     one, other = (fast_dvc.parsed("a: {b: [1]}", "params.yaml") for _ in range(2))
     one["a"]["b"].append(2)
     assert other == fast_dvc.parsed("a: {b: [1]}", "params.yaml") == {"a": {"b": [1]}}
+
+
+PIPELINE = """\
+stages:
+  one:
+    cmd: echo a > one.txt && cp params.yaml plain.txt
+    deps: [given.txt]
+    params: [n]
+    outs: [one.txt, plain.txt: {cache: false}]
+  two:
+    cmd: cp one.txt two.txt && echo "{}" > m.json
+    deps: [one.txt]
+    outs: [two.txt]
+    metrics: [m.json: {cache: false}]
+  never:
+    cmd: cp given.txt same.txt
+    deps: [given.txt]
+    outs: [same.txt: {cache: false}]
+"""
+
+
+@pytest.mark.slow
+def test_an_experiment_has_the_commit_that_dvc_makes(tmp_path):
+    def run(folder, *command):
+        done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+        assert not done.returncode, done.stderr.decode()
+        return done.stdout.decode()
+
+    def experiment(folder, module):
+        (folder / "dvc.yaml").write_text(PIPELINE)
+        (folder / "params.yaml").write_text("n: 1\n")
+        (folder / "given.txt").write_text("b\n")
+        dvc = [sys.executable, "-m", module]
+        for command in (["git", "init", "-q"], [*dvc, "init", "-q"], [*dvc, "repro", "-q"], ["git", "add", "-A"]):
+            run(folder, *command)
+        run(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start")
+        (folder / "given.txt").write_text("c\n")
+        run(folder, *dvc, "exp", "run", "-S", "n=2", "-n", "changed")
+        return run(folder, "git", "ls-tree", "-r", next((folder / ".git/refs/exps").rglob("changed")).read_text().strip())
+
+    trees = []
+    for module in ("dvc", "stages.fast_dvc"):
+        (tmp_path / module).mkdir()
+        trees.append(experiment(tmp_path / module, module))
+    assert trees[0] == trees[1] and all(name in trees[0] for name in ("plain.txt", "m.json", "given.txt", "same.txt"))
+    assert "two.txt" not in trees[0].replace("dvc.lock", "")
