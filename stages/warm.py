@@ -39,6 +39,9 @@ LIBRARIES = (
     "tqdm",
     "click",
     "psutil",
+    "ruamel.yaml",
+    "jinja2",
+    "vl_convert",
 )
 # What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
 READ_AT_LOADING = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")
