@@ -113,7 +113,8 @@ def test_an_experiment_has_the_commit_that_dvc_makes(tmp_path):
         run(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start")
         (folder / "given.txt").write_text("c\n")
         run(folder, *dvc, "exp", "run", "-S", "n=2", "-n", "changed")
-        return run(folder, "git", "ls-tree", "-r", next((folder / ".git/refs/exps").rglob("changed")).read_text().strip())
+        commit = next((folder / ".git/refs/exps").rglob("changed")).read_text().strip()
+        return run(folder, "git", "ls-tree", "-r", commit)
 
     trees = []
     for module in ("dvc", "stages.fast_dvc"):

@@ -38,10 +38,6 @@ WIDTH, DPI = 8.4, 200  # inches, dots per inch
 CHARACTERS = 132  # of a line of a note
 GUTTER = 0.12  # space between the columns of two methods in the figure of attention, in columns
 MARKED = "Hollow: the audit does not trust the number, see the table of the audit."
-PRINTERS = {  # in place of `savefig`, which draws each figure twice
-    ".png": lambda figure: FigureCanvasAgg(figure).print_png,
-    ".svg": lambda figure: FigureCanvasSVG(figure).print_svg,
-}
 STILL = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}  # equal figures are equal bytes
 plt.rcParams |= {
     "font.size": 9, "axes.titlesize": 9.5, "axes.titleweight": "bold",
@@ -83,11 +79,12 @@ def _titled(figure: Figure, title: str, note: str) -> None:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    """Write the figure as path, which ends in .png, and beside it as SVG."""
+    """Write the figure as path, which ends in .png, and beside it as SVG. `savefig` would draw both twice."""
     figure.set_dpi(DPI)
-    for file in (path, path.with_suffix(".svg")):
-        with temporary_for(file) as temporary:
-            PRINTERS[file.suffix](figure)(temporary, metadata=STILL[file.suffix])
+    with temporary_for(path) as temporary:
+        FigureCanvasAgg(figure).print_png(temporary, metadata=STILL[".png"])
+    with temporary_for(path.with_suffix(".svg")) as temporary:
+        FigureCanvasSVG(figure).print_svg(temporary, metadata=STILL[".svg"])
     plt.close(figure)
 
 
