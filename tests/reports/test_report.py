@@ -241,7 +241,9 @@ def test_points_of_charts_are_the_numbers():
 def test_the_sweep_is_a_mean_over_sets_and_shows_the_eps_of_training():
     rows = [{"method": "clip", "set": s, "eps": "4/255", "n": "10", "correct": n} for s, n in (("a", "2"), ("b", "7"))]
     (chart,) = report.eps_charts(source(sweeps={"pgd": rows})).values()
-    assert [(p["x"], p["y"]) for p in chart["data"]["values"]] == [(4, 45)]
+    (point,) = chart["data"]["values"]
+    assert (point["x"], point["y"]) == (4, 45) and 0 <= point["low"] < 45 < point["high"] <= 100
+    assert point["text"] == f"45.0 [{point['low']:.1f}, {point['high']:.1f}]"
     assert [layer["data"]["values"][0]["x"] for layer in chart["layer"] if "data" in layer] == [1, 1]
 
 

@@ -22,12 +22,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.backends.backend_svg import FigureCanvasSVG  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
-from zsr.evaluation.results import CLEAN, Sample, average, over_seeds  # noqa: E402
+from zsr.evaluation.results import CLEAN, over_seeds  # noqa: E402
 from zsr.files import distinct, temporary_for  # noqa: E402
 from zsr.reports import labels  # noqa: E402
 from zsr.reports.defences import means, name_of  # noqa: E402
 from zsr.reports.labels import Label  # noqa: E402
-from zsr.reports.ranking import worst_attack  # noqa: E402
+from zsr.reports.ranking import mean_of_sets, worst_attack  # noqa: E402
 from zsr.reports.style import COLOURS, Style, label, styles  # noqa: E402
 
 ATTENTION_NOTE = (
@@ -283,7 +283,7 @@ def eps_sweep(path: Path, rows: Rows, marked_eps: Mapping[str, str], title: str,
     for method in methods:
         own = [row for row in rows if row["method"] == method]
         by_eps = {eps: [row for row in own if row["eps"] == eps] for eps in distinct(own, "eps")}
-        sweeps[method] = tuple((255 * _fraction(eps), *_mean_of_sets(same)) for eps, same in by_eps.items())
+        sweeps[method] = tuple((255 * _fraction(eps), *mean_of_sets(same)) for eps, same in by_eps.items())
     panels, style = _coinciding(sweeps), styles(methods)
     figure, axes = _panels(len(panels), 5, 1.95, sharex=True, sharey=True)
     for axis, (method, text) in zip(axes, panels.items()):
@@ -299,13 +299,6 @@ def eps_sweep(path: Path, rows: Rows, marked_eps: Mapping[str, str], title: str,
     _outer_labels(axes, 5, "eps, in 1/255", "accuracy, %")
     _titled(figure, title, note)
     _write(figure, path)
-
-
-def _mean_of_sets(rows: Rows) -> tuple[float, float, float]:
-    """The mean over sets of the share of images that count, and its 95 % limits, in percent."""
-    shares = [(int(row["n"]), int(row["correct"]) / int(row["n"])) for row in rows]
-    summary = average([Sample(n, share, share, np.array([share]), 0.0) for n, share in shares])
-    return float(summary["mean"]), float(summary["low"]), float(summary["high"])
 
 
 def _mark_eps(axis: Axes, marked: Mapping[str, str], named: bool) -> None:

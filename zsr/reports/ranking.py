@@ -1,8 +1,10 @@
-"""The order of methods in tables and figures, the highest accuracy in the worst case first, and the one under study."""
+"""What tables, figures and reports have in common: the order of methods, the one under study, a mean over sets."""
 
 from collections.abc import Mapping, Sequence
 
-from zsr.evaluation.results import WORST
+import numpy as np
+
+from zsr.evaluation.results import WORST, Sample, average
 from zsr.files import distinct
 
 GROUPS = ("unseen", "all", "source")  # the first of these groups of sets that a study has decides the order
@@ -36,3 +38,13 @@ def by_worst_case(averages: Sequence[Mapping[str, str]], group: str = "") -> lis
     attack, group = worst_attack(averages), group or group_of(averages)
     worst = {r["method"]: float(r["mean"]) for r in averages if (r["group"], r["attack"]) == (group, attack)}
     return sorted(worst, key=lambda method: -worst[method])
+
+
+def mean_of_sets(rows: Sequence[Mapping[str, str]]) -> tuple[float, float, float]:
+    """The mean over sets of the share of images that count, and its 95 % limits, in percent.
+
+    rows: rows of one method and one eps of metrics/eps_sweep.
+    """
+    shares = [(int(row["n"]), int(row["correct"]) / int(row["n"])) for row in rows]
+    summary = average([Sample(n, share, share, np.array([share]), 0.0) for n, share in shares])
+    return float(summary["mean"]), float(summary["low"]), float(summary["high"])

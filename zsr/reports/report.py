@@ -17,7 +17,7 @@ from zsr.evaluation.results import CLEAN, STRONGEST, WORST, counted_sets, over_s
 from zsr.files import distinct
 from zsr.reports import charts, defences
 from zsr.reports.charts import Row, Rows, levels, number, spans
-from zsr.reports.ranking import by_worst_case
+from zsr.reports.ranking import by_worst_case, mean_of_sets
 from zsr.reports.style import styles
 
 PACKAGE_DATA = ["report.html.j2"]
@@ -362,20 +362,17 @@ def defended(source: Source) -> Table | None:
 
 
 def sweep_rows(rows: Rows) -> list[dict]:
-    """Points of accuracy against eps, mean over sets, from the rows of a sweep."""
-    points: dict[tuple[str, str], list[float]] = {}
+    """Points of accuracy against eps, mean over sets with the 95 % interval, from the rows of a sweep."""
+    points: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        points.setdefault((row["method"], row["eps"]), []).append(100 * int(row["correct"]) / int(row["n"]))
-    return [
-        {
-            "method": method,
-            "x": levels(eps),
-            "y": round(fmean(values), 2),
-            "at": f"eps {eps}",
-            "text": f"{fmean(values):.1f}",
-        }
-        for (method, eps), values in points.items()
-    ]
+        points.setdefault((row["method"], row["eps"]), []).append(row)
+    return [_sweep_point(method, eps, same) for (method, eps), same in points.items()]
+
+
+def _sweep_point(method: str, eps: str, rows: Rows) -> dict:
+    mean, low, high = (round(value, 2) for value in mean_of_sets(rows))
+    text = f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    return {"method": method, "x": levels(eps), "y": mean, "low": low, "high": high, "at": f"eps {eps}", "text": text}
 
 
 def rows_by_eps(source: Source) -> list[dict]:
