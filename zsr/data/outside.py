@@ -7,7 +7,10 @@ from unicodedata import category
 
 from zsr.params import StudyError, require_plain
 
-HIDDEN = ("__macosx", "thumbs.db", "desktop.ini")  # what file browsers leave behind without a dot
+HIDDEN = (  # what file browsers, file systems and servers leave behind without a dot
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "#recycle", "$recycle.bin"),
+    *("system volume information", "lost+found", "__pycache__"),
+)
 LIST_BYTES = 64 * 2**20  # the largest list of the public sets has 8 MB
 SHOWN = 1000  # characters of a name that a message shows
 
@@ -17,6 +20,16 @@ def printable(name: object) -> str:
     text = str(name)
     text = text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def words(error: BaseException) -> str:
+    """What an error says, where our code raised it; else the name of its type, since libraries advise what is wrong."""
+    place = error.__traceback__
+    while place and place.tb_next:
+        place = place.tb_next
+    ours = place is not None and place.tb_frame.f_globals.get("__name__", "").startswith("zsr.")
+    said = str(error).strip().splitlines() if ours else []
+    return printable(said[0]) if said else type(error).__name__
 
 
 def hidden(name: str) -> bool:
@@ -32,16 +45,25 @@ def visible(folder: Path) -> list[Path]:
 def visible_files(folder: Path, endings: Sequence[str]) -> list[Path]:
     """The files of a folder and of the folders in it, sorted, without hidden ones.
 
-    endings: in lower case. Raises StudyError where a folder has the name of such a file.
+    endings: in lower case. Raises StudyError where a folder has the name of such a file, or is met twice, as by a link
+    to a folder above; OSError where a folder cannot be listed.
     """
-    found = []
-    for place, folders, names in os.walk(folder, followlinks=True):
+    found, met = [], set()
+    for place, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in met:
+            raise StudyError(f"{printable(place)} is a folder that is met twice: remove the link that leads to it")
+        met.add((status.st_dev, status.st_ino))
         folders[:] = [name for name in folders if not hidden(name)]
         strange = [name for name in folders if name.lower().endswith(tuple(endings))]
         if strange:
             raise StudyError(f"{printable(Path(place, strange[0]))} is a folder, and must be a picture: put it back")
         found += [Path(place, name) for name in names if not hidden(name) and name.lower().endswith(tuple(endings))]
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def read_text(path: Path, most: int = LIST_BYTES) -> str:

@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from zsr import files
-from zsr.data.outside import printable, visible, visible_files
+from zsr.data import prompts
+from zsr.data.outside import printable, visible, visible_files, words
 from zsr.data.prepared import MOST_PIXELS
-from zsr.data.registry import entry
+from zsr.data.registry import Entry, entry
 from zsr.params import ParamError, StudyError, require_plain
 
 COMMAND = "python -m zsr fetch"
@@ -25,7 +26,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # Pillow has others that run programs
 MANY_PIXELS = 2**24  # of images above this size, which take much memory, one is decoded at a time
 MANY = Lock()
+DEEP_MODES = ("I", "F")  # Pillow's names for images of more than 8 bits begin so; as RGB they would be cut off at 255
 MOST_BLACK = 0.01  # share of images of one file that may be black
+SMALL_FILE = 2**20  # bytes; larger files of a set are archives
 
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -101,8 +104,12 @@ def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
+            if image.mode.startswith(DEEP_MODES):
+                raise StudyError(f"{printable(name)} has more than 8 bits for each colour: save it with 8 bits")
             if image.format == "PNG":
                 _check_sums(image)
+            if image.format in ("JPEG", "MPO"):
+                _check_end(image)
             with MANY if width * height > MANY_PIXELS else nullcontext():
                 return image.convert("RGB")
     except StudyError:
@@ -139,15 +146,56 @@ def _check_sums(image: Image.Image) -> None:
     stream.seek(place)
 
 
+def _check_end(image: Image.Image) -> None:
+    """Raise ValueError where a JPEG ends in zeros, and has no mark of its end: the rest of it was never written."""
+    stream = image.fp  # type: ignore[attr-defined]
+    place = stream.tell()
+    content = stream.read()
+    stream.seek(place)
+    if content.endswith(bytes(16)) and b"\xff\xd9" not in content:
+        raise ValueError("zeros in the place of its end")
+
+
 def _too_large(name: object, size: str) -> StudyError:
     said = f"{printable(name)} is too large ({printable(size)}; at most {MOST_PIXELS:,} are decoded)"
     return StudyError(f"{said}: scale it down, or remove it")
 
 
 def of_files(folder: Path, paths: Sequence[str | Path], labels: Sequence[int], raw_keys: Sequence[str]) -> Samples:
-    """Samples of image files below a folder. The id of an image is its path in the folder."""
-    names = tuple(Path(os.path.relpath(path, folder)).as_posix() for path in paths)
-    return Samples(names, np.asarray(labels, np.int64), tuple(raw_keys), ImageFiles(folder, names))
+    """Samples of image files below a folder. The id of an image is its path in the folder.
+
+    Raises StudyError where a path leads out of the folder, or up and down again: lists of files come from outside.
+    """
+    names = tuple(_inside(folder, Path(path)) for path in paths)
+    return Samples(names, whole(labels), tuple(raw_keys), ImageFiles(folder, names))
+
+
+def _inside(folder: Path, path: Path) -> str:
+    if not path.is_relative_to(folder) or ".." in path.relative_to(folder).parts:
+        raise StudyError(f"{printable(path)} is listed as an image, and does not lie in {folder}: fetch the set anew")
+    return path.relative_to(folder).as_posix()
+
+
+def whole(labels: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The labels as (N,) int64. Raises ValueError for other than whole numbers, which would be cut in silence."""
+    found = np.asarray(labels)
+    if found.ndim != 1 or found.dtype.kind not in "iuf" or not np.array_equal(found, np.round(found)):
+        raise ValueError("the labels are no whole numbers")
+    return found.astype(np.int64)
+
+
+def of_numbers(samples: Samples, name: str) -> Samples:
+    """The samples of a set whose files name a class by its number alone.
+
+    Raises StudyError where the classes are not the first ones of the set, in their order: with a name less, all later
+    numbers would mean other classes.
+    """
+    known = [row.raw_key for row in prompts.rows(name)]
+    for number, (key, right) in enumerate(zip(samples.raw_keys, [*known, *[""] * len(samples.raw_keys)])):
+        if key != right:
+            said = f"class {number} is '{printable(key)}', must be '{right}'"
+            raise StudyError(f"{name}: {said}: the list of classes is damaged or out of order: fetch the set anew")
+    return samples
 
 
 def numbered(samples: Samples, split: str) -> Samples:
@@ -172,9 +220,7 @@ def of_array(pixels: np.ndarray, labels: Sequence[int] | np.ndarray, raw_keys: S
     black = len(pixels) - int(pixels.any(axis=(1, 2, 3)).sum())
     if black > MOST_BLACK * len(pixels):
         raise ValueError(f"{black} of {len(pixels)} images are black")
-    return Samples(
-        row_ids(range(len(pixels)), split), np.asarray(labels, np.int64), tuple(raw_keys), ImageArray(pixels)
-    )
+    return Samples(row_ids(range(len(pixels)), split), whole(labels), tuple(raw_keys), ImageArray(pixels))
 
 
 def of_class_folders(root: Path, parent: str, without: Sequence[str] = (), deep: bool = True) -> Samples:
@@ -225,7 +271,8 @@ def parsing(name: str, path: Path, layout: str) -> Iterator[None]:
     except StudyError:
         raise
     except Exception as error:  # the libraries of ten formats raise exceptions of many types
-        reason = printable(f"{type(error).__name__}: {error}".splitlines()[0])
+        kind, said = type(error).__name__, words(error)
+        reason = kind if said == kind else f"{kind}: {said}"
         way = f"expected is {layout}; move it away and run `{COMMAND} {name}`"
         raise StudyError(f"{name}: {path} is not laid out as it should be ({reason}): {way}") from None
 
@@ -274,17 +321,24 @@ def check_published(name: str, root: Path, split: str, *, complete: bool = True)
     that lies there in another form is not compared.
     """
     dataset = entry(name)
-    listed = next((listed for of, listed in dataset.md5_of.items() if of == split), {})
-    known = {root / dataset.layout_root / file: md5 for file, md5 in listed.items()}
-    if not all(path.is_file() for path in known):
-        return
-    for path, md5 in known.items():
+    for path, md5 in _published(dataset, root, split).items():
         found = files.md5(path)
         if found != md5:
             line = f"{printable(path)} is not the published file of {dataset.key}: its md5 is {found}, not {md5}"
             if complete:
                 raise StudyError(f"{line}; move it away and run `{COMMAND} {dataset.key}`")
             files.say(f"Warning: {line}")
+
+
+def _published(dataset: Entry, root: Path, split: str) -> dict[Path, str]:
+    """The files of a split that lie there as they were published, with their hashes."""
+    listed = next((listed for of, listed in dataset.md5_of.items() if of == split), {})
+    known = {root / dataset.layout_root / file: md5 for file, md5 in listed.items()}
+    known = known if all(path.is_file() for path in known) else {}
+    serving = [source for source in dataset.sources if split in source.splits]
+    plain = [file for source in serving for file in source.files if file.unpack == "none" and file.size < SMALL_FILE]
+    alone = {root / file.into / file.name: file.md5 for file in plain if file.md5}
+    return known | {path: md5 for path, md5 in alone.items() if path.is_file()}
 
 
 def _check_complete(samples: Samples, name: str, split: str) -> None:

@@ -128,6 +128,8 @@ def read(
             home[member.key] = shard
             members.append(member)
             labels.append(label)
+    if by_row:
+        _check_rows(folder, members)
     here = sorted(classes)
     ours = np.array([here.index(row) for row in classes])
     return Samples(
@@ -139,6 +141,14 @@ def read(
         ShardImages(folder, tuple(members)),
         "shards",
     )
+
+
+def _check_rows(folder: Path, members: Sequence[Member]) -> None:
+    """Raise StudyError where a row of torchvision's order is not there, and a later one is: an image is lost."""
+    rows = sorted(_row(folder, member) for member in members)
+    gap = next((row for row, found in enumerate(rows) if row != found), None)
+    if gap is not None:
+        raise StudyError(f"{folder} has no image s{gap:07d}, but s{rows[gap]:07d}: fetch the set anew")
 
 
 def recognised(name: str, lines: Sequence[str], known: Sequence[ClassRow], aliases: Mapping[str, str]) -> list[int]:
@@ -183,6 +193,9 @@ def _shards(folder: Path, split: str) -> list[str]:
         said = printable(" ".join(lines))[:40]
         raise StudyError(f"{path} must hold a number of shards from 1 to {MOST_SHARDS}, got '{said}': fetch it anew")
     shards = [f"{split}/{shard}.tar" for shard in range(int(lines[0]))]
+    more = folder / split / f"{len(shards)}.tar"
+    if more.exists():
+        raise StudyError(f"{path} says {len(shards)} shards, and {more.name} is there, too: fetch the set anew")
     gone = [shard for shard in shards if not (folder / shard).is_file()]
     if gone:
         raise StudyError(

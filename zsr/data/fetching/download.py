@@ -17,10 +17,11 @@ from urllib.request import Request, urlopen
 
 from zsr.data.outside import printable
 from zsr.files import claimed, require_space, write_atomic, write_json, writing
-from zsr.params import StudyError
+from zsr.params import StudyError, require_plain
 
 AGENT = "zsr-fetch"
 KEPT_BYTES = 2**20  # of a page that came in place of a file
+MOST_DIGITS = 19  # of a size in bytes
 TRANSIENT = (408, 425, 429, 500, 502, 503, 504)  # status codes after which another try may succeed
 ACCESS = dict.fromkeys((401, 403), ", no access: accept the terms of the host, and set HF_TOKEN where it is the Hub")
 Watch = Callable[[str, int, int], None]  # arguments: file name, bytes received, total bytes or 0 where unknown
@@ -124,8 +125,10 @@ class Answer:
                     self._put(chunk)
                     if not chunk:
                         break
-        except Exception as error:
+        except (OSError, HTTPException) as error:
             self._put(error)
+        except Exception as error:  # of the parser of addresses, to which a mirror may lead on
+            self._put(HTTPException(f"an answer that cannot be followed ({type(error).__name__})"))
 
     def _put(self, part: Any) -> None:
         while not self._left.is_set():
@@ -223,9 +226,11 @@ def download(
         StudyError: no mirror gave the file; `target` is another file; the disk is full.
     """
     with claimed(target):
+        for path in (target, _part_path(target), _refused_path(target)):
+            require_plain(path)
         if target.exists():
             return expected.require(target)
-        part, order, faults = target.with_name(target.name + ".part"), _Order(expected, patience, watch, token), []
+        part, order, faults = _part_path(target), _Order(expected, patience, watch, token), []
         arrived, refused_by = _from_refused(part, expected)
         if arrived:
             return _placed(part, target, arrived)
@@ -241,6 +246,10 @@ def download(
         f"{target.name} could not be downloaded ({printable('; '.join(faults)) or 'no address is known'}): fetch again "
         "to resume, or get the file elsewhere and give its folder with --from"
     )
+
+
+def _part_path(target: Path) -> Path:
+    return target.with_name(target.name + ".part")
 
 
 def _placed(part: Path, target: Path, arrived: Arrived) -> Arrived:
@@ -270,11 +279,18 @@ def _refusals_path(path: Path) -> Path:
 
 def _refusals(part: Path) -> dict[str, str]:
     """The reason by mirror; none where the user has deleted the refused file, or the notes cannot be read."""
+    stated = _noted(_refusals_path(part))
+    return {str(url): str(reason) for url, reason in stated.items()} if _refused_path(part).exists() else {}
+
+
+def _noted(path: Path) -> dict:
+    """The notes in a JSON file; none where they cannot be read, since all they do is save a request."""
     try:
-        stated = json.loads(_refusals_path(part).read_text(encoding="utf-8"))
-        return {str(url): str(reason) for url, reason in stated.items()} if _refused_path(part).exists() else {}
-    except (OSError, ValueError, AttributeError):
+        require_plain(path)
+        stated = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, StudyError):
         return {}
+    return stated if isinstance(stated, dict) else {}
 
 
 def _from_refused(part: Path, expected: Expected) -> tuple[Arrived | None, dict[str, str]]:
@@ -359,10 +375,10 @@ def _origin_path(part: Path) -> Path:
 
 def _origin(part: Path) -> Origin:
     """The origin of a part; of no known place, where nothing was written down, or nothing that can be read."""
+    stated = _noted(_origin_path(part))
     try:
-        stated = json.loads(_origin_path(part).read_text(encoding="utf-8"))
         return Origin(str(stated["url"]), str(stated["version"]), int(stated["total"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         return Origin()
 
 
@@ -457,9 +473,13 @@ def _announced(response: HTTPResponse) -> tuple[int, int]:
     if response.status == 206:
         span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         first = span.partition("-")[0]
-        return int(first) if first.isdecimal() else -1, int(total) if total.isdecimal() else 0
-    length = response.headers.get("Content-Length", "")
-    return 0, int(length) if length.isdecimal() else 0
+        return _number(first, -1), _number(total, 0)
+    return 0, _number(response.headers.get("Content-Length", ""), 0)
+
+
+def _number(text: str, other: int) -> int:
+    """The number in a header; `other` where there is none, or one of more digits than a size has."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < MOST_DIGITS else other
 
 
 def _append(answer: Answer, part: Path, start: int, total: int, watch: Watch) -> bool:

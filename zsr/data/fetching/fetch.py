@@ -18,7 +18,7 @@ from zsr.data.fetching.wish import SetWatch, Wish
 from zsr.data.registry import DIGITS, Entry, File, Source, entry
 from zsr.data.tars import BadArchive
 from zsr.files import claimed, read_json, require_space, write_json
-from zsr.params import ParamError, StudyError
+from zsr.params import ParamError, StudyError, require_plain
 
 COMMAND = "python -m zsr fetch"
 
@@ -166,10 +166,11 @@ def _placing(dataset: Entry, root: Path) -> Path:
 def _receipts(dataset: Entry, root: Path) -> dict:
     """The receipts of a set by split."""
     path = _receipt_path(dataset, root)
+    require_plain(path)
     try:
         receipts = read_json(path) if path.exists() else {}
         whole = all(map(_is_whole, receipts.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError):
         whole = False
     if not whole:
         raise StudyError(f"{path} is damaged: delete it, and move away the set to fetch it again")
@@ -178,7 +179,7 @@ def _receipts(dataset: Entry, root: Path) -> dict:
 
 def _is_whole(receipt: dict) -> bool:
     """Does a receipt hold what is read of it, here and for the manifest of the stage download?"""
-    source = receipt["source"]
+    source, folder = receipt["source"], Path(receipt["folder"])
     texts, sizes = [receipt["folder"]], []
     if source["kind"] == "hub":
         texts += [source["repo"], source["revision"]]
@@ -186,7 +187,8 @@ def _is_whole(receipt: dict) -> bool:
         texts += [file["name"], file.get("url", ""), file.get("sha256") or file["git"]]
         sizes.append(file["size"])
     numbers = all(type(size) is int and size >= 0 for size in sizes)
-    return source["kind"] in ("archive", "hub") and numbers and all(isinstance(text, str) for text in texts)
+    below = bool(folder.parts) and not folder.is_absolute() and ".." not in folder.parts
+    return below and source["kind"] in ("archive", "hub") and numbers and all(isinstance(text, str) for text in texts)
 
 
 def _outdated(dataset: Entry, receipt: dict | None) -> list[str]:

@@ -6,7 +6,7 @@ The files are pickles. They are read by `zsr.data.pickles`, which runs no code o
 from pathlib import Path
 
 from zsr.data import pickles
-from zsr.data.samples import Samples
+from zsr.data.samples import Samples, of_numbers
 from zsr.data.shards import first_found
 
 
@@ -17,4 +17,5 @@ def read(root: Path, split: str) -> Samples:
 
 def _parse(root: Path, split: str) -> Samples:
     folder = root / "cifar-100-python"
-    return pickles.read(folder / split, "fine_labels", folder / "meta", "fine_label_names", split)
+    samples = pickles.read(folder / split, "fine_labels", folder / "meta", "fine_label_names", split)
+    return of_numbers(samples, "cifar100")

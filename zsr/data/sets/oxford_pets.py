@@ -8,6 +8,7 @@ from pathlib import Path
 from zsr.data.outside import read_lines
 from zsr.data.samples import Samples, of_files
 from zsr.data.shards import first_found
+from zsr.params import StudyError
 
 LISTS = {"train": "trainval", "test": "test"}
 
@@ -20,8 +21,16 @@ def read(root: Path, split: str) -> Samples:
 
 def _parse(root: Path, split: str) -> Samples:
     folder = root / "oxford-iiit-pet"
-    rows = [line.split() for line in read_lines(folder / "annotations" / f"{LISTS[split]}.txt")]
+    path = folder / "annotations" / f"{LISTS[split]}.txt"
+    rows = [line.split() for line in read_lines(path)]
     images, labels = [row[0] for row in rows], [int(row[1]) - 1 for row in rows]  # rows "Abyssinian_201 1 1 1"
     breeds = {label: image.rpartition("_")[0] for image, label in zip(images, labels)}
+    strange = [image for image, label in zip(images, labels) if image.rpartition("_")[0] != breeds[label]]
+    if strange or len(set(breeds.values())) < len(breeds):
+        raise StudyError(f"{path} has two numbers for a breed, or two breeds for a number: fetch the set anew")
+    others = [folder / "annotations" / f"{name}.txt" for name in LISTS.values() if name != LISTS[split]]
+    taken = {line.split()[0] for other in others if other.exists() for line in read_lines(other)}
+    if taken & set(images):
+        raise StudyError(f"{path} and {others[0]} list the same images: fetch the set anew")
     keys = [breeds[label] for label in sorted(breeds)]
     return of_files(folder, [folder / "images" / f"{image}.jpg" for image in images], labels, keys)

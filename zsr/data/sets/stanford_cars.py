@@ -4,11 +4,13 @@ Both layouts have the same images under different names and in different orders,
 torchvision's layout are those of the shards. No host offers the images any more, so most users have shards.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from zsr.data.samples import Samples, numbered, of_files
+from zsr.data import matlab
+from zsr.data.samples import Samples, numbered, of_files, whole
 from zsr.data.shards import first_found
 
 
@@ -22,21 +24,22 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse(root: Path, split: str) -> Samples:
-    from torchvision.datasets import StanfordCars
-
-    dataset = StanfordCars(root, split)
-    paths, labels = zip(*dataset._samples)
-    return numbered(of_files(root / "stanford_cars", paths, labels, dataset.classes), split)
+    folder = root / "stanford_cars"
+    notes = np.atleast_1d(*matlab.load(folder / "cars_test_annos_withlabels.mat", "annotations"))
+    paths = [folder / "cars_test" / str(name) for name in notes["fname"]]
+    return numbered(_of_notes(folder, paths, notes, folder / "devkit" / "cars_meta.mat"), split)
 
 
 def _parse_one_file(root: Path, split: str) -> Samples:
     """Parse the layout with the images of both splits in one folder, where a flag marks the test images."""
-    from scipy.io import loadmat
-
     folder = root / "stanford_cars"
-    content = loadmat(folder / "cars_annos.mat", squeeze_me=True)
-    notes = np.atleast_1d(content["annotations"])
-    notes = notes[notes["test"].astype(int) == 1]
-    paths = [folder / str(path) for path in notes["relative_im_path"]]
-    keys = [str(key) for key in np.atleast_1d(content["class_names"])]
-    return of_files(folder, paths, notes["class"].astype(int) - 1, keys)
+    notes = np.atleast_1d(*matlab.load(folder / "cars_annos.mat", "annotations"))
+    notes = notes[whole([*notes["test"]]) == 1]
+    return _of_notes(
+        folder, [folder / str(path) for path in notes["relative_im_path"]], notes, folder / "cars_annos.mat"
+    )
+
+
+def _of_notes(folder: Path, paths: Sequence[Path], notes: np.ndarray, classes: Path) -> Samples:
+    keys = [str(key) for key in np.atleast_1d(*matlab.load(classes, "class_names"))]
+    return of_files(folder, paths, whole([*notes["class"]]) - 1, keys)

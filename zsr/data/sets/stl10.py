@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zsr.data.outside import read_lines
-from zsr.data.samples import Samples, of_array
+from zsr.data.samples import Samples, of_array, of_numbers
 from zsr.data.shards import first_found
 
 
@@ -21,4 +21,5 @@ def _parse(root: Path, split: str) -> Samples:
     folder = root / "stl10_binary"
     pixels = np.fromfile(folder / f"{split}_X.bin", np.uint8).reshape(-1, 3, 96, 96)  # channels, columns, rows
     labels = np.fromfile(folder / f"{split}_y.bin", np.uint8).astype(np.int64) - 1
-    return of_array(pixels.transpose(0, 3, 2, 1), labels, read_lines(folder / "class_names.txt"), split)
+    samples = of_array(pixels.transpose(0, 3, 2, 1), labels, read_lines(folder / "class_names.txt"), split)
+    return of_numbers(samples, "stl10")
