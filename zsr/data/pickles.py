@@ -93,7 +93,8 @@ class _Reader(pickle._Unpickler):  # in Python, since the one in C takes any amo
         steps = _Steps()
         for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3):
             steps[code[0]] = partial(_load_tuple, load=pickle._Unpickler.dispatch[code[0]])
-        self.dispatch, self.encoded = steps, 0
+        self.encoded = 0
+        self.dispatch = steps  # type: ignore[misc]  # `load` looks the steps up here
 
     def find_class(self, module: str, name: str) -> Any:
         """The stand-in for a function that a pickle names."""

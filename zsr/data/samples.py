@@ -161,7 +161,9 @@ def _too_large(name: object, size: str) -> StudyError:
     return StudyError(f"{said}: scale it down, or remove it")
 
 
-def of_files(folder: Path, paths: Sequence[str | Path], labels: Sequence[int], raw_keys: Sequence[str]) -> Samples:
+def of_files(
+    folder: Path, paths: Sequence[str | Path], labels: Sequence[int] | np.ndarray, raw_keys: Sequence[str]
+) -> Samples:
     """Samples of image files below a folder. The id of an image is its path in the folder.
 
     Raises StudyError where a path leads out of the folder, or up and down again: lists of files come from outside.
