@@ -5,8 +5,6 @@ torchvision reads the same two small files, and holds other numbers of images or
 
 from pathlib import Path
 
-import numpy as np
-
 from zsr.data import matlab
 from zsr.data.samples import Samples, of_files
 from zsr.data.shards import first_found
@@ -24,10 +22,10 @@ def _parse(root: Path, split: str) -> Samples:
     from torchvision.datasets import Flowers102
 
     folder = root / "flowers-102"
-    numbers, chosen = np.atleast_1d(*matlab.load(folder / "imagelabels.mat", "labels")), folder / "setid.mat"
-    splits = dict(zip(SPLITS, map(np.atleast_1d, matlab.load(chosen, *SPLITS))))
-    test, others = splits["tstid"].tolist(), {*splits["trnid"].tolist(), *splits["valid"].tolist()}
+    [numbers], chosen = matlab.load(folder / "imagelabels.mat", "labels"), folder / "setid.mat"
+    train, valid, test = matlab.load(chosen, *SPLITS)
+    others = {*train, *valid}
     if others & set(test) or others | set(test) != set(range(1, len(numbers) + 1)):
         raise StudyError(f"{chosen} must have each of {len(numbers)} images in one split: fetch the set anew")
     paths = [folder / "jpg" / f"image_{image:05d}.jpg" for image in test]
-    return of_files(folder, paths, [numbers[image - 1] - 1.0 for image in test], Flowers102.classes)
+    return of_files(folder, paths, [numbers[image - 1] - 1 for image in test], Flowers102.classes)

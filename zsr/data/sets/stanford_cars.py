@@ -4,10 +4,9 @@ Both layouts have the same images under different names and in different orders,
 torchvision's layout are those of the shards. No host offers the images any more, so most users have shards.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import compress
 from pathlib import Path
-
-import numpy as np
 
 from zsr.data import matlab
 from zsr.data.samples import Samples, numbered, of_files, whole
@@ -25,7 +24,7 @@ def read(root: Path, split: str) -> Samples:
 
 def _parse(root: Path, split: str) -> Samples:
     folder = root / "stanford_cars"
-    notes = np.atleast_1d(*matlab.load(folder / "cars_test_annos_withlabels.mat", "annotations"))
+    [notes] = matlab.load(folder / "cars_test_annos_withlabels.mat", "annotations")
     paths = [folder / "cars_test" / str(name) for name in notes["fname"]]
     return numbered(_of_notes(folder, paths, notes, folder / "devkit" / "cars_meta.mat"), split)
 
@@ -33,13 +32,14 @@ def _parse(root: Path, split: str) -> Samples:
 def _parse_one_file(root: Path, split: str) -> Samples:
     """Parse the layout with the images of both splits in one folder, where a flag marks the test images."""
     folder = root / "stanford_cars"
-    notes = np.atleast_1d(*matlab.load(folder / "cars_annos.mat", "annotations"))
-    notes = notes[whole([*notes["test"]]) == 1]
+    [notes] = matlab.load(folder / "cars_annos.mat", "annotations")
+    test = whole(notes["test"]) == 1
+    notes = {name: list(compress(column, test)) for name, column in notes.items()}
     return _of_notes(
         folder, [folder / str(path) for path in notes["relative_im_path"]], notes, folder / "cars_annos.mat"
     )
 
 
-def _of_notes(folder: Path, paths: Sequence[Path], notes: np.ndarray, classes: Path) -> Samples:
-    keys = [str(key) for key in np.atleast_1d(*matlab.load(classes, "class_names"))]
-    return of_files(folder, paths, whole([*notes["class"]]) - 1, keys)
+def _of_notes(folder: Path, paths: Sequence[Path], notes: Mapping[str, list], classes: Path) -> Samples:
+    [keys] = matlab.load(classes, "class_names")
+    return of_files(folder, paths, whole(notes["class"]) - 1, [str(key) for key in keys])
