@@ -1,6 +1,7 @@
 """The fetcher's transfers: what is right arrives, each byte once; what is wrong never gets the file's name."""
 
 import hashlib
+import os
 import random
 import resource
 import shutil
@@ -14,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.mirror import PAGE, mirror
-from zsr.data.fetching.download import Expected, Patience, download
+from zsr.data.fetching.download import Expected, Patience, _announced, download
 from zsr.files import require_space
 from zsr.params import StudyError
 
@@ -138,7 +139,10 @@ def test_a_refused_file_is_taken_without_a_request_once_the_registry_is_right(we
     assert len(web.seen) == 2 and leftovers(tmp_path) == {"file"} and (tmp_path / "file").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("notes", ["", "[]", "{", '{"x": 1}'])
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("notes", ["", "[]", "{", '{"x": 1}', DEEP])
 def test_damaged_notes_of_refused_files_are_no_obstacle(web, tmp_path, notes):
     (tmp_path / "file.refused").write_bytes(b"?")
     (tmp_path / "file.refused.json").write_text(notes)
@@ -279,6 +283,42 @@ def test_a_mirror_that_trickles_is_left_for_the_next(web, tmp_path):
     web.faults["a"] = [("trickle", 0.02)]
     with pytest.raises(StudyError, match="under 1000 bytes a second over 0.3 seconds"):
         get(web, tmp_path / "other", "a", patience=patience)
+
+
+@pytest.mark.parametrize("total", ["1e999", "NaN", "null", "9" * 5000, DEEP])
+def test_damaged_notes_of_a_part_are_no_obstacle(web, tmp_path, total):
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    (tmp_path / "file.part.json").write_text(f'{{"url": "{web.url("a")}", "version": "", "total": {total}}}')
+    assert get(web, tmp_path / "file").sha256 == RIGHT.sha256 and leftovers(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize("name", ["file", "file.part", "file.refused"])
+def test_a_pipe_in_the_place_of_a_file_is_one_line(web, tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StudyError, match=f"{name} is a device or a pipe"):
+        get(web, tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["file.part.json", "file.refused.json"])
+def test_a_pipe_in_the_place_of_notes_is_no_obstacle(web, tmp_path, name):
+    (tmp_path / "file.part").write_bytes(CONTENT[:1000])
+    os.mkfifo(tmp_path / name)
+    assert get(web, tmp_path / "file").sha256 == RIGHT.sha256
+
+
+@pytest.mark.parametrize("place", ["http://[::1/file", f"http://{'a' * 70}/file", "http://a..b/file"])
+def test_an_address_that_leads_nowhere_is_a_fault_of_the_mirror(web, tmp_path, place):
+    web.leads["a"] = place
+    assert get(web, tmp_path / "file", "ab").url == web.url("b")
+
+
+@pytest.mark.parametrize(
+    "header", ["Content-Length: " + "9" * 5000, "Content-Range: bytes 0-9/" + "9" * 5000, "Content-Length: \xb2"]
+)
+def test_a_size_of_thousands_of_digits_is_no_size(header):
+    name, _, value = header.partition(": ")
+    response = SimpleNamespace(status=206 if "Range" in name else 200, headers={name: value})
+    assert _announced(response) == (0, 0)
 
 
 def test_a_mirror_that_trickles_its_headers_is_left(tmp_path):

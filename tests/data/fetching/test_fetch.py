@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import socket
 
@@ -318,6 +319,11 @@ def test_an_archive_without_a_hash_is_not_met_again_once_refused(web, tmp_path):
         "[]",
         '{"test": {}}',
         *(f'{{"test": {{"folder": {of}, "source": {{"files": []}}}}}}' for of in (1, '"set"')),
+        *(
+            f'{{"test": {{"folder": "{of}", "source": {{"kind": "archive", "files": []}}}}}}'
+            for of in ("..", "/", "a/../..")
+        ),
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_receipt_is_one_line(web, of, tmp_path, content):
@@ -325,6 +331,14 @@ def test_a_damaged_receipt_is_one_line(web, of, tmp_path, content):
     receipt.parent.mkdir(parents=True)
     receipt.write_text(content)
     with pytest.raises(StudyError, match="set.json is damaged: delete it"):
+        fetch(of, wish(tmp_path))
+
+
+def test_a_pipe_in_the_place_of_a_receipt_is_one_line(of, tmp_path):
+    receipt = tmp_path / "root" / "receipts" / "set.json"
+    receipt.parent.mkdir(parents=True)
+    os.mkfifo(receipt)
+    with pytest.raises(StudyError, match="set.json is a device or a pipe"):
         fetch(of, wish(tmp_path))
 
 
