@@ -170,7 +170,7 @@ def _receipts(dataset: Entry, root: Path) -> dict:
     try:
         receipts = read_json(path) if path.exists() else {}
         whole = all(map(_is_whole, receipts.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, StudyError):
+    except (ValueError, KeyError, TypeError, AttributeError, StudyError):
         whole = False
     if not whole:
         raise StudyError(f"{path} is damaged: delete it, and move away the set to fetch it again")
