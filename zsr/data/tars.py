@@ -14,6 +14,7 @@ from zsr.params import StudyError, require_plain
 HEADER_BYTES = 2**16  # of one header with a long name or further facts
 HEADERS_BYTES = 2**26  # of all such headers of an archive
 PADDING_BYTES = 2**26  # after the mark of the end
+MAGIC_AT = 257  # offset of the word "ustar" in the header of a member
 LONG = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
     *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
@@ -45,11 +46,18 @@ def members(archive: Path, mode: Literal["r:", "r:*"] = "r:*") -> Iterator[tuple
 
 
 def _read_to_the_end(archive: Path, tar: tarfile.TarFile) -> None:
-    """Read what follows the mark of the archive's end, since a compressed file has its checksum behind all bytes."""
+    """Read what follows the mark of the archive's end, since a compressed file has its checksum behind all bytes.
+
+    Where a file system has left zeros in the place of a header, the mark of the end is none, and members follow.
+    """
     assert tar.fileobj is not None
     for _ in range(PADDING_BYTES // 2**20 + 1):
-        if not tar.fileobj.read(2**20):
+        more = tar.fileobj.read(2**20)
+        if not more:
             return
+        starts = range(MAGIC_AT, len(more), tarfile.BLOCKSIZE)
+        if any(more.startswith(b"ustar", start) for start in starts):
+            raise BadArchive(f"{archive} is damaged: members follow the mark of its end: fetch it anew")
     raise BadArchive(f"{archive} goes on for {PADDING_BYTES} bytes after its end: it is refused as an archive bomb")
 
 

@@ -185,6 +185,52 @@ def test_another_commit_costs_the_files_that_changed_and_leaves_none_of_before(w
     assert fetch(made(), wish(tmp_path, [])).state == "here before"
 
 
+FILE = {"size": 1, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        [],
+        {REPO: []},
+        {REPO: {"revision": 5, "files": {}}},
+        {REPO: {"revision": COMMIT}},
+        {REPO: {"revision": COMMIT, "files": [1]}},
+        {REPO: {"revision": COMMIT, "files": {"a": 1}}},
+        {REPO: {"revision": COMMIT, "files": {"a": FILE | {"size": "1"}}}},
+        {REPO: {"revision": COMMIT, "files": {"a": FILE | {"size": -1}}}},
+        {REPO: {"revision": COMMIT, "files": {"a": {"size": 1}}}},
+        {REPO: {"revision": COMMIT, "files": {"a": {"size": 1, "git": 2}}}},
+        {REPO: {"revision": COMMIT, "files": {"../a": FILE}}},
+    ],
+)
+def test_a_damaged_lock_file_is_one_line(tmp_path, client, facts):
+    hub.LOCK.write_text(json.dumps({REPO: {"revision": COMMIT, "files": {"a": FILE}}}))
+    assert hub.locked()
+    hub.LOCK.write_text(json.dumps(facts))
+    with pytest.raises(StudyError, match="lock.json is damaged: restore it"):
+        hub.locked()
+
+
+@pytest.mark.parametrize("host", ["http://[::1", "huggingface", "ftp://host", "https://"])
+def test_an_endpoint_that_is_no_address_is_named(monkeypatch, host):
+    monkeypatch.setenv("HF_ENDPOINT", host)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(StudyError, match="^HF_ENDPOINT is "):
+        hub.resolve(made().sources[0])
+
+
+def test_facts_that_the_hub_does_not_state_are_one_line(client, monkeypatch):
+    source = made().sources[0]
+    assert len(hub.resolve(source)["files"]) == len(FILES)
+    right = client.facts
+    monkeypatch.setattr(
+        client, "facts", lambda name: SimpleNamespace(**vars(right(name)) | {"size": None, "lfs": None})
+    )
+    with pytest.raises(StudyError, match="does not say the commit of owner/wds_set, or size and hash"):
+        hub.resolve(source)
+
+
 def test_offline_nothing_is_asked(web, lock, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(StudyError, match="HF_HUB_OFFLINE is set: give a folder with --from"):

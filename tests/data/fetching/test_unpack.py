@@ -163,6 +163,14 @@ def test_what_follows_the_end_of_a_tar_is_bounded(tmp_path, monkeypatch):
     refused(archive, "tar", "goes on for 1048576 bytes after its end")
 
 
+def test_zeros_in_the_place_of_a_header_are_not_the_end(tmp_path):
+    archive = tar(tmp_path / "a.tar", FILES, "w")
+    content = archive.read_bytes()
+    second = content.index(b"set/deep/b.bin")
+    archive.write_bytes(content[:second] + bytes(512) + content[second + 512 :])
+    refused(archive, "tar", "members follow the mark of its end")
+
+
 @pytest.mark.parametrize("kind", ["tar", "zip", "gz"])
 def test_a_broken_archive_is_one_line(tmp_path, kind):
     whole = {

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from zsr.data.fetching.download import Expected, Refused, download
 from zsr.data.fetching.install import link_or_copy
@@ -30,8 +31,26 @@ FULL = 40  # hexadecimal digits of a commit; the Hub does not accept fewer
 
 
 def locked() -> dict:
-    """The contents of the lock file, by repository; empty where there is no lock file."""
-    return read_json(LOCK) if LOCK.exists() else {}
+    """The contents of the lock file, by repository; empty where there is no lock file. Raises StudyError: damaged."""
+    facts = read_json(LOCK) if LOCK.exists() else {}
+    if not isinstance(facts, dict) or not all(map(_are_facts, facts.values())):
+        raise StudyError(f"{LOCK} is damaged: restore it with git, or write it anew with --lock")
+    return facts
+
+
+def _are_facts(facts: Any) -> bool:
+    """Are these the commit of a repository, and for each file the size and a hash?"""
+    if not isinstance(facts, dict) or not isinstance(facts.get("revision"), str):
+        return False
+    files = facts.get("files")
+    return isinstance(files, dict) and all(_is_fact(name, file) for name, file in files.items())
+
+
+def _is_fact(name: str, file: Any) -> bool:
+    if not isinstance(file, dict) or type(file.get("size")) is not int or file["size"] < 0:
+        return False
+    hashes = [file[kind] for kind in ("sha256", "git") if kind in file]
+    return _lies_inside(name) and bool(hashes) and all(isinstance(value, str) and value for value in hashes)
 
 
 def address(repo: str, revision: str, name: str, kind: Literal["datasets/", ""] = "datasets/") -> str:
@@ -43,7 +62,16 @@ def address(repo: str, revision: str, name: str, kind: Literal["datasets/", ""] 
 
 
 def _host() -> str:
-    return os.environ.get("HF_ENDPOINT", HOST).rstrip("/")
+    """The address of the Hub. Raises StudyError where HF_ENDPOINT is none, on which the Hub's client fails."""
+    host = os.environ.get("HF_ENDPOINT", HOST).rstrip("/")
+    try:
+        parts = urlsplit(host)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        right = False
+    if not right:
+        raise StudyError(f"HF_ENDPOINT is '{printable(host)}', must be an address such as {HOST}")
+    return host
 
 
 def offline() -> bool:
@@ -87,10 +115,11 @@ def write_lock(warn: Callable[[str], None]) -> int:
 
 def resolve(source: Source) -> dict:
     """The facts of one repository for the lock file, as of now. Raises StudyError where the Hub does not answer."""
+    host = _host()
     from huggingface_hub import HfApi
 
-    api = HfApi(endpoint=_host())
     with _one_line(source.repo):
+        api = HfApi(endpoint=host)
         revision = source.revision or "main"
         if source.revision and len(source.revision) < FULL:
             commits = [commit.commit_id for commit in api.list_repo_commits(source.repo, repo_type="dataset")]
@@ -100,7 +129,10 @@ def resolve(source: Source) -> dict:
         info = api.dataset_info(source.repo, revision=revision, files_metadata=True)
         assert info.siblings is not None  # the list of files, which `files_metadata` asks for
         files = {file.rfilename: _facts(file) for file in info.siblings if _included(file.rfilename, source)}
-        return {"revision": info.sha, "files": dict(sorted(files.items()))}
+        facts = {"revision": info.sha, "files": dict(sorted(files.items()))}
+        if not _are_facts(facts):
+            raise StudyError(f"the Hub does not say the commit of {source.repo}, or size and hash of each file")
+        return facts
 
 
 def fetch_shards(dataset: Entry, source: Source, request: Wish, placing: Path) -> dict:
@@ -205,12 +237,16 @@ def _unchecked(source: Source, folder: Path, warn: Callable[[str], None]) -> dic
     return {"revision": "", "files": files}
 
 
+def _lies_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name and name.isprintable()
+
+
 def _included(name: str, source: Source) -> bool:
     """Is a file of a repository needed? Raises StudyError for a name that leads out of the folder."""
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not name.isprintable():
+    if not _lies_inside(name):
         raise StudyError(f"{source.repo} holds {name[:1000]!a}, which leads out of its folder: it is refused")
-    return not any(map(hidden, path.parts)) and any(fnmatch(name, pattern) for pattern in source.include)
+    return not any(map(hidden, PurePosixPath(name).parts)) and any(fnmatch(name, pattern) for pattern in source.include)
 
 
 def _facts(file: Any) -> dict:
