@@ -226,8 +226,7 @@ def download(
         StudyError: no mirror gave the file; `target` is another file; the disk is full.
     """
     with claimed(target):
-        for path in (target, _part_path(target), _refused_path(target)):
-            require_plain(path)
+        _require_files(target)
         if target.exists():
             return expected.require(target)
         part, order, faults = _part_path(target), _Order(expected, patience, watch, token), []
@@ -246,6 +245,12 @@ def download(
         f"{target.name} could not be downloaded ({printable('; '.join(faults)) or 'no address is known'}): fetch again "
         "to resume, or get the file elsewhere and give its folder with --from"
     )
+
+
+def _require_files(target: Path) -> None:
+    """Raise StudyError where a pipe or a device is in the place of a file that a download reads or writes."""
+    for path in (target, _part_path(target), _refused_path(target)):
+        require_plain(path)
 
 
 def _part_path(target: Path) -> Path:
