@@ -385,7 +385,7 @@ def test_a_shard_more_than_said_and_a_row_that_is_lost(tmp_path):
 def test_an_image_of_more_than_eight_bits_is_not_cut_off(mode, kind):
     numbers = np.arange(64, dtype={"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]).reshape(8, 8) * 1000
     content = fixtures_real.encoded(Image.fromarray(numbers), kind)
-    with pytest.raises(StudyError, match="^a has more than 8 bits"):
+    with pytest.raises(StudyError, match="^a has numbers of more than 8 bits"):
         samples.decoded(BytesIO(content), "a")
 
 

@@ -4,6 +4,7 @@ import io
 import pickle
 import struct
 import zlib
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -64,6 +65,21 @@ DAMAGED = (
         for kind in ("BMP", "GIF", "TIFF", "JPEG2000")
     }
 )
+ROWS = bytes(32 * (1 + 3 * 16))  # the pixels of 16 x 32
+
+
+def png_of(
+    rows: bytes, width: int = 16, height: int = 32, bits: int = 8, colour: int = 2, interlaced: int = 0
+) -> bytes:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlaced))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+DAMAGED |= {  # Pillow takes these, and makes what lacks black
+    "png of one row less": png_of(ROWS[49:]),
+    "png of one row": png_of(ROWS[:49]),
+    "png whose header says twice the height": png_of(ROWS, height=64),
+}
 LARGE = {
     "png": png(20_000, 20_000),
     "png of less than twice the limit": png(10_000, 9_500),
@@ -417,3 +433,71 @@ def test_labels_of_a_pickle_are_a_list(tmp_path):
     (tmp_path / "meta").write_bytes(pickle.dumps({"names": ["a", "b"]}))
     with pytest.raises(StudyError, match="batch must have a list of labels"):
         pickles.read(tmp_path / "batch", "labels", tmp_path / "meta", "names", "test")
+
+
+@pytest.mark.parametrize(
+    "bits, colour", [(1, 0), (2, 0), (4, 0), (8, 0), (8, 2), (16, 2), (1, 3), (8, 4), (8, 6), (16, 6)]
+)
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 9), (33, 17)])
+def test_the_pixels_of_a_png_are_counted_to_the_byte(size, bits, colour, interlaced):
+    """Oracle: the specification's reduced images of the seven passes, counted pixel by pixel."""
+    width, height = size
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
+    order = ["16462646", "77777777", "56565656", "77777777", "36463646", "77777777", "56565656", "77777777"]
+    passes: dict[str, dict[int, int]] = {}
+    for y in range(height):
+        for x in range(width):
+            row = passes.setdefault(order[y % 8][x % 8] if interlaced else "", {})
+            row[y] = row.get(y, 0) + bits * channels
+    n = sum(1 + (of_row + 7) // 8 for rows in passes.values() for of_row in rows.values())
+    assert samples._bytes_of_pixels(width, height, bits * channels, bool(interlaced)) == n
+    palette = chunk(b"PLTE", bytes(6))
+    for lacking in (0, 1):
+        content = png_of(bytes(n - lacking), *size, bits, colour, interlaced)
+        content = content[:33] + palette * (colour == 3) + content[33:]
+        with one_line("cannot be read") if lacking else nullcontext():
+            decoded(io.BytesIO(content), "a.png")
+
+
+DEEP = {
+    "png": np.uint16,
+    "ppm": np.uint16,
+    "tiff": np.uint16,
+    "tiff of whole numbers": np.int32,
+    "tiff of fractions": np.float32,
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_numbers_of_more_than_8_bits_are_not_made_white(tmp_path, kind):
+    ramp = (np.arange(1024).reshape(32, 32) * 64).astype(DEEP[kind])
+    Image.fromarray(ramp).save(tmp_path / "a.img", kind.partition(" ")[0])
+    with one_line("a.img has numbers of more than 8 bits .mode [IF;16B]*.: save it with 8 bits, or remove it"):
+        decoded(tmp_path / "a.img", tmp_path / "a.img")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+def test_every_mode_of_8_bits_is_taken(mode):
+    kind = "TIFF" if mode in ("LAB", "CMYK", "YCbCr") else "PNG"
+    assert decoded(io.BytesIO(encoded(COLOURS.convert(mode), kind)), "a").mode == "RGB"
+
+
+@pytest.mark.parametrize("to", [".", "..", "../..", "../one"])
+def test_a_link_to_a_folder_that_it_is_in_is_refused_and_not_followed_for_ever(tmp_path, to):
+    for name in ("one", "two"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        (tmp_path / "set" / name / "a.png").write_bytes(b"")
+    assert len(visible_files(tmp_path / "set", (".png",))) == 2
+    (tmp_path / "set" / "one" / "up").symlink_to(to)
+    with one_line("up is a folder that is met twice: remove the link"):
+        visible_files(tmp_path / "set" / "one", (".png",))
+
+
+def test_a_link_to_another_folder_is_followed(tmp_path):
+    for name in ("set/one", "one"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").write_bytes(b"")
+    (tmp_path / "set" / "one" / "more").symlink_to(tmp_path / "one")
+    (tmp_path / "set" / "two").symlink_to(tmp_path / "set" / "one")
+    assert len(visible_files(tmp_path / "set", (".png",))) == 4

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests import fixtures_real
 from tests.fixtures_real import add, encoded, shade, shards
@@ -64,6 +65,17 @@ def test_an_image_without_its_row_is_no_image_of_a_set_in_torchvisions_order(tmp
         add(tar, "pie.cls", b"1")
     with pytest.raises(StudyError, match="1.tar: pie: it must be called s and the seven digits of its row"):
         import_module("zsr.data.sets.food101").read(tmp_path, "test")
+
+
+def test_a_row_that_the_split_does_not_have_is_refused(tmp_path):
+    written = small("food101", tmp_path / "wds_food101")
+    with tarfile.open(tmp_path / "wds_food101" / "test" / "1.tar", "w") as tar:
+        for key in ("s0025249", "s0025250"):  # the test split has 25,250 images
+            add(tar, f"{key}.cls", b"1")
+            add(tar, f"{key}.jpg", encoded(Image.new("RGB", (8, 8)), "JPEG"))
+    with pytest.raises(StudyError, match="1.tar: s0025250: its row must be below 25250, the number of images"):
+        import_module("zsr.data.sets.food101").read(tmp_path, "test")
+    assert written.key_of
 
 
 def test_the_layout_comes_before_the_shards(tmp_path):

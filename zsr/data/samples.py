@@ -3,6 +3,7 @@
 import hashlib
 import os
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -23,10 +24,14 @@ from zsr.params import ParamError, StudyError, require_plain
 
 COMMAND = "python -m zsr fetch"
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
+EIGHT_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")  # modes; RGB holds their values
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # Pillow has others that run programs
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of a PNG -> numbers of a pixel
+PASSES = (  # of an interlaced PNG: first column, first row, columns and rows between pixels
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
 MANY_PIXELS = 2**24  # of images above this size, which take much memory, one is decoded at a time
 MANY = Lock()
-DEEP_MODES = ("I", "F")  # Pillow's names for images of more than 8 bits begin so; as RGB they would be cut off at 255
 MOST_BLACK = 0.01  # share of images of one file that may be black
 SMALL_FILE = 2**20  # bytes; larger files of a set are archives
 
@@ -104,10 +109,11 @@ def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 raise _too_large(name, f"{width} x {height} pixels")
-            if image.mode.startswith(DEEP_MODES):
-                raise StudyError(f"{printable(name)} has more than 8 bits for each colour: save it with 8 bits")
+            if image.mode not in EIGHT_BITS:
+                raise _too_deep(name, image.mode)
             if image.format == "PNG":
                 _check_sums(image)
+                _check_rows(image)
             if image.format in ("JPEG", "MPO"):
                 _check_end(image)
             with MANY if width * height > MANY_PIXELS else nullcontext():
@@ -154,6 +160,42 @@ def _check_end(image: Image.Image) -> None:
     stream.seek(place)
     if content.endswith(bytes(16)) and b"\xff\xd9" not in content:
         raise ValueError("zeros in the place of its end")
+
+
+def _check_rows(image: Image.Image) -> None:
+    """Raise ValueError where a PNG has fewer rows than its header says. Pillow makes the rows that lack black."""
+    stream, place = image.fp, image.fp.tell()  # type: ignore[attr-defined]
+    stream.seek(8)
+    unpacked, lacking = zlib.decompressobj(), 0
+    while header := stream.read(8):
+        size, kind = int.from_bytes(header[:4], "big"), header[4:]
+        content = stream.read(size + 4)[:size]
+        if kind == b"IHDR":
+            lacking = _bytes_of_pixels(
+                *image.size, bits=content[8] * CHANNELS[content[9]], interlaced=bool(content[12])
+            )
+        while kind == b"IDAT" and content and lacking > 0:
+            lacking -= len(unpacked.decompress(content, 2**20))
+            content = unpacked.unconsumed_tail
+    stream.seek(place)
+    if lacking > 0:
+        raise ValueError(f"{lacking} bytes of pixels are missing")
+
+
+def _bytes_of_pixels(width: int, height: int, bits: int, interlaced: bool) -> int:
+    """The bytes that the pixels of a PNG unpack to: a byte for the filter of each row, and the row in whole bytes."""
+    total = 0
+    for x, y, right, down in PASSES if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -(-(width - x) // right), -(-(height - y) // down)
+        total += rows * (1 + (columns * bits + 7) // 8) if columns > 0 and rows > 0 else 0
+    return total
+
+
+def _too_deep(name: object, mode: str) -> StudyError:
+    """The error for an image whose numbers have more than 8 bits. In RGB they would all be 255, or all be 0."""
+    return StudyError(
+        f"{printable(name)} has numbers of more than 8 bits (mode {mode}): save it with 8 bits, or remove it"
+    )
 
 
 def _too_large(name: object, size: str) -> StudyError:

@@ -133,7 +133,7 @@ def read(
     here = sorted(classes)
     ours = np.array([here.index(row) for row in classes])
     return Samples(
-        row_ids((_row(folder, member) for member in members), split)
+        row_ids((_row(folder, member, entry(name).splits[split]) for member in members), split)
         if by_row
         else tuple(f"{member.shard}/{member.key}" for member in members),
         ours[np.asarray(labels, np.int64)],
@@ -245,11 +245,14 @@ def _label(shard: Path, name: str, file: IO[bytes] | None, classes: int) -> int:
     return int(text)
 
 
-def _row(folder: Path, member: Member) -> int:
-    """The row number of an image that is called "s0000017"."""
+def _row(folder: Path, member: Member, images: int) -> int:
+    """The row number of an image that is called "s0000017". images: the number of images of the split."""
     if not re.fullmatch("s[0-9]{7}", member.key):
         raise _fault(folder / member.shard, member.key, "it must be called s and the seven digits of its row")
-    return int(member.key[1:])
+    row = int(member.key[1:])
+    if row >= images:
+        raise _fault(folder / member.shard, member.key, f"its row must be below {images}, the number of images")
+    return row
 
 
 def _is_number(text: str) -> bool:
