@@ -54,6 +54,26 @@ class Number(click.ParamType):
             self.fail(str(error), param, context)
 
 
+class Measure(click.ParamType):
+    """A number as in params.yaml, with the same sentence about what is none: neither nan nor inf is a number.
+
+    Args:
+        schema: a kind of numbers with two ends, as those in `zsr.params`.
+    """
+
+    name = "NUMBER"
+
+    def __init__(self, schema: Any) -> None:
+        self.schema = schema
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float:
+        """The number."""
+        try:
+            return build(self.schema, value, "it")
+        except ParamError as error:
+            self.fail(str(error), param, context)
+
+
 def check_written(path: Path, folder: bool = False) -> None:
     """Raise StudyError where no file, or no folder of files, can be made at a path that a user has named.
 

@@ -4,18 +4,21 @@ import json
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, check_written
+from zsr.cli.command import EXISTING, WRITTEN, Measure, check_written
 from zsr.cli.running import OneLine
 from zsr.data import plan
 from zsr.data.fetching import hub
 from zsr.data.fetching.download import Patience
 from zsr.data.fetching.fetch import Wish, fetch_all
 from zsr.data.registry import entries, entry
-from zsr.params import StudyError
+from zsr.params import Interval, StudyError
+
+Seconds = Annotated[float, Interval(0.1, ceiling=86_400)]  # sockets take no more than their clock holds
+Rate = Annotated[float, Interval(0, ceiling=1e12)]  # bytes a second
 
 
 @click.command(cls=OneLine)
@@ -24,10 +27,10 @@ from zsr.params import StudyError
 @click.option("--split", type=click.Choice(["test", "train"]), default="test", show_default=True)
 @click.option("--from", "given", type=EXISTING, help="Import files from this folder instead of downloading them.")
 @click.option("--accept-imagenet-terms", "accepted", is_flag=True, help="You have accepted them at image-net.org.")
-@click.option("--timeout", type=click.FloatRange(0.1), default=30, show_default=True, help="Seconds without a byte.")
+@click.option("--timeout", type=Measure(Seconds), default=30, show_default=True, help="Seconds without a byte.")
 @click.option(
     "--least-rate",
-    type=click.FloatRange(0),
+    type=Measure(Rate),
     default=1000,
     show_default=True,
     help="Bytes a second, over a minute, below which a mirror is left; 0: none.",

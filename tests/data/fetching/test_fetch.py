@@ -388,6 +388,14 @@ def test_the_patience_with_a_mirror_is_an_option(web, of, tmp_path, command, mon
     assert (given[0].rate, given[0].timeout) == (0, 5)
 
 
+@pytest.mark.parametrize("option", ["--timeout", "--least-rate"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-1", "1e30", "x"])
+def test_a_patience_that_no_clock_holds_is_refused_in_one_line(of, command, monkeypatch, option, value):
+    monkeypatch.setattr("zsr.cli.fetch.fetch_all", lambda names, request: pytest.fail("a mirror was asked"))
+    ended = command({"set": of}, "set", option, value)
+    assert ended.exit_code == 2 and f"Error: Invalid value for '{option}': it must be " in ended.stderr
+
+
 def test_a_set_of_other_hashes_than_the_registrys_gives_way_and_costs_one_request(web, tmp_path):
     """A registry that is corrected must reach those who have the files of before."""
     lines, old = [], made(source(file(web, "notes.zip", "zip"), file(web, "images.tgz", "tar")))
