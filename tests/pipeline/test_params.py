@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib import import_module
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -21,6 +22,7 @@ from zsr.params import (
     PixelRange,
     Positive,
     Share,
+    StudyError,
     block,
     build,
     component,
@@ -487,3 +489,23 @@ def test_the_check_stage_says_one_line_and_exits_with_1(tmp_path, monkeypatch):
     assert result.exit_code == 1 and not (tmp_path / "data").exists()
     said = "params.yaml: method.lambda_ar must be a number such as 0.1, 1e-3 or 8/255, got 'abc'"
     assert result.output == f"Error: {said}\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs the file system /proc of Linux")
+@pytest.mark.parametrize("place", ["/proc/x", "file", "file/x", "n" * 300, "loop"])
+def test_the_check_stage_refuses_a_folder_of_kept_work_that_cannot_be_written(tmp_path, monkeypatch, place):
+    from stages.check import _check_scratch
+
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    Path("loop").symlink_to("loop")
+    monkeypatch.setenv("ZSR_SCRATCH", place)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        StudyError, match=rf"\AZSR_SCRATCH, the folder of kept work: {place[:40]}[^\n]* name another place\Z"
+    ):
+        _check_scratch()
+    for right in ("new/deep", "."):
+        monkeypatch.setenv("ZSR_SCRATCH", right)
+        _check_scratch()
+    assert sorted(tmp_path.rglob("*")) == before
