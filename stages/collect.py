@@ -1,6 +1,6 @@
 """Fold the records of all evaluations into metrics: averages per method, every cell, paired differences, the audit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -11,6 +11,7 @@ from zsr import files
 from zsr.data.prepared import absent, classes
 from zsr.evaluation import audit, results
 from zsr.evaluation.records import Record, check_alike
+from zsr.reports import reading
 
 
 @stage("collect")
@@ -23,6 +24,7 @@ def main(document: Mapping, code: str) -> None:
         for name in study["judged"]
     }
     _compare(loaded)
+    _check_rates(study["methods"])
     cells, groups = results.with_worst_case(results.with_clean(loaded)), study["groups"]
     marks = audit.marks(cells)
     rows = {
@@ -55,14 +57,23 @@ def averages(rows: list[dict], study: Mapping) -> str:
 
 
 def _records(method: str, attack: str, set_name: str) -> list[Record]:
-    """The record of every model of a method."""
+    """The record of every model of a method. Raises Unusable where there is no model, or one under two names."""
     seeds = [int(path.stem) for path in files.listed(CHECKPOINTS / method, ".safetensors")]
+    if len(set(seeds)) < len(seeds):
+        raise files.Unusable(CHECKPOINTS / method, "holds a seed twice, as 0.safetensors and 00.safetensors are")
     if not seeds:
         raise files.Unusable(CHECKPOINTS / method, "holds no model, a file SEED.safetensors")
     return [
         Record.load(_path(method, attack, set_name, seed), method=method, attack=attack, set_name=set_name, seed=seed)
         for seed in seeds
     ]
+
+
+def _check_rates(methods: Iterable[str]) -> None:
+    """Raise Unusable where a file of rates is none that the stage train has written."""
+    for path in (CHECKPOINTS / method / "rates.csv" for method in methods):
+        if path.exists():
+            reading.results(path)
 
 
 def _path(method: str, attack: str, set_name: str, seed: int) -> Path:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from stages.command import CURVES, METRICS, NAME, RESULTS, stage
-from zsr import files
+from stages.command import CURVES, METRICS, RESULTS, stage
 from zsr.params import Positive, block
 from zsr.reports import figures, reading
 from zsr.reports.ranking import group_of
@@ -60,7 +59,7 @@ def _training(study: str, document: Mapping) -> None:
 def _eps_sweep(study: str, document: Mapping) -> None:
     evaluated = reading.study(RESULTS / "study.json")["attacks"]
     trained = block(document, "train.attack.eps", str)
-    for path in files.listed(METRICS / "eps_sweep", ".csv", stem=NAME):
+    for path in reading.of_names(METRICS / "eps_sweep", document["eps_sweep"]):
         rows = reading.results(path)
         marked = {"training": trained, "the tables": evaluated[path.stem]}
         counts = sorted({int(row["n"]) for row in rows})
@@ -94,7 +93,7 @@ def _robustness(study: str, document: Mapping) -> None:
 
 
 def _likeness(study: str, document: Mapping) -> None:
-    for path in files.listed(METRICS / "likeness", ".csv", stem=NAME):
+    for path in reading.of_names(METRICS / "likeness", document["likeness"]):
         title = f"Likeness with the {path.stem} model (CKA), by start of training"
         note = f"{study}. Clean images. {SPREAD}"
         figures.likeness(OUT / f"likeness_{path.stem}.png", reading.results(path), title, note)
@@ -106,7 +105,7 @@ def _defences(study: str, document: Mapping) -> None:
         f"{study}. Mean over sets. On the dashed line attacks that see the defence find nothing more. none: the tower "
         "without a defence. Bars: the 95 % interval of the worst case over the choice of images."
     )
-    figures.defences(OUT / "defences.png", reading.defended(METRICS / "defended"), title, note)
+    figures.defences(OUT / "defences.png", reading.defended(METRICS / "defended", document["defences"]), title, note)
 
 
 FIGURES: dict[str, Callable[[str, Mapping], None]] = {

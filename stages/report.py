@@ -32,7 +32,7 @@ def source(document: Mapping) -> report.Source:
             for name in document["attention"]
         },
         likeness={name: reading.results(METRICS / f"likeness/{name}.csv") for name in document["likeness"]},
-        defended=reading.defended(METRICS / "defended"),
+        defended=reading.defended(METRICS / "defended", document["defences"]),
         libraries=read(CODE)["libraries"],
         python=".".join(platform.python_version_tuple()[:2]),
         citation=read(ROOT / "CITATION.cff"),

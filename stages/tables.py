@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stages.command import CURVES, METRICS, NAME, PUBLISHED, RESULTS, stage
+from stages.command import CURVES, METRICS, PUBLISHED, RESULTS, stage
 from zsr import files
 from zsr.params import Count, Positive, block
 from zsr.reports import comparison, defences, leaderboard, reading, tables
@@ -45,12 +45,13 @@ class Measured:
     @cached_property
     def alike(self) -> list[dict[str, str]]:
         """The rows of all likeness measurements."""
-        return [row for path in files.listed(METRICS / "likeness", ".csv", stem=NAME) for row in reading.results(path)]
+        paths = reading.of_names(METRICS / "likeness", self.document["likeness"])
+        return [row for path in paths for row in reading.results(path)]
 
     @cached_property
     def defended(self) -> list[dict[str, str]]:
         """The rows of all defences at test time."""
-        return reading.defended(METRICS / "defended")
+        return reading.defended(METRICS / "defended", self.document["defences"])
 
     @cached_property
     def transfer(self) -> tuple[list[dict], tables.Facts]:

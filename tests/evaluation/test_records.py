@@ -127,6 +127,7 @@ SWAPS = {
     "of the method 'tecoa', not of 'fare'": lambda path: record().save(path),
     "counted is 'adv' here": lambda path: record(method="fare", counted="adv").save(path),
     "is not there": lambda path: path.unlink(),
+    "holds a seed twice": lambda path: Path("data/checkpoints/fare/00.safetensors").write_bytes(b""),
     "holds no model": lambda path: Path("data/checkpoints/fare/0.safetensors").unlink(),
 }
 
@@ -148,3 +149,25 @@ def test_collect_believes_no_record_for_its_place_and_passes_over_names_that_it_
     with pytest.raises(StudyError, match=f"^data/.*{reason}") as caught:
         collected()
     assert "; run dvc checkout --force data/" in str(caught.value)
+
+
+RATES = {
+    "of other columns": "a,b\n1,2\n",
+    "of no seed": "method,lr,seed,held_out_clean,chosen\nfare,0.1,x,50.0,1\n",
+    "of no rate": "method,lr,seed,held_out_clean,chosen\nfare,,0,50.0,1\n",
+    "of no choice": "method,lr,seed,held_out_clean,chosen\nfare,0.1,0,50.0,0\n",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("kind", RATES)
+def test_collect_refuses_rates_that_no_training_has_written(study, kind):
+    from stages import collect
+
+    path = Path("data/checkpoints/fare/rates.csv")
+    collect._check_rates(["tecoa", "fare"])
+    path.write_text("method,lr,seed,held_out_clean,chosen\nfare,0.1,0,50.0,1\nfare,0.2,0,,0\n")
+    collect._check_rates(["tecoa", "fare"])
+    path.write_text(RATES[kind])
+    with pytest.raises(StudyError, match="^data/checkpoints/fare/rates.csv (has|is)"):
+        collect._check_rates(["tecoa", "fare"])

@@ -137,11 +137,24 @@ def test_the_table_fits_the_page_and_its_rows_are_kept(written, tmp_path):
 def test_files_of_the_stage_are_read_and_others_are_refused(tmp_path):
     for name in ("ttc_clip", "ttc_tecoa"):
         files.write_rows(tmp_path / f"{name}.csv", [row for row in rows() if row["defence"] == name])
-    assert [row["defence"] for row in reading.defended(tmp_path)] == ["ttc_clip"] * 3 + ["ttc_tecoa"] * 3
-    assert reading.defended(tmp_path / "none") == []
+    both = ("ttc_tecoa", "ttc_clip")
+    assert [row["defence"] for row in reading.defended(tmp_path, both)] == ["ttc_clip"] * 3 + ["ttc_tecoa"] * 3
+    assert reading.defended(tmp_path / "none", ()) == []
     files.write_rows(tmp_path / "other.csv", [{"worst": "1", "defence": "other"}])
     with pytest.raises(files.Unusable, match="has no column clean"):
-        reading.defended(tmp_path)
+        reading.defended(tmp_path, ["other"])
+    with pytest.raises(files.Unusable, match="gone.csv is not there"):
+        reading.defended(tmp_path, ["gone"])
+
+
+def test_a_file_of_a_row_that_is_gone_is_passed_over_and_one_of_another_row_refused(tmp_path):
+    """DVC leaves the file of a row that was taken out of params.yaml; its numbers are none of the study's."""
+    mine = [row for row in rows() if row["defence"] == "ttc_clip"]
+    for name in ("ttc_clip", "old"):
+        files.write_rows(tmp_path / f"{name}.csv", mine)
+    assert reading.defended(tmp_path, ["ttc_clip"]) == files.read_rows(tmp_path / "ttc_clip.csv")
+    with pytest.raises(files.Unusable, match="old.csv is of the defence 'ttc_clip', not of old"):
+        reading.defended(tmp_path, ["old"])
 
 
 @pytest.fixture

@@ -50,6 +50,7 @@ EDITS = {  # of a CSV file as the stage collect wrote it: its rows -> other rows
     "no rows": (lambda rows: [], "has no rows"),
     "a blank": (lambda rows: [rows[0] | {"low": ""}, *rows[1:]], "has '' as low in row 1"),
     "text": (lambda rows: [rows[0] | {"high": "text"}, *rows[1:]], "is damaged"),
+    "a NUL": (lambda rows: [rows[0] | {"marks": "a\0b"}, *rows[1:]], r"has 'a\\x00b' as marks in row 1, which must be"),
     "no finite number": (lambda rows: [rows[0] | {"high": "nan"}, *rows[1:]], "has 'nan' as high in row 1"),
 }
 COUNTS = {"counted": "", "n": "0", "correct": "-1", "seed": "x"} | {"clean_correct": "1.5", "attack": " "}

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -15,7 +15,6 @@ from zsr.params import require_plain
 
 COUNTED = ("both", "adv")
 CURVE = ["step", "lr", "loss"]  # the first columns of a curve
-NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of defences, as in names of files
 DEFENDED_NUMBERS = (*COLUMNS, "low", "high", "undefended", "n")  # columns of a defence
 DEFENDED = (*DEFENDED_NUMBERS, "defence", "method", "set", "marks", "reasons", "statistics", "violates", "protocol")
 STUDY = ("attacks", "bases", "classes", "groups", "judged", "methods")
@@ -97,6 +96,8 @@ def _check_row(path: Path, table: Table, number: int, row: dict[str, str]) -> No
     for column, cell in row.items():
         if column in names and not cell.strip() and column != "layer":
             reason = "must not be blank"
+        elif not cell.isprintable():
+            reason = "must be text of one line"
         elif column == "sets":
             reason = "" if SETS.fullmatch(cell) else "must be a number of sets, such as 16, or 15 of 16"
         elif column in WHOLE:
@@ -112,7 +113,7 @@ def _check_row(path: Path, table: Table, number: int, row: dict[str, str]) -> No
         else:
             reason = ""
         if reason:
-            raise files.Unusable(path, f"has '{cell[:60]}' as {column} in row {number}, which {reason}")
+            raise files.Unusable(path, f"has {cell[:60]!r} as {column} in row {number}, which {reason}")
     if "correct" in row and int(row["correct"]) > int(row["n"]):
         raise files.Unusable(path, f"has {row['correct']} correct of {row['n']} in row {number}")
 
@@ -150,14 +151,25 @@ def _check_names(path: Path, rows: Sequence[dict[str, str]], known: dict) -> Non
             raise files.Unusable(path, f"has {what} of the study beside it")
 
 
-def defended(folder: Path) -> list[dict[str, str]]:
-    """The rows of all defences of a study, as the stage `defend` wrote them. Raises Unusable: a file is another one."""
+def of_names(folder: Path, names: Iterable[str]) -> list[Path]:
+    """The CSV files of the given names, sorted. A file of a row that the study no longer has is passed over."""
+    return [folder / f"{name}.csv" for name in sorted(names)]
+
+
+def defended(folder: Path, names: Iterable[str]) -> list[dict[str, str]]:
+    """The rows of the named defences, as the stage `defend` wrote them.
+
+    Raises Unusable: a file is not there, or is another one.
+    """
     rows = []
-    for path in files.listed(folder, ".csv", stem=NAME):
+    for path in of_names(folder, names):
         found = files.read_rows(path, DEFENDED_NUMBERS)
         missing = [column for column in DEFENDED if not found or column not in found[0]]
         if missing:
             raise files.Unusable(path, f"has no column {missing[0]}, so it is not a file that the stage defend wrote")
+        for row in found:
+            if row["defence"] != path.stem:
+                raise files.Unusable(path, f"is of the defence {row['defence'][:60]!a}, not of {path.stem}")
         rows += found
     return rows
 
