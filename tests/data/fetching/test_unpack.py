@@ -103,8 +103,21 @@ def test_no_name_comes_twice(tmp_path, twin):
     refused(zipped(tmp_path / "a.zip", files), "zip", "twice: it is refused")
 
 
-def test_a_file_is_no_folder_of_another(tmp_path):
-    refused(tar(tmp_path / "a.tar", [("set", b"1"), ("set/a", b"2")]), "tar", "cannot be unpacked")
+@pytest.mark.parametrize(
+    "names", [("set", "set/a"), ("set/a", "set"), ("set/a/b/c", "set/a"), ("x/", "x"), ("x", "x/")]
+)
+def test_a_file_is_no_folder_of_another(tmp_path, names):
+    files = [(name, b"") for name in names]
+    folders = {name: {"type": tarfile.DIRTYPE} for name in names if name.endswith("/")}
+    said = f"holds '{names[1]}', and a file in the place of a folder: it is refused"
+    refused(tar(tmp_path / "a.tar", files, **folders), "tar", said.replace("/'", "/?'"))
+    refused(zipped(tmp_path / "a.zip", files), "zip", said)
+
+
+def test_a_name_that_no_file_system_takes_is_told_and_not_the_want_of_room(tmp_path):
+    for name in ("set/" + "n" * 256, "set/" + "\u00fc" * 128 + "/a"):
+        refused(tar(tmp_path / "a.tar", {name: b"1"}), "tar", "a name that no file system takes: it is refused")
+    assert extract(tar(tmp_path / "b.tar", {"n" * 255: b"1"}), tmp_path / "out", "tar").files == 1
 
 
 def test_no_more_comes_out_than_allowed(tmp_path):

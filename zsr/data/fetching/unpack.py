@@ -29,7 +29,7 @@ Nature = Literal[  # the kind of a member
 ]
 RATIO, FLOOR = 10, 64 * 2**20  # pictures hardly shrink, labels may; an archive bomb grows a thousandfold
 MEMBERS = 2_000_000
-NAME_LENGTH = 1000
+NAME_LENGTH, PART_LENGTH = 1000, 255  # characters of a path; bytes of one name in it, as file systems have
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,17 @@ def extract(archive: Path, folder: Path, kind: Kind, limit: int = 0, members: in
 
 
 def _write_all(archive: Path, read: Callable, folder: Path, limit: int, most: int) -> Unpacked:
-    written, seen = 0, set()
+    written, seen, folders = 0, set[PurePosixPath](), set[PurePosixPath]()
     with closing(read(archive)) as entries:
         for number, member in enumerate(entries, 1):
             if number > most:
                 raise BadArchive(f"{archive} holds more than {most} members: it is refused as an archive bomb")
             path = _inside(archive, member)
             target = folder / path
+            above = {*path.parents, path} if member.kind == "folder" else set(path.parents)
+            if above & seen or member.kind == "file" and path in folders:
+                raise BadArchive(f"{archive} holds {shown(member)}, and a file in the place of a folder: it is refused")
+            folders |= above
             if member.kind == "folder":
                 target.mkdir(parents=True, exist_ok=True)
                 continue
@@ -117,6 +121,8 @@ def _inside(archive: Path, member: Member) -> PurePosixPath:
     path = PurePosixPath(member.name)
     if not member.name.isprintable() or len(member.name) > NAME_LENGTH:
         raise BadArchive(f"{archive} holds {shown(member)}, a name that cannot be shown in a line: it is refused")
+    if any(len(part.encode()) > PART_LENGTH for part in path.parts):
+        raise BadArchive(f"{archive} holds {shown(member)}, a name that no file system takes: it is refused")
     drive = member.name[1:2] == ":"
     if path.is_absolute() or ".." in path.parts or drive or set(member.name) & {"\\", "\0"}:
         raise BadArchive(f"{archive} holds {shown(member)}, which leads out of its folder: it is refused")
