@@ -477,9 +477,9 @@ def test_numbers_of_more_than_8_bits_are_not_made_white(tmp_path, kind):
         decoded(tmp_path / "a.img", tmp_path / "a.img")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])
 def test_every_mode_of_8_bits_is_taken(mode):
-    kind = "TIFF" if mode in ("LAB", "CMYK", "YCbCr") else "PNG"
+    kind = "TIFF" if mode in ("LAB", "CMYK", "YCbCr", "RGBX") else "PNG"
     assert decoded(io.BytesIO(encoded(COLOURS.convert(mode), kind)), "a").mode == "RGB"
 
 

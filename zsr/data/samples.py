@@ -24,7 +24,19 @@ from zsr.params import ParamError, StudyError, require_plain
 
 COMMAND = "python -m zsr fetch"
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
-EIGHT_BITS = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB")  # modes; RGB holds their values
+EIGHT_BITS = (
+    "1",
+    "L",
+    "LA",
+    "P",
+    "RGB",
+    "RGBA",
+    "RGBa",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+    "LAB",
+)  # modes; RGB holds their values
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")  # Pillow has others that run programs
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type of a PNG -> numbers of a pixel
 PASSES = (  # of an interlaced PNG: first column, first row, columns and rows between pixels
