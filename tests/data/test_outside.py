@@ -490,7 +490,7 @@ def test_a_link_to_a_folder_that_it_is_in_is_refused_and_not_followed_for_ever(t
         (tmp_path / "set" / name / "a.png").write_bytes(b"")
     assert len(visible_files(tmp_path / "set", (".png",))) == 2
     (tmp_path / "set" / "one" / "up").symlink_to(to)
-    with one_line("up is a folder that is met twice: remove the link"):
+    with one_line("up.* is a folder that is met twice: remove the link"):
         visible_files(tmp_path / "set" / "one", (".png",))
 
 
