@@ -57,10 +57,8 @@ def averages(rows: list[dict], study: Mapping) -> str:
 
 
 def _records(method: str, attack: str, set_name: str) -> list[Record]:
-    """The record of every model of a method. Raises Unusable where there is no model, or one under two names."""
+    """The record of every model of a method."""
     seeds = [int(path.stem) for path in files.listed(CHECKPOINTS / method, ".safetensors")]
-    if len(set(seeds)) < len(seeds):
-        raise files.Unusable(CHECKPOINTS / method, "holds a seed twice, as 0.safetensors and 00.safetensors are")
     if not seeds:
         raise files.Unusable(CHECKPOINTS / method, "holds no model, a file SEED.safetensors")
     return [

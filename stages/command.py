@@ -39,7 +39,6 @@ METRICS = Path("metrics")
 CURVES = METRICS / "curves"
 RESULTS = METRICS / "results"
 PUBLISHED = ROOT / "published"
-NAME = r"[^.~\s][^.~]*"  # a regular expression of the names of attacks, sets and starts, as in names of files
 
 HEADS = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
 ONE_DIGEST = ("download", "likeness", "text_embeddings")  # stages whose cells all run the same code
@@ -109,6 +108,8 @@ def end_with_dvc() -> None:
         dvc = psutil.Process(int(os.environ[DVC]))
     except psutil.NoSuchProcess:
         _end()
+    except ValueError:
+        raise StudyError(f"{DVC} must be the number of a process, got {os.environ[DVC]!a}; unset it") from None
 
     def end_if_alone() -> None:
         try:
@@ -209,7 +210,7 @@ def catalogue() -> dict[str, Any]:
 
     Raises Unusable: the file is damaged, or was edited.
     """
-    return files.read_kept(CATALOGUE, "study")
+    return files.read_kept(CATALOGUE, "study", ("attacks", "bases", "groups", "judged", "methods", "sets"))
 
 
 def cells(document: Mapping) -> Iterator[tuple[str, list[str]]]:

@@ -21,7 +21,7 @@ from zsr.params import Count, Natural, StudyError, block
 @stage("data", "name", beside=[downloads.FETCHING])
 def main(document: Mapping, code: str, name: str) -> None:
     size = block(document, f"data.sets.{name}", SetSize)
-    manifest = files.read_kept(DOWNLOADS / f"{name}.json", f"download of {name}")
+    manifest = files.read_kept(DOWNLOADS / f"{name}.json", f"download of {name}", ("set",))
     if reason := downloads.reason_of(manifest):
         files.write_kept(SETS / name / prepared.ABSENT, f"images of {name}", {downloads.ABSENT: reason})
         return click.echo(f"{name}: left out, since it {reason}")

@@ -22,17 +22,19 @@ def _entry(name: str) -> dict[str, Any]:
     if "absent" in entry:
         return entry
     embedded = files.listed(folder, ".safetensors")
-    found: dict[str, Any] = {"text_embeddings": {path.stem: files.sha256(path) for path in embedded}}
-    found["classes"] = len(files.load_facts(embedded[0])["prompts"]) if embedded else 0
+    _compare(name, entry, text_embeddings={path.stem: files.sha256(path) for path in embedded})  # then they are ours
+    _compare(name, entry, classes=len(files.load_facts(embedded[0])["prompts"]) if embedded else 0)
     if (images / "test.safetensors").exists():  # another machine may have the images
-        found["images"] = prepared.digest(images / "test.safetensors")
-    for key, value in found.items():
-        if entry.get(key) != value:
-            path = folder / prepared.ENTRY
-            raise files.Unusable(path, f"has other {key} than {name} has")
+        _compare(name, entry, images=prepared.digest(images / "test.safetensors"))
     if entry.keys() != {"images", "text_embeddings", "classes"}:
         raise files.Unusable(folder / prepared.ENTRY, "does not hold the entry of a set")
     return entry
+
+
+def _compare(name: str, entry: Mapping, **found: Any) -> None:
+    for key, value in found.items():
+        if entry.get(key) != value:
+            raise files.Unusable(TEXT_EMBEDDINGS / name / prepared.ENTRY, f"has other {key} than {name} has")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,11 @@ from zsr.params import StudyError, require_plain
 
 FACTS = "facts"  # one key only, since safetensors does not keep the order of several keys
 CONTENT, PLACE = "content", "place"  # facts of a file about itself: the digest of its content, and its path
+OF_ITSELF = (CONTENT, PLACE, "digest", "task", "training")  # facts that are text
 SMALL = 2**26  # bytes; larger files are verified once for each size, time and inode
 HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
 TEMPORARY = re.compile(rf"\..+\.(\d+)-{HOST}[0-9a-f]+\.tmp")  # number of the process; files of other hosts are left
-SEED = r"[0-9]+"
+SEED = r"0|[1-9][0-9]*"
 NUMBERS = ("accuracy", "correct", "high", "low", "mean", "n", "sd", "value")  # columns of numbers, in any CSV file
 STAGES = {  # beginning of an output's path -> the stage that makes the output; {} is the next part of the path
     "data/downloads": "download@{}",
@@ -43,6 +44,7 @@ STAGES = {  # beginning of an output's path -> the stage that makes the output; 
     "data/starts": "start",
     "data/checkpoints": "train@{}",
     "data/records": "evaluate@{}",
+    "data/defended": "defend@{}",
     "data/study.json": "check",
     "metrics/curves/base_model.csv": "base_model",
     "metrics/curves": "train@{}",
@@ -50,6 +52,7 @@ STAGES = {  # beginning of an output's path -> the stage that makes the output; 
     "metrics/summary": "collect",
     "metrics/eps_sweep": "eps_sweep@{}",
     "metrics/attention": "attention@{}",
+    "metrics/defended": "defend@{}",
     "metrics/likeness": "likeness@{}",
 }
 MARGIN = 2**20  # bytes of the disk that stay free, and a hundredth of the file
@@ -142,8 +145,13 @@ def write_kept(path: Path, task: str, content: Any) -> None:
     write_json(path, document | {"digest": json_digest(document)})
 
 
-def read_kept(path: Path, task: str) -> Any:
-    """The content of a file of `write_kept`. Raises Unusable: the file is damaged, or of another task."""
+def read_kept(path: Path, task: str, keys: Collection[str] | None = None) -> Any:
+    """The content of a file of `write_kept`.
+
+    keys: the content must be a mapping with these keys; None: any content is right.
+
+    Raises Unusable: the file is damaged, of another task, or of another form.
+    """
     document = read_json(path)
     if not isinstance(document, dict) or document.pop("digest", "") != json_digest(document):
         raise Unusable(path, "is damaged: its content has another digest than it states")
@@ -151,7 +159,10 @@ def read_kept(path: Path, task: str) -> Any:
         raise Unusable(path, f"is another file of the project, not that of the task {task}")
     if document["task"] != task:
         raise Unusable(path, f"is of the task {document['task']}, not of {task}")
-    return document["content"]
+    content = document["content"]
+    if keys is not None and not (isinstance(content, dict) and content.keys() >= set(keys)):
+        raise Unusable(path, f"is of another form than the {task} of this version of the program")
+    return content
 
 
 def json_digest(document: Any) -> str:
@@ -179,8 +190,8 @@ def _reading(path: Path) -> Iterator[None]:
         raise
     except (FileNotFoundError, NotADirectoryError):
         raise Unusable(path, "is not there") from None
-    except OSError:
-        raise  # rights or the disk: the file may be whole
+    except (OSError, MemoryError):
+        raise  # rights, the disk or memory: the file may be whole
     except Exception as error:  # the parser of a format may raise any exception
         reason = " ".join(str(error).split())[:100]
         raise Unusable(path, f"is damaged ({type(error).__name__}{': ' * bool(reason)}{reason})") from None
@@ -278,7 +289,7 @@ def check_content(path: Path) -> None:
     entries, facts, start = _header(path)
     if CONTENT in facts:
         verify(path, facts[CONTENT], lambda: _content_digest(entries, facts, _chunks(path, start)))
-    elif facts.keys() & {PLACE, "training"} or remedy(path):
+    elif facts.keys() & {PLACE, "task", "training"} or remedy(path):
         raise Unusable(path, "states no digest of its content, so it may be damaged")
 
 
@@ -296,7 +307,7 @@ def check_place(path: Path) -> None:
         return
     place = Path(_place(stated)).parts
     if not any(one.parts[-len(place) :] == place for one in [here, *([] if of_output else [path.resolve()])]):
-        raise Unusable(path, f"was written as {stated}, and is refused elsewhere")
+        raise Unusable(path, f"was written as {ascii(stated)[1:-1]}, and is refused elsewhere")
 
 
 def _place(path: str) -> str:
@@ -469,8 +480,10 @@ def _header(path: Path) -> tuple[dict, dict, int]:
         entries = json.loads(file.read(length))
         facts = json.loads(entries.pop("__metadata__", {}).get(FACTS, "{}"))
         end = 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        if size != end or not isinstance(facts, dict):
+        if size != end:
             raise ValueError(f"it has {size} bytes, and its header says {end}")
+        if not isinstance(facts, dict) or not all(isinstance(facts.get(name, ""), str) for name in OF_ITSELF):
+            raise ValueError("its facts are not those that the project writes")
     return entries, facts, 8 + length
 
 

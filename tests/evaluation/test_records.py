@@ -63,6 +63,18 @@ def test_a_damaged_record_is_one_line_with_the_path_and_the_remedy(tmp_path, dam
     assert str(caught.value).endswith(f"; run {back}")
 
 
+TYPES = {"protocol": None, "method": ["tecoa"], "fingerprint": 7, "counted": {}, "forwards": "1", "gradients": 1.5}
+TYPES |= {"pixels": -1, "seed": False, "zero_pixels": float("nan"), "marks": [{"name": 7, "reason": "x"}]}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_a_record_with_a_value_of_another_type_is_refused_though_its_digest_is_right(tmp_path, name):
+    document = record()._document() | {name: TYPES[name]}
+    files.write_json(tmp_path / "r.json", document | {"digest": files.json_digest(document)})
+    with pytest.raises(StudyError, match=r"r.json is no whole record \(TypeError: \w+ must be"):
+        Record.load(tmp_path / "r.json")
+
+
 @pytest.mark.parametrize(
     "name, other", [*{key: "other" for key in CELL}.items(), ("protocol", "x"), ("counted", "adv")]
 )
@@ -116,7 +128,14 @@ def study(tmp_path, monkeypatch):
     for method in ("tecoa", "fare"):
         files.write_atomic(Path(f"data/checkpoints/{method}/0.safetensors"), b"")
         record(method=method).save(Path(f"data/records/{method}-pgd/0/letters.json"))
-    for stray in (".DS_Store", "0.bak.safetensors", "x.lock", "._0.safetensors", ".0.safetensors.1-a.tmp"):
+    for stray in (
+        ".DS_Store",
+        "0.bak.safetensors",
+        "x.lock",
+        "._0.safetensors",
+        ".0.safetensors.1-a.tmp",
+        "00.safetensors",
+    ):
         Path(f"data/checkpoints/fare/{stray}").write_text("")
     Path("data/records/fare-pgd/1.bak").mkdir()
     return tmp_path
@@ -127,7 +146,6 @@ SWAPS = {
     "of the method 'tecoa', not of 'fare'": lambda path: record().save(path),
     "counted is 'adv' here": lambda path: record(method="fare", counted="adv").save(path),
     "is not there": lambda path: path.unlink(),
-    "holds a seed twice": lambda path: Path("data/checkpoints/fare/00.safetensors").write_bytes(b""),
     "holds no model": lambda path: Path("data/checkpoints/fare/0.safetensors").unlink(),
 }
 

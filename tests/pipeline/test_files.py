@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import resource
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from zsr import files
+from zsr import files, scratch
 from zsr.params import StudyError
 
 
@@ -371,3 +372,53 @@ def test_a_file_takes_no_place_of_a_device_or_a_pipe(tmp_path):
     with pytest.raises(StudyError, match="pipe is a device or a pipe"):
         files.write_json(tmp_path / "pipe", {})
     assert (tmp_path / "pipe").is_fifo()
+
+
+@pytest.mark.parametrize("value", [["x"], {}, 7, None], ids=repr)
+@pytest.mark.parametrize("fact", files.OF_ITSELF)
+def test_a_fact_of_a_file_about_itself_is_text(tmp_path, fact, value):
+    """A list is no key of what was verified, and no part of a path: both were tracebacks."""
+    path = tmp_path / "data/checkpoints/tecoa/0.safetensors"
+    files.save_tensors(path, {"w": torch.ones(2)}, {"a": 1}, placed=True)
+    content = path.read_bytes()
+    length = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:length])
+    facts = json.loads(header["__metadata__"]["facts"]) | {fact: value}
+    text = json.dumps(header | {"__metadata__": {"facts": json.dumps(facts)}}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[length:])
+    for read in (files.check_place, files.check_content, files.load_tensors, files.load_facts):
+        with pytest.raises(files.Unusable, match="0.safetensors is damaged .*facts are not those that the project"):
+            read(path)
+
+
+def test_a_place_of_two_lines_is_told_in_one(tmp_path):
+    files.save_tensors(tmp_path / "a\nb.safetensors", {"w": torch.ones(2)}, {}, placed=True)
+    (tmp_path / "a\nb.safetensors").rename(tmp_path / "c.safetensors")
+    with pytest.raises(files.Unusable) as caught:
+        files.check_place(tmp_path / "c.safetensors")
+    assert "\n" not in str(caught.value) and r"a\nb.safetensors, and is refused" in str(caught.value)
+
+
+def test_want_of_memory_is_no_damage_and_costs_no_kept_work(tmp_path, monkeypatch):
+    def none(*arguments: object, **named: object) -> None:
+        raise MemoryError
+
+    files.write_kept(tmp_path / "kept", "task", 1)
+    monkeypatch.setattr(json, "loads", none)
+    with pytest.raises(MemoryError):
+        scratch.readable(tmp_path / "kept", lambda path: files.read_kept(path, "task"))
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("content", [[], None, "text", {"a": 1}])
+def test_kept_work_of_another_version_is_refused(tmp_path, content):
+    files.write_kept(tmp_path / "kept", "task", content)
+    assert files.read_kept(tmp_path / "kept", "task") == content
+    with pytest.raises(files.Unusable, match="kept is of another form than the task of this version"):
+        files.read_kept(tmp_path / "kept", "task", ("a", "b"))
+
+
+def test_a_seed_has_one_name(tmp_path):
+    for name in ("0", "00", "7", "07", "10"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    assert [path.stem for path in files.listed(tmp_path, ".safetensors")] == ["0", "7", "10"]

@@ -71,7 +71,8 @@ def folder(tmp_path, monkeypatch, clip_model):
     clip.save(Path("data/base_model/0.safetensors"), clip_model, "zsr-tiny", placed=True)
     for method in ("tecoa", "tga_zsr"):
         clip.save(Path(f"data/checkpoints/{method}/0.safetensors"), clip_model, "zsr-tiny", placed=True)
-    files.write_kept(tmp_path / "data/study.json", "study", {"methods": {"tecoa": {}}})
+    catalogue = dict.fromkeys(("attacks", "bases", "groups", "judged", "sets"), {}) | {"methods": {"tecoa": {}}}
+    files.write_kept(tmp_path / "data/study.json", "study", catalogue)
     return tmp_path
 
 

@@ -38,6 +38,17 @@ def test_images_may_lie_on_another_machine(index):
     assert index() == whole
 
 
+@pytest.mark.parametrize("other", ["images", "weights"])
+def test_another_file_in_the_place_of_embeddings_is_refused(index, other):
+    path = next((sets.TEXT_EMBEDDINGS / "letters").glob("*.safetensors"))
+    if other == "weights":
+        files.save_tensors(path, {"w": torch.ones(2)}, {"arch": "a"}, placed=True)
+    else:
+        path.write_bytes((sets.SETS / "letters/test.safetensors").read_bytes())
+    with pytest.raises(Exception, match="data/text_embeddings/letters/entry.json has other text_embeddings"):
+        index()
+
+
 @pytest.mark.parametrize(
     "change",
     [{"classes": "text"}, {"classes": 3}, {"images": "0" * 64}, {"text_embeddings": {}}, {"more": 1}],

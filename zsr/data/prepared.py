@@ -302,7 +302,11 @@ def read_index(text: Path) -> dict[str, dict[str, Any]]:
     path = text.with_name(INDEX)
     if not path.exists():
         raise StudyError(f"{path} is not there; run dvc repro sets, or dvc checkout")
-    return files.read_kept(path, "index")
+    entries = files.read_kept(path, "index", ())
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or not {"classes", "absent"} & entry.keys():
+            raise files.Unusable(path, f"does not hold the entry of {name}")
+    return entries
 
 
 def classes(text: Path) -> dict[str, int]:

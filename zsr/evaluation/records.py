@@ -15,6 +15,7 @@ from zsr.params import StudyError
 BITS = ("clean_bits", "adv_bits", "zero_bits", "broken_bits")  # one per image, packed in files
 OF_MODEL = re.compile(r"; (logit scale [^;]*|linear head)(?=;)")  # in a protocol, see `facts` of the classifiers
 TOTALS = ("forwards", "gradients", "zero_pixels", "pixels")
+TEXTS = ("method", "attack", "set_name", "fingerprint", "protocol", "counted")
 
 
 @dataclass(frozen=True, order=True)
@@ -151,6 +152,7 @@ class Record:
             values = {name: document[name] for name in cls.__dataclass_fields__}
             bits = {name: _unpack(document[name], len(document["ids"])) for name in BITS}
             marks = {"marks": tuple(Mark(**mark) for mark in document["marks"])}
+            _check_types(document)
             record = cls(**values | bits | marks | {"attacks_run": tuple(document["attacks_run"])})
             contradicted = record._document() != document
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -200,6 +202,17 @@ def check_alike(first: Record, other: Record, path: Path) -> None:
         if one != two:
             reason = f"cannot stand beside {first.method}, seed {first.seed}: {name} is {two!r} here, {one!r} there"
             raise files.Unusable(path, reason)
+
+
+def _check_types(document: dict[str, Any]) -> None:
+    """Raise TypeError where a text is none, or a count is no whole number of at least 0."""
+    texts = {name: document[name] for name in TEXTS}
+    texts |= {name: text for mark in document["marks"] for name, text in mark.items()}
+    counts = {name: document[name] for name in ("seed", *TOTALS)}
+    for name in [name for name, text in texts.items() if not isinstance(text, str)]:
+        raise TypeError(f"{name} must be text")
+    for name in [name for name, count in counts.items() if type(count) is not int or count < 0]:
+        raise TypeError(f"{name} must be a whole number of at least 0")
 
 
 def _unpack(text: str, n: int) -> np.ndarray:
