@@ -344,8 +344,6 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
         raise StudyError(f"{path}: {_refusal(error)}: it {error.reason}") from None
     except StudyError:
         raise
-    except MemoryError:
-        raise  # the file may be whole
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # a damaged file may raise any exception
