@@ -499,5 +499,4 @@ def test_a_link_to_another_folder_is_followed(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "a.png").write_bytes(b"")
     (tmp_path / "set" / "one" / "more").symlink_to(tmp_path / "one")
-    (tmp_path / "set" / "two").symlink_to(tmp_path / "set" / "one")
-    assert len(visible_files(tmp_path / "set", (".png",))) == 4
+    assert len(visible_files(tmp_path / "set", (".png",))) == 2

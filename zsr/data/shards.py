@@ -128,14 +128,13 @@ def read(
             home[member.key] = shard
             members.append(member)
             labels.append(label)
+    ids = [f"{member.shard}/{member.key}" for member in members]
     if by_row:
-        _check_rows(folder, members)
+        ids = list(row_ids(_rows(folder, members, entry(name).splits[split]), split))
     here = sorted(classes)
     ours = np.array([here.index(row) for row in classes])
     return Samples(
-        row_ids((_row(folder, member, entry(name).splits[split]) for member in members), split)
-        if by_row
-        else tuple(f"{member.shard}/{member.key}" for member in members),
+        tuple(ids),
         ours[np.asarray(labels, np.int64)],
         tuple(rows(name)[row].raw_key for row in here),
         ShardImages(folder, tuple(members)),
@@ -143,12 +142,16 @@ def read(
     )
 
 
-def _check_rows(folder: Path, members: Sequence[Member]) -> None:
-    """Raise StudyError where a row of torchvision's order is not there, and a later one is: an image is lost."""
-    rows = sorted(_row(folder, member) for member in members)
-    gap = next((row for row, found in enumerate(rows) if row != found), None)
-    if gap is not None:
-        raise StudyError(f"{folder} has no image s{gap:07d}, but s{rows[gap]:07d}: fetch the set anew")
+def _rows(folder: Path, members: Sequence[Member], images: int) -> list[int]:
+    """The row numbers of images. images: the number of images of the split.
+
+    Raises StudyError where a row is not there, and a later one is: an image is lost.
+    """
+    found = [_row(folder, member, images) for member in members]
+    gap = next(((row, later) for row, later in enumerate(sorted(found)) if row != later), None)
+    if gap:
+        raise StudyError(f"{folder} has no image s{gap[0]:07d}, but s{gap[1]:07d}: fetch the set anew")
+    return found
 
 
 def recognised(name: str, lines: Sequence[str], known: Sequence[ClassRow], aliases: Mapping[str, str]) -> list[int]:

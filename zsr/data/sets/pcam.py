@@ -25,7 +25,7 @@ OPENING = threading.Lock()
 SIDE = 96
 BLOCK = 256  # images that are looked at together
 MOST_IN_CHUNK = 2**28  # bytes that are packed together
-MOST_ALIKE = 100  # images in a row that have one label; the labels are in no order, and as many are 1 as 0
+MOST_ALIKE = 1000  # images in a row that have one label; the labels are in no order, and as many are 1 as 0
 ANEW = "fetch the set anew"
 SHARD_NAMES = {"lymph node": "0", "lymph node containing metastatic tumor tissue": "1"}
 
