@@ -203,7 +203,8 @@ def test_an_array_that_is_a_link_or_a_group_in_hdf5(written):
 @pytest.mark.parametrize(
     "labels", [[0, 0], [1, 1], [0.4, 1.4], [True, False], [1, 0, 1], [0] * 150 + [1] * 50, [[1, 0], [0, 1]]]
 )
-def test_labels_of_another_form_or_number_and_labels_that_are_zeros_in_hdf5(written, labels):
+def test_labels_of_another_form_or_number_and_labels_that_are_zeros_in_hdf5(written, labels, monkeypatch):
+    monkeypatch.setattr("zsr.data.sets.pcam.MOST_ALIKE", 100)
     root, kind = written("pcam"), np.uint8 if type(np.ravel(labels)[0].item()) is int else None
     if len(labels) == 200:
         restored(root / IMAGES, "x", np.full((200, 96, 96, 3), 7, np.uint8))
