@@ -210,7 +210,7 @@ CHANGES = {  # a change of params.yaml -> the stages that `dvc status` then call
     "base_model.threads": (1, {"base_model", "download_base"}),
     "attacks.cw.kappa": (1, {e for e in EVALUATE if e.endswith("-cw")}),
     "attention.things.shown": (4, {"attention@things", "report"}),
-    "eps_sweep.pgd.images": (20, {"eps_sweep@pgd", "report"}),
+    "eps_sweep.pgd.images": (20, {"eps_sweep@pgd", "figures", "report"}),
     "name": ("other", {"tables", "figures", "report", "attention@things"}),
     "tables": (["accuracy"], {"tables", "report"}),
 }
