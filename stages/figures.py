@@ -26,6 +26,10 @@ def _rows(name: str) -> list[dict[str, str]]:
     return reading.results(RESULTS / f"{name}.csv")
 
 
+def _methods() -> list[str]:
+    return list(reading.study(RESULTS / "study.json")["methods"])
+
+
 def _trade_off(group: str) -> Callable[[str, Mapping], None]:
     def draw(study: str, document: Mapping) -> None:
         averages = _rows("averages")
@@ -50,8 +54,7 @@ def _per_set(study: str, document: Mapping) -> None:
 
 
 def _training(study: str, document: Mapping) -> None:
-    methods = reading.study(RESULTS / "study.json")["methods"]
-    curves = {method: reading.curve(CURVES / method / "curve.csv") for method in methods}
+    curves = {method: reading.curve(CURVES / method / "curve.csv") for method in _methods()}
     note = f"{study}. Every term as weighted in the sum, mean over seeds."
     figures.training(OUT / "training.png", curves, "The terms of the loss during training", note)
 
@@ -74,7 +77,7 @@ def _eps_sweep(study: str, document: Mapping) -> None:
 
 def _rates(study: str, document: Mapping) -> None:
     note = f"{study}. {OF_GROUP['source']} {SPREAD}"
-    figures.learning_rates(OUT / "rates.png", _rows("rates"), "Accuracy at every learning rate", note)
+    figures.learning_rates(OUT / "rates.png", _rows("rates"), _methods(), "Accuracy at every learning rate", note)
 
 
 def _effective_rate(study: str, document: Mapping) -> None:
@@ -82,7 +85,7 @@ def _effective_rate(study: str, document: Mapping) -> None:
     curves = {method: rows for (method, lr), rows in with_rates(CURVES, _rows("rates")).items() if lr == shown}
     note = f"{study}. W: the weights of a convolution, g: their gradient. Means over convolutions and seeds."
     title = f"How far a step turns the weights, at lr {shown}"
-    figures.effective_rates(OUT / "effective_rate.png", curves, title, note)
+    figures.effective_rates(OUT / "effective_rate.png", curves, _methods(), title, note)
 
 
 def _robustness(study: str, document: Mapping) -> None:

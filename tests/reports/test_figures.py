@@ -5,6 +5,7 @@ from matplotlib.text import Text
 
 from zsr.evaluation.results import wilson
 from zsr.reports import figures
+from zsr.reports.style import styles
 
 
 def averages(*attacks):
@@ -159,3 +160,13 @@ def test_the_sweep_shows_intervals_and_the_eps_of_training_and_tables(tmp_path, 
     assert all(low < value < high for (low, high), value in zip(ends[:2], (90, 80)))
     low, high = (100 * limit for limit in wilson(0.9, 10))
     assert ends[0] == pytest.approx([90 - (90 - low) / 2**0.5, 90 + (high - 90) / 2**0.5], abs=0.02)  # of two sets
+
+
+def test_a_row_has_its_colour_of_the_study_in_figures_that_leave_rows_out(tmp_path, drawn):
+    row = {"method": "b", "seed": "0", "test_clean": "9", "test_robust": "5"}
+    grid = [row | {"lr": lr, "chosen": chosen} for lr, chosen in (("0.1", "1"), ("0.2", "0"))]
+    curve = [{"step": "1", **dict.fromkeys(figures.MEASURES, "2")}]
+    figures.learning_rates(tmp_path, grid, ["a", "b"], *NOTE)
+    figures.effective_rates(tmp_path, {"b": curve}, ["a", "b"], *NOTE)
+    colours = {line.get_color() for figure in drawn for line in figure.axes[0].lines if len(line.get_xdata())}
+    assert colours == {styles(["a", "b"])["b"].colour} != {styles(["b"])["b"].colour}

@@ -331,10 +331,13 @@ MEASURES = {  # measures of `zsr.measures.effective_rate` and their formulas
 }
 
 
-def effective_rates(path: Path, curves: Mapping[str, Rows], title: str, note: str) -> None:
-    """Draw the measures of `zsr.measures.effective_rate` against the step: a panel per measure, a line per method."""
+def effective_rates(path: Path, curves: Mapping[str, Rows], names: Sequence[str], title: str, note: str) -> None:
+    """Draw the measures of `zsr.measures.effective_rate` against the step: a panel per measure, a line per method.
+
+    names: all rows of the study, whose order decides the colours.
+    """
     figure, axes = _panels(len(MEASURES), 2, 2.8)
-    style = styles(list(curves))
+    style = styles(names)
     ends: list[list[Label]] = []
     for axis, (measure, formula) in zip(axes, MEASURES.items()):
         ends.append([])
@@ -349,18 +352,19 @@ def effective_rates(path: Path, curves: Mapping[str, Rows], title: str, note: st
     _write(figure, path)
 
 
-def learning_rates(path: Path, grid: Rows, title: str, note: str) -> None:
+def learning_rates(path: Path, grid: Rows, names: Sequence[str], title: str, note: str) -> None:
     """Draw clean and robust accuracy on test images against the learning rate.
 
     The point of the rate that was chosen on held-out images is filled.
 
-    grid: rows {method, lr, seed, test_clean, test_robust, chosen}.
+    grid: rows {method, lr, seed, test_clean, test_robust, chosen}. names: all rows of the study, whose order decides
+    the colours.
     """
     figure, axes = _panels(2, 2, 4.2)
-    style, parts = styles(distinct(grid, "method")), ("test_clean", "test_robust")
+    style, parts = styles(names), ("test_clean", "test_robust")
     ends: list[list[Label]] = []
     for axis, part in zip(axes, parts):
-        ends.append([_rate_line(axis, grid, part, method, style[method]) for method in style])
+        ends.append([_rate_line(axis, grid, part, method, style[method]) for method in distinct(grid, "method")])
         axis.set(xscale="log", xlabel="learning rate", ylabel=f"{part.replace('_', ' ')} accuracy, %")
     _titled(figure, title, f"{note} Filled: the rate chosen on held-out images. Where training diverged, no point.")
     for axis, part_ends in zip(axes, ends):
