@@ -13,6 +13,7 @@ import sys
 from contextlib import suppress
 
 from stages.warm import VARIABLE, asked, beside
+from zsr.rounding import round_alike
 
 
 def _dvc() -> str:
@@ -28,6 +29,7 @@ def _dvc() -> str:
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
+    round_alike()
     os.environ["ZSR_DVC"] = dvc = _dvc()
     if dvc and VARIABLE not in os.environ:
         os.environ[VARIABLE] = beside(dvc)

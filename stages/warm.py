@@ -28,6 +28,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn, cast
 
+from zsr.rounding import round_alike
+
 VARIABLE = "ZSR_WARM"  # the path of the socket
 LIBRARIES = (
     "torch",
@@ -44,7 +46,10 @@ LIBRARIES = (
     "vl_convert",
 )
 # What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
-READ_AT_LOADING = ("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_")
+READ_AT_LOADING = (
+    *("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_", "DNNL_"),
+    *("TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_"),
+)
 LENGTH = 8  # bytes before a request that say how long it is
 ENDS_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 
@@ -241,7 +246,8 @@ def _run(request: dict, descriptors: list[int], sockets: list[socket.socket]) ->
         os.environ.clear()
         os.environ.update(request["environment"])
         name, *arguments = request["arguments"]
-        del sys.modules["stages"]  # the stage may lie in another checkout
+        for own in [own for own in sys.modules if own.split(".")[0] in ("stages", "zsr")]:
+            del sys.modules[own]  # the stage may lie in another checkout
         sys.modules.pop("__mp_main__", None)  # multiprocessing's second name of this module
         importlib.invalidate_caches()
         for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
@@ -285,4 +291,5 @@ def _serve_beside(listener: socket.socket, dvc: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
+    round_alike()
     (_serve_beside if sys.argv[2:] else _serve)(socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:])

@@ -7,6 +7,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # files of tests run side by side; torch reads it as it is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from zsr.rounding import round_alike
+
+round_alike()  # so a test that passes here passes on a processor with longer or shorter vectors
+
 import pytest
 import torch
 from ruamel.yaml import YAML

@@ -28,7 +28,8 @@ ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
 # Libraries that do not compute results: they read options and params files, draw progress bars, and watch processes.
 INTERFACE = {"click", "psutil", "tqdm", "ruamel.yaml", "ruamel.yaml.clib"}
-INTERFACE_FILES = ("stages/progress.py", "zsr/cli/running.py")  # no output depends on what they show
+# What they show is no part of a result, and how processors round is no part of a task.
+INTERFACE_FILES = ("stages/progress.py", "zsr/cli/running.py", "zsr/rounding.py")
 LITERALS = (ast.Constant, ast.Dict, ast.Tuple, ast.List, ast.expr_context)
 T = TypeVar("T")
 # (the steps to come, the number of steps done, what gives the result so far) -> the same steps
@@ -191,7 +192,7 @@ def _module_files(root: Path, name: str) -> list[Path]:
 
 
 def computes_nothing(path: Path) -> bool:
-    """Does the file show what is computed, or is it a package that only names what its modules define?
+    """Does the file say how to run or what to show, or is it a package that only names what its modules define?
 
     Such a package imports a module when its name is used. A stage names modules, so the package does not count.
     """

@@ -39,6 +39,9 @@ def write_stages(folder: Path) -> Path:
     package.mkdir()
     for name in ("__init__.py", "__main__.py", "warm.py"):
         (package / name).write_bytes((ROOT / "stages" / name).read_bytes())
+    (folder / "zsr").mkdir()
+    for name in ("__init__.py", "rounding.py"):
+        (folder / "zsr" / name).write_bytes((ROOT / "zsr" / name).read_bytes())
     (package / "told.py").write_text(STAGE)
     text = (package / "warm.py").read_text()
     (package / "warm.py").write_text(re.sub(r"LIBRARIES = \(.*?\)", 'LIBRARIES = ("wave",)', text, count=1, flags=re.S))

@@ -5,6 +5,7 @@ from importlib import import_module
 import click
 
 from zsr.cli.running import OneLine
+from zsr.rounding import round_alike
 
 COMMANDS = {  # name -> module of zsr.cli, name of the command in it
     "evaluate": ("evaluate", "evaluate"),
@@ -43,3 +44,4 @@ def main() -> None:
     zsr evaluate openai --arch ViT-B-32-quickgelu --data my_pictures
     zsr compare results/a results/b
     """
+    round_alike()  # before a command loads torch
