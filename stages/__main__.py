@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 
 from stages.warm import VARIABLE, asked, beside
-from zsr.rounding import round_alike
+from zsr import rounding
 
 
 def _dvc() -> str:
@@ -29,7 +29,7 @@ def _dvc() -> str:
 
 def main() -> None:
     name, *arguments = sys.argv[1:]
-    round_alike()
+    os.environ.update(rounding.variables())
     os.environ["ZSR_DVC"] = dvc = _dvc()
     if dvc and VARIABLE not in os.environ:
         os.environ[VARIABLE] = beside(dvc)

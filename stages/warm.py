@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NoReturn, cast
 
-from zsr.rounding import round_alike
+from zsr import rounding
 
 VARIABLE = "ZSR_WARM"  # the path of the socket
 LIBRARIES = (
@@ -291,5 +291,5 @@ def _serve_beside(listener: socket.socket, dvc: str, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    round_alike()
+    os.environ.update(rounding.variables())
     (_serve_beside if sys.argv[2:] else _serve)(socket.socket(fileno=int(sys.argv[1])), *sys.argv[2:])

@@ -4,12 +4,11 @@ import copy
 import os
 from pathlib import Path
 
+from zsr import rounding
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # files of tests run side by side; torch reads it as it is loaded
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-from zsr.rounding import round_alike
-
-round_alike()  # so a test that passes here passes on a processor with longer or shorter vectors
+os.environ.update(rounding.variables())
 
 import pytest
 import torch

@@ -12,15 +12,13 @@ OF_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBW
 PROCESSORS = Path("/proc/cpuinfo")
 
 
-def round_alike() -> None:
-    """Let the libraries of this process, and of those that this process starts, compute as on a processor with AVX2.
+def variables() -> dict[str, str]:
+    """Variables for the environment of a process that has not loaded torch, so that it computes as with AVX2.
 
-    This has an effect before torch is loaded, and on Linux. A variable that is set already keeps its value. A
-    processor without AVX2 computes as before.
+    There are none for a processor without AVX2, and on other systems than Linux. A variable that is set already keeps
+    its value.
     """
-    if "avx2" in _flags():
-        for name, value in OF_AVX2.items():
-            os.environ.setdefault(name, value)
+    return {name: value for name, value in OF_AVX2.items() if name not in os.environ} if "avx2" in _flags() else {}
 
 
 def _flags() -> list[str]:

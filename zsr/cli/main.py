@@ -1,11 +1,12 @@
 """The command `zsr`. A subcommand is imported when it is called, so `zsr --help` is quick."""
 
+import os
 from importlib import import_module
 
 import click
 
+from zsr import rounding
 from zsr.cli.running import OneLine
-from zsr.rounding import round_alike
 
 COMMANDS = {  # name -> module of zsr.cli, name of the command in it
     "evaluate": ("evaluate", "evaluate"),
@@ -44,4 +45,4 @@ def main() -> None:
     zsr evaluate openai --arch ViT-B-32-quickgelu --data my_pictures
     zsr compare results/a results/b
     """
-    round_alike()  # before a command loads torch
+    os.environ.update(rounding.variables())  # before a command loads torch
