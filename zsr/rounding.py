@@ -7,8 +7,12 @@ processor. With AVX-512 a training drifts away from one with AVX2 within some st
 import os
 from pathlib import Path
 
-# What PyTorch, oneDNN and MKL read when they are loaded
-OF_AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2,STRICT"}
+OF_AVX2 = {  # what PyTorch, oneDNN, MKL and the OpenBLAS of NumPy read when they are loaded
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
 PROCESSORS = Path("/proc/cpuinfo")
 
 
