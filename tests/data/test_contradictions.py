@@ -16,7 +16,7 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from tests import fixtures_real
-from zsr.data import matlab, outside, pickles, samples
+from zsr.data import folder, matlab, outside, pickles, samples
 from zsr.data.sources import Files, make
 from zsr.params import StudyError
 
@@ -318,6 +318,27 @@ def test_a_breed_with_two_numbers_and_a_list_of_another_split(written):
     refused("oxford_pets", root, "test.txt and .*trainval.txt list the same images")
 
 
+@pytest.mark.parametrize(
+    ("name", "lists"),
+    [("dtd", "dtd/dtd/labels/{}1.txt"), ("fgvc_aircraft", "fgvc-aircraft-2013b/data/images_variant_{}.txt")],
+)
+@pytest.mark.parametrize("other", ["train", "val"])
+def test_a_list_in_the_place_of_that_of_another_split(written, name, lists, other):
+    """The splits of these sets have equally many images, so the numbers do not tell."""
+    root = written(name)
+    right = (root / lists.format("test")).read_text()
+    (root / lists.format(other)).write_text(right.replace("000", "999"))  # of other images
+    assert len(split_of(name, root, 2).ids) == 2
+    (root / lists.format(other)).write_text(right)
+    refused(name, root, f"test.*.txt and .*{other}.*.txt list the same images")
+
+
+def test_more_cars_than_listed_are_those_of_the_other_split(written):
+    root = written("stanford_cars")
+    (root / "stanford_cars/cars_test/00003.jpg").write_bytes((root / "stanford_cars/cars_test/00001.jpg").read_bytes())
+    refused("stanford_cars", root, "cars_test has 3 images, and the list of test images 2")
+
+
 def test_a_path_in_a_list_does_not_leave_its_folder(tmp_path):
     for path in ("/etc/passwd", tmp_path / "../x.jpg", tmp_path / "a/../b.jpg"):
         with pytest.raises(StudyError, match="does not lie in"):
@@ -336,6 +357,44 @@ def test_a_link_to_a_folder_above_is_refused(tmp_path):
         (tmp_path / name / "up").symlink_to("..")
     with pytest.raises(StudyError, match="/up is a folder that is met twice"):
         outside.visible_files(tmp_path, (".png",))
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [
+        ("eurosat", "2750/River/River_1.jpg", "2750/Forest"),
+        ("caltech256", "256_ObjectCategories/001.ak47/001_0002.jpg", "256_ObjectCategories/003.backpack"),
+    ],
+)
+def test_an_image_in_the_folder_of_another_class(written, name, one, other):
+    root = written(name)
+    (root / name / one).rename(root / name / other / Path(one).name)
+    refused(name, root, f"{Path(one).name} lies among the images of '{Path(other).name}'")
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "inner"),
+    [("tiny_imagenet", "tiny-imagenet-200/train", "images"), ("imagenet", "imagenet/train", "")],
+)
+def test_a_training_image_in_the_folder_of_another_class(written, name, folder, inner):
+    root = written(name)
+    first, second = sorted(path for path in (root / folder).iterdir())
+    (first / inner / f"{first.name}_1.JPEG").rename(second / inner / f"{first.name}_1.JPEG")
+    with pytest.raises(StudyError, match=f"{first.name}_1.JPEG lies among the images of '{second.name}'"):
+        make(name, "train", 1, 0, 32, Files(root, complete=False))
+
+
+def test_a_folder_of_one_class_that_is_a_link_to_another_class(written, tmp_path):
+    root = written("caltech101")
+    faces = root / "caltech101/101_ObjectCategories/Faces"
+    faces.rename(root / "elsewhere")
+    faces.symlink_to(root / "elsewhere")
+    assert len(split_of("caltech101", root, 6).ids) == 6
+    (faces.parent / "Faces_easy").rename(root / "away")
+    (faces.parent / "Faces_easy").symlink_to("Faces")
+    refused("caltech101", root, "Faces_easy and .*Faces are one folder.*: remove the link")
+    with pytest.raises(StudyError, match="Faces_easy and .*Faces are one folder"):
+        folder.read(faces.parent, 8)
 
 
 def test_a_folder_that_cannot_be_listed_is_no_empty_folder(tmp_path, monkeypatch):

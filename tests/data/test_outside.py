@@ -226,6 +226,42 @@ def test_hidden_files_and_folders_are_no_data(tmp_path, name):
     assert state(parsed(name, tmp_path)) == before
 
 
+def pictures(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        COLOURS.save(root / name)
+
+
+@pytest.mark.parametrize("splits", [("train", "test"), ("Train", "val", "test")])
+def test_splits_are_no_classes(tmp_path, splits):
+    pictures(tmp_path, *(f"{split}/{key}/1.png" for split in splits for key in "ab"))
+    with one_line(f"holds the splits of a set .{', '.join(sorted(splits))}., not its classes: name the folder of one"):
+        folder.read(tmp_path, 8)
+    assert folder.read(tmp_path / "test", 8).classnames == ("a", "b")
+    pictures(tmp_path, "bus/1.png")  # a train is a vehicle, too
+    assert "bus" in folder.read(tmp_path, 8).classnames
+
+
+def test_files_that_are_passed_over_are_told(tmp_path, capsys):
+    pictures(tmp_path, "a/1.png", "b/deep/2.png")
+    (tmp_path / "README.md").touch()
+    litter(tmp_path)
+    folder.read(tmp_path, 8)
+    assert capsys.readouterr().err == ""
+    pictures(tmp_path, "a/2.gif", "b/deep/3.gif", "4.png")
+    assert len(folder.read(tmp_path, 8).ids) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"Warning: {tmp_path}: 3 files are passed over, the first is 4.png: a pict")
+    assert said.count("\n") == 1
+
+
+def test_a_folder_must_name_its_class(tmp_path):
+    pictures(tmp_path, "_/1.png", "a/1.png")
+    with one_line("the folder '_' names no class: rename it"):
+        folder.read(tmp_path, 8)
+    assert folder.read(tmp_path, 8, classnames={"_": "blank", "a": "a"}).nouns == ("blank", "a")
+
+
 def test_hidden_files_are_no_pictures_of_ones_own(tmp_path):
     for name in ("a/1.jpg", "b/2.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -477,9 +513,9 @@ def test_numbers_of_more_than_8_bits_are_not_made_white(tmp_path, kind):
         decoded(tmp_path / "a.img", tmp_path / "a.img")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB"])
 def test_every_mode_of_8_bits_is_taken(mode):
-    kind = "TIFF" if mode in ("LAB", "CMYK", "YCbCr", "RGBX") else "PNG"
+    kind = "TIFF" if mode in ("LAB", "CMYK", "PA", "YCbCr", "RGBX") else "PNG"
     assert decoded(io.BytesIO(encoded(COLOURS.convert(mode), kind)), "a").mode == "RGB"
 
 

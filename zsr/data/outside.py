@@ -42,6 +42,16 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not hidden(path.name))
 
 
+def class_folders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, sorted, each for a class. Raises StudyError where a link makes two of one."""
+    found: dict[Path, Path] = {}
+    for path in visible(folder):
+        if path.is_dir() and found.setdefault(path.resolve(), path) is not path:
+            said = f"{printable(path)} and {printable(found[path.resolve()])} are one folder"
+            raise StudyError(f"{said}, so that its images would be of two classes: remove the link")
+    return list(found.values())
+
+
 def visible_files(folder: Path, endings: Sequence[str]) -> list[Path]:
     """The files of a folder and of the folders in it, sorted, without hidden ones.
 

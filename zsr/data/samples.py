@@ -17,7 +17,7 @@ from PIL import Image
 
 from zsr import files
 from zsr.data import prompts
-from zsr.data.outside import printable, visible, visible_files, words
+from zsr.data.outside import class_folders, printable, visible_files, words
 from zsr.data.prepared import MOST_PIXELS
 from zsr.data.registry import Entry, entry
 from zsr.params import ParamError, StudyError, require_plain
@@ -33,6 +33,7 @@ EIGHT_BITS = (
     "RGBA",
     "RGBa",
     "RGBX",
+    "PA",
     "CMYK",
     "YCbCr",
     "LAB",
@@ -284,7 +285,7 @@ def of_class_folders(root: Path, parent: str, without: Sequence[str] = (), deep:
 
     without: names of folders that are no classes. deep: are images in folders of a class's folder taken, too?
     """
-    classes = [path for path in visible(root / parent) if path.is_dir() and path.name not in without]
+    classes = [path for path in class_folders(root / parent) if path.name not in without]
     labelled_paths = [
         (path, label)
         for label, folder in enumerate(classes)
@@ -293,12 +294,38 @@ def of_class_folders(root: Path, parent: str, without: Sequence[str] = (), deep:
     ]
     if not labelled_paths:
         raise ValueError(f"{parent} holds no folder with images")
+    require_in_place([(path, classes[label].name) for path, label in labelled_paths], [path.name for path in classes])
     return of_files(
         root,
         [path for path, _ in labelled_paths],
         [label for _, label in labelled_paths],
         [folder.name for folder in classes],
     )
+
+
+def require_in_place(keyed_paths: Sequence[tuple[Path, str]], keys: Sequence[str]) -> None:
+    """Raise StudyError where an image has the name of one of another class, as "River_1.jpg" among those of Forest.
+
+    keyed_paths: each image with the key of its class. Some sets begin names with the key, or with its number.
+    """
+    key_of = {mark: key for key in keys for mark in (key, key.partition(".")[0])}
+    for path, key in keyed_paths:
+        named = key_of.get(path.name.rpartition("_")[0], key)
+        if named != key:
+            said = f"{printable(path)} lies among the images of '{key}', and has the name of one of '{named}'"
+            raise StudyError(f"{said}: put it back, or fetch the set anew")
+
+
+def require_apart(
+    path: Path, images: Iterable[str], others: Iterable[Path], listed: Callable[[Path], Iterable[str]]
+) -> None:
+    """Raise StudyError where the list of another split has an image of this list: one stands in the other's place.
+
+    others: the lists of other splits, of which any may be missing. listed: reads the images of such a list.
+    """
+    for other in others:
+        if other.exists() and not set(images).isdisjoint(listed(other)):
+            raise StudyError(f"{printable(path)} and {printable(other)} list the same images: fetch the set anew")
 
 
 def known_split(name: str, split: str) -> None:
@@ -330,13 +357,13 @@ def parsing(name: str, path: Path, layout: str) -> Iterator[None]:
         kind, said = type(error).__name__, words(error)
         reason = kind if said == kind else f"{kind}: {said}"
         way = f"expected is {layout}; move it away and run `{COMMAND} {name}`"
-        raise StudyError(f"{name}: {path} is not laid out as it should be ({reason}): {way}") from None
+        raise StudyError(f"{name}: {printable(path)} is not laid out as it should be ({reason}): {way}") from None
 
 
 def missing(name: str, looked: Sequence[Path], split: str = "test") -> StudyError:
     """The error for a set that is not on disk: it names the paths that were looked for and the command that gets it."""
     option = "" if split == "test" else f" --split {split}"
-    places = " or ".join(map(str, looked))
+    places = " or ".join(map(printable, looked))
     way = f"get it with `{COMMAND} {name}{option}` at the repository's root, or set DATA_ROOT to where it lies"
     return StudyError(f"{name} ({split}) is not here: there is no {places}; {way}")
 

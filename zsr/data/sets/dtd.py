@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zsr.data.outside import read_lines
-from zsr.data.samples import Samples, of_files
+from zsr.data.samples import Samples, of_files, require_apart
 from zsr.data.shards import first_found
 
 
@@ -14,7 +14,9 @@ def read(root: Path, split: str) -> Samples:
 
 def _parse(root: Path, split: str) -> Samples:
     folder = root / "dtd" / "dtd"
-    listed = read_lines(folder / "labels" / "test1.txt")  # lines "banded/banded_0002.jpg"
+    path = folder / "labels" / "test1.txt"  # lines "banded/banded_0002.jpg"
+    listed = read_lines(path)
+    require_apart(path, listed, [path.with_name(f"{other}1.txt") for other in ("train", "val")], read_lines)
     keys = [line.split("/")[0] for line in listed]
     classes = sorted(set(keys))
     return of_files(folder, [folder / "images" / line for line in listed], [classes.index(k) for k in keys], classes)

@@ -6,7 +6,7 @@ The key of a breed is the part of a file's name before the number. On disk, cats
 from pathlib import Path
 
 from zsr.data.outside import read_lines
-from zsr.data.samples import Samples, of_files
+from zsr.data.samples import Samples, of_files, require_apart
 from zsr.data.shards import first_found
 from zsr.params import StudyError
 
@@ -29,8 +29,6 @@ def _parse(root: Path, split: str) -> Samples:
     if strange or len(set(breeds.values())) < len(breeds):
         raise StudyError(f"{path} has two numbers for a breed, or two breeds for a number: fetch the set anew")
     others = [folder / "annotations" / f"{name}.txt" for name in LISTS.values() if name != LISTS[split]]
-    taken = {line.split()[0] for other in others if other.exists() for line in read_lines(other)}
-    if taken & set(images):
-        raise StudyError(f"{path} and {others[0]} list the same images: fetch the set anew")
+    require_apart(path, images, others, lambda other: [line.split()[0] for line in read_lines(other)])
     keys = [breeds[label] for label in sorted(breeds)]
     return of_files(folder, [folder / "images" / f"{image}.jpg" for image in images], labels, keys)

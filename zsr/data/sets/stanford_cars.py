@@ -9,8 +9,10 @@ from itertools import compress
 from pathlib import Path
 
 from zsr.data import matlab
-from zsr.data.samples import Samples, numbered, of_files, whole
+from zsr.data.outside import printable, visible_files
+from zsr.data.samples import ENDINGS, Samples, numbered, of_files, whole
 from zsr.data.shards import first_found
+from zsr.params import StudyError
 
 
 def read(root: Path, split: str) -> Samples:
@@ -26,6 +28,10 @@ def _parse(root: Path, split: str) -> Samples:
     folder = root / "stanford_cars"
     [notes] = matlab.load(folder / "cars_test_annos_withlabels.mat", "annotations")
     paths = [folder / "cars_test" / str(name) for name in notes["fname"]]
+    images = len(visible_files(folder / "cars_test", ENDINGS))
+    if images > len(paths):  # those of the training split have the same names, and are more
+        said = f"{printable(folder / 'cars_test')} has {images} images, and the list of test images {len(paths)}"
+        raise StudyError(f"{said}: these are not the test images: fetch the set anew")
     return numbered(_of_notes(folder, paths, notes, folder / "devkit" / "cars_meta.mat"), split)
 
 

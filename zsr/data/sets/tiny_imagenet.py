@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from zsr.data.outside import read_lines, visible, visible_files
-from zsr.data.samples import ENDINGS, Samples, of_files
+from zsr.data.outside import class_folders, read_lines, visible_files
+from zsr.data.samples import ENDINGS, Samples, of_files, require_in_place
 from zsr.data.shards import first_found
 from zsr.params import StudyError
 
@@ -25,12 +25,12 @@ def read(root: Path, split: str) -> Samples:
 
 
 def _parse_train(root: Path, split: str) -> Samples:
-    return _labelled(root / FOLDER, _in_class_folders(visible(root / FOLDER / "train")))
+    return _labelled(root / FOLDER, _in_class_folders(class_folders(root / FOLDER / "train")))
 
 
 def _parse_val(root: Path, split: str) -> Samples:
     folder, images = root / FOLDER / "val", root / FOLDER / "val" / "images"
-    labelled_paths = _in_class_folders([path for path in visible(folder) if path != images])
+    labelled_paths = _in_class_folders([path for path in class_folders(folder) if path != images])
     if not labelled_paths:
         notes = folder / "val_annotations.txt"
         if not notes.exists():
@@ -42,7 +42,7 @@ def _parse_val(root: Path, split: str) -> Samples:
 
 
 def _in_class_folders(folders: Sequence[Path]) -> list[tuple[Path, str]]:
-    return [(path, folder.name) for folder in folders if folder.is_dir() for path in visible_files(folder, ENDINGS)]
+    return [(path, folder.name) for folder in folders for path in visible_files(folder, ENDINGS)]
 
 
 def _labelled(folder: Path, labelled_paths: Sequence[tuple[Path, str]]) -> Samples:
@@ -54,5 +54,6 @@ def _labelled(folder: Path, labelled_paths: Sequence[tuple[Path, str]]) -> Sampl
     strange = sorted(here - set(wnids))
     if strange:
         raise StudyError(f"{folder} has images of '{strange[0]}', which is not in {listed}: fetch the set anew")
+    require_in_place(labelled_paths, wnids)
     label = {wnid: at for at, wnid in enumerate(wnids)}
     return of_files(folder, [path for path, _ in labelled_paths], [label[wnid] for _, wnid in labelled_paths], wnids)
