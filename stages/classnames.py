@@ -16,7 +16,7 @@ def main(sets: tuple[str, ...]) -> None:
     for name in sets or registry.entries():
         key = registry.entry(name).key
         path = prompts.FOLDER / f"{key}.tsv"
-        head, old_rows = prompts.parsed(path.read_text(encoding="utf-8"))
+        head, old_rows = prompts.stored(path)
         new_rows = prompts.regenerated(key, with_wordnet(old_rows) if key in prompts.WORDNET else old_rows)
         write_atomic(path, prompts.text(head, new_rows).encode())
         click.echo(f"{path}: {'unchanged' if new_rows == old_rows else 'changed'}")

@@ -194,3 +194,24 @@ def test_a_file_changed_by_hand_is_refused(tmp_path, monkeypatch):
 def test_what_follows_from_rules_is_made_anew():
     found = prompts.rows("flowers102")
     assert prompts.regenerated("flowers102", found) == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: b"# \n" + content,
+        lambda content: content.replace(b"\n0\t", b"\nzero\t"),
+        lambda content: content + b"47\n",
+        lambda content: content.replace(b"\n0\t", b"\n\n0\t"),
+    ],
+)
+def test_a_file_of_another_form_is_one_line(tmp_path, monkeypatch, change):
+    content = (prompts.FOLDER / "dtd.tsv").read_bytes()
+    (tmp_path / "dtd.tsv").write_bytes(change(content))
+    monkeypatch.setattr(prompts, "FOLDER", tmp_path)
+    prompts.rows.cache_clear()
+    with pytest.raises(StudyError, match=r"\A[^\n]*dtd.tsv has a line that is neither[^\n]*\Z"):
+        prompts.rows("dtd")
+    (tmp_path / "dtd.tsv").write_bytes(b"\xef\xbb\xbf" + content)  # a byte order mark changes nothing
+    assert len(prompts.rows("dtd")) == 47
+    prompts.rows.cache_clear()

@@ -11,6 +11,7 @@ from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
+from zsr.data.outside import read_text
 from zsr.data.registry import entry
 from zsr.params import ParamError, StudyError, nearest
 
@@ -103,7 +104,7 @@ def template(name: str) -> str:
 def rows(name: str) -> tuple[ClassRow, ...]:
     """All classes of a set in the order of their labels. Raises StudyError where the file was changed by hand."""
     path = FOLDER / f"{entry(name).key}.tsv"
-    head, class_rows = parsed(path.read_text(encoding="utf-8"))
+    head, class_rows = stored(path)
     if head.get("digest") != _digest(class_rows) or head.get("rows") != str(len(class_rows)):
         raise StudyError(f"{path} is not what its first lines say; write it anew with `python -m stages.classnames`")
     return class_rows
@@ -156,6 +157,16 @@ def text(head: Mapping[str, str], classes: Sequence[ClassRow]) -> str:
     """The content of a file that `rows` reads. "rows" and "digest" of the head are computed anew."""
     facts = {**head, "rows": len(classes), "digest": _digest(classes)}
     return "".join(f"# {key}: {value}\n" for key, value in facts.items()) + _body(classes)
+
+
+def stored(path: Path) -> tuple[dict[str, str], tuple[ClassRow, ...]]:
+    """The head and the classes in a file of `text`. Raises StudyError where the file has another form."""
+    content = read_text(path)
+    try:
+        return parsed(content)
+    except (ValueError, TypeError, IndexError):
+        remedy = f"restore it with `git checkout {path.name}` in its folder"
+        raise StudyError(f"{path} has a line that is neither '# key: value' nor the row of a class: {remedy}") from None
 
 
 def parsed(content: str) -> tuple[dict[str, str], tuple[ClassRow, ...]]:
