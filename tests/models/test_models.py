@@ -125,6 +125,8 @@ def test_text_embeddings_are_unit_rows_one_per_prompt(clip_model):
     [
         (["a star", "in this picture you can clearly see a small and brightly coloured drawing of a star"], "reads 16"),
         (["a star", "a  star"], "'a star' and 'a  star' are the same tokens"),
+        (["a star", "a <end_of_text> ring"], "'a <end_of_text> ring' has the tokenizer's mark of start or end"),
+        (["a star", "a <start_of_text>"], "'a <start_of_text>' has the tokenizer's mark"),
     ],
 )
 def test_prompts_that_the_text_tower_cannot_tell_apart_are_refused(clip_model, prompts, message):

@@ -260,7 +260,10 @@ def _tokenizer(arch: str) -> Any:
 def _refuse_loss(prompts: list[str], tokens: Tensor, tokenizer: Any, arch: str, distinct: bool) -> None:
     """Raise ParamError where the tokens lose the end of a prompt, or with distinct what tells two prompts apart."""
     for prompt in prompts if hasattr(tokenizer, "encode") else []:
-        length, most = len(tokenizer.encode(prompt)) + 2, tokens.shape[1]  # with the tokens of start and end
+        words = tokenizer.encode(prompt)
+        if not set(words).isdisjoint(getattr(tokenizer, "all_special_ids", ())):
+            raise ParamError(f"prompt '{prompt}' has the tokenizer's mark of start or end: the rest would not be read")
+        length, most = len(words) + 2, tokens.shape[1]  # with the tokens of start and end
         if length > most:
             raise ParamError(f"prompt '{prompt}' has {length} tokens and {arch} reads {most}: shorten the template")
     seen: dict[tuple[int, ...], str] = {}
