@@ -10,7 +10,7 @@ from importlib import import_module
 from stages.command import BASE_MODEL, CURVES, stage
 from stages.progress import Training, tell, trained
 from zsr import files
-from zsr.models.heads import Model
+from zsr.models.heads import Model, norm_stats
 from zsr.models.pretrained import Pretrained
 from zsr.params import Count, block
 from zsr.training.loop import COLUMNS, mean_curve
@@ -38,7 +38,7 @@ def _base_of_clip(document: Mapping, code: str, model: Model) -> list[dict]:
     recipe, curves, runs = base_of(document), [], []
     if isinstance(recipe, Pretrained):
         loaded = import_module(LOADING).load(model.arch, recipe)
-        clip.save(BASE_MODEL / "0.safetensors", loaded, model.arch, placed=True)
+        clip.save(BASE_MODEL / "0.safetensors", loaded, model.arch, norm_stats(loaded), placed=True)
         tell(f"base model: {model.arch}, weights of open_clip")
         return []
     image_size = block(document, "data.image_size", Count)

@@ -45,7 +45,7 @@ def _train(document: Mapping, code: str, name: str, seed: int, run: Training) ->
     tower, rows = train_once(task, code, run)
     if compute.rank() == 0:
         whole = heads.load(task.model, files.of_seed(BASE_MODEL, seed), tower)
-        heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, task.method.norm_stats, placed=True)
+        heads.save(STARTS / name / f"{seed}.safetensors", whole, task.model, heads.norm_stats(whole), placed=True)
     return rows
 
 

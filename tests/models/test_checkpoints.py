@@ -312,6 +312,20 @@ def test_no_name_of_numpy_is_resolved(tmp_path):
     assert set(torch.serialization.get_safe_globals()) == before
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>Sign in</html>", "it is a page, .*: get the file anew"),
+        (b"<html><body>404</body></html>", "it is a page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS: run `git lfs pull`"),
+    ],
+)
+def test_what_stands_in_the_place_of_weights_is_told(tmp_path, content, said):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(StudyError, match=rf"\A[^\n]*w.pt: not a checkpoint of plain weights.*{said}[^\n]*\Z"):
+        checkpoints.read(tmp_path / "w.pt")
+
+
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("kept", [0, 5, 30, 2000, -20_000, -1])
 def test_a_truncated_file_is_refused(tmp_path, name, kept):
@@ -669,6 +683,16 @@ def test_a_value_that_is_not_finite_is_refused_by_the_name_of_its_tensor(tmp_pat
     assert f"{name} has values that are not finite" in refused_whole(tmp_path / "own.safetensors")
 
 
+@pytest.mark.parametrize(("value", "taken"), [(4.6052, True), (0.0, True), (88.0, True), (100.0, False)])
+def test_a_factor_of_cosines_is_stored_as_its_logarithm(tmp_path, value, taken):
+    """A hundred is the factor of OpenAI's models, and e to the power of a hundred is no number in single precision."""
+    torch.save(built().state_dict() | {"logit_scale": torch.tensor(value)}, tmp_path / "file.pt")
+    if taken:
+        assert checkpoints.read(tmp_path / "file.pt").rest["logit_scale"] == torch.tensor(value)
+    else:
+        assert refused(tmp_path / "file.pt") == ": logit_scale must be the logarithm of a factor, got 100"
+
+
 def test_a_value_too_large_for_single_precision_is_not_finite_either(tmp_path):
     state = built().visual.state_dict()
     torch.save(state | {"proj": torch.full((128, 48), 1e300, dtype=torch.float64)}, tmp_path / "file.pt")
@@ -769,7 +793,7 @@ def test_a_statement_is_one_of_the_choices(tmp_path):
     said = refused_whole(tmp_path / "none", activation="relu")
     assert said == "activation must be one of gelu, quickgelu, got 'relu'"
     said = refused_whole(tmp_path / "none", norm_stats="laion")
-    assert said == "norm_stats must be one of clip, imagenet, got 'laion'"
+    assert said == "norm_stats must be one of clip, imagenet, inception, got 'laion'"
 
 
 # --- pixel statistics

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 import zsr
-from zsr.models import clip, hub
+from zsr.models import clip, heads, hub
 from zsr.params import StudyError
 
 
@@ -81,6 +81,52 @@ def test_a_repository_that_states_its_config_needs_no_arch(repository, clip_mode
     model = zsr.load("hf-hub:a/b")
     assert model.arch == "zsr-tiny"
     assert torch.equal(model.encode_image(batch.images), clip_model.encode_image(batch.images))
-    (folder / "open_clip_config.json").write_text("{")
-    with pytest.raises(StudyError, match="open_clip_config.json is not JSON"):
-        zsr.load("hf-hub:a/b")
+    for content in ("{", "[]", "null", '"a"', "[" * 100_000):
+        (folder / "open_clip_config.json").write_text(content)
+        with pytest.raises(StudyError, match=r"\A[^\n]*open_clip_config.json is no JSON object[^\n]*\Z"):
+            zsr.load("hf-hub:a/b")
+
+
+@pytest.mark.parametrize(
+    ("stated", "name"),
+    [
+        ({"mean": list(heads.CLIP[0]), "std": list(heads.CLIP[1])}, "clip"),
+        ({"mean": list(heads.IMAGENET[0]), "std": list(heads.IMAGENET[1])}, "imagenet"),
+        ({"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}, "inception"),
+        ({}, "clip"),
+        ({"mean": None}, "clip"),
+        ([], "clip"),
+    ],
+)
+def test_a_repository_states_its_pixel_statistics(repository, clip_model, stated, name):
+    folder, _ = repository
+    torch.save(clip_model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": stated}))
+    assert heads.norm_stats(zsr.load("hf-hub:a/b", "zsr-tiny")) == name
+    assert heads.norm_stats(zsr.load("hf-hub:a/b", "zsr-tiny", norm_stats="imagenet")) == "imagenet"
+    clip.save(folder / "open_clip_model.safetensors", clip_model, "zsr-tiny")  # a file of ours says it itself
+    assert heads.norm_stats(zsr.load("hf-hub:a/b", "zsr-tiny")) == "clip"
+
+
+@pytest.mark.parametrize("stated", [{"mean": [0, 0, 0], "std": [1, 1, 1]}, {"mean": 0.5, "std": 0.5}, {"mean": "a"}])
+def test_unknown_pixel_statistics_of_a_repository_have_to_be_stated(repository, clip_model, stated):
+    folder, _ = repository
+    torch.save(clip_model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "open_clip_config.json").write_text(json.dumps({"preprocess_cfg": stated}))
+    with pytest.raises(StudyError, match=r"\Ahf-hub:a/b states a mean and std .* none of clip, imagenet, inception"):
+        zsr.load("hf-hub:a/b", "zsr-tiny")
+    assert heads.norm_stats(zsr.load("hf-hub:a/b", "zsr-tiny", norm_stats="clip")) == "clip"
+
+
+def test_weights_in_the_cache_need_no_config_there(repository, clip_model, monkeypatch):
+    folder, _ = repository
+    torch.save(clip_model.state_dict(), folder / "pytorch_model.bin")
+
+    def download(name, file, revision):
+        if file == hub.CONFIG:
+            raise LocalEntryNotFoundError("offline")
+        return there(name, file, revision)
+
+    there = huggingface_hub.hf_hub_download
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert heads.norm_stats(zsr.load("hf-hub:a/b", "zsr-tiny")) == "clip"

@@ -13,7 +13,7 @@ from tests.mirror import mirror
 from tests.models.test_checkpoints import archive, transformers_names
 from zsr import files
 from zsr.data.fetching.download import Expected
-from zsr.models import base_weights, checkpoints, clip
+from zsr.models import base_weights, checkpoints, clip, heads
 from zsr.models.pretrained import Pretrained, check
 from zsr.params import ParamError, StudyError
 from zsr.training.pretrain import Pretraining, base_of
@@ -58,6 +58,45 @@ def test_a_file_of_weights_is_loaded_and_recognised(known, clip_model, tmp_path)
     assert all(torch.equal(loaded[name], value) for name, value in clip_model.state_dict().items())
     with pytest.raises(StudyError, match=f"base_model.sha256: {path} has {wanted.sha256}, not 0000"):
         base_weights.load("zsr-tiny", Pretrained(pretrained="mine", file=str(path), sha256="0000"))
+
+
+@pytest.mark.parametrize(("name", "rows"), [("visual.positional_embedding", 26), ("positional_embedding", 20)])
+def test_position_embeddings_of_another_size_are_not_stretched(known, clip_model, tmp_path, name, rows):
+    """open_clip would stretch those of a tower of larger images, such as ViT-L-14-336 for ViT-L-14."""
+    state = clip_model.state_dict()
+    torch.save(state | {name: torch.zeros(rows, state[name].shape[1])}, tmp_path / "w.pt")
+    with pytest.raises(StudyError, match=f"w.pt: .*of another shape: {name} .{rows}, "):
+        base_weights.load("zsr-tiny", Pretrained(pretrained="mine", file=str(tmp_path / "w.pt")))
+
+
+def test_weights_that_are_not_finite_are_refused_at_once(known, clip_model, tmp_path):
+    torch.save(clip_model.state_dict() | {"visual.proj": torch.full((64, 48), torch.nan)}, tmp_path / "w.pt")
+    with pytest.raises(StudyError, match="w.pt has numbers in visual.proj that are not finite"):
+        base_weights.load("zsr-tiny", Pretrained(pretrained="mine", file=str(tmp_path / "w.pt")))
+
+
+def test_pixel_statistics_of_a_tag_are_those_of_its_training(monkeypatch, clip_model, tmp_path):
+    """open_clip's table states them. The weights of LAION for ViT-L-14 have seen other pixels than OpenAI's."""
+    stated = {tag: check("ViT-L-14", Pretrained(pretrained=tag)) for tag in ("laion2b_s32b_b82k", "laion400m_e32")}
+    stated["none"] = {}
+    torch.save(clip_model.state_dict(), tmp_path / "w.pt")
+    monkeypatch.setattr(base_weights, "check", lambda arch, wanted: stated[wanted.pretrained])
+    found = {"laion2b_s32b_b82k": "inception", "laion400m_e32": "clip", "none": "clip"}
+    for tag, name in found.items():
+        loaded = base_weights.load("zsr-tiny", Pretrained(pretrained=tag, file=str(tmp_path / "w.pt")))
+        assert heads.norm_stats(loaded) == name
+    loaded = base_weights.load("zsr-tiny", Pretrained(pretrained="laion2b_s32b_b82k", file=str(tmp_path / "w.pt")))
+    clip.save(tmp_path / "0.safetensors", loaded, "zsr-tiny", heads.norm_stats(loaded))
+    again = clip.create("zsr-tiny", tmp_path / "0.safetensors")
+    assert again.visual.image_mean == again.visual.image_std == (0.5, 0.5, 0.5)
+
+
+def test_all_vits_of_open_clips_table_have_known_pixel_statistics():
+    import open_clip
+
+    for arch, tag in open_clip.list_pretrained():
+        if checkpoints._is_openais_kind(open_clip.get_model_config(arch)):
+            assert heads.stats_of_config(open_clip.get_pretrained_cfg(arch, tag)), (arch, tag)
 
 
 @pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x10\0\0\0\0\0\0\0{}              "])

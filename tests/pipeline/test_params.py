@@ -200,7 +200,7 @@ MISTAKES = [  # a text in params.yaml, what is written instead, what is said of 
     (
         "norm_stats: imagenet",
         "norm_stats: imagnet",
-        "methods.pmg_aft.norm_stats must be one of clip, imagenet, got 'imagnet'",
+        "methods.pmg_aft.norm_stats must be one of clip, imagenet, inception, got 'imagnet'",
     ),
     ("    clip_start: true  ", "    success: any\n    clip_start: true  ", "unknown key 'train.attack.success'"),
     ("  pgd:\n    eps:\n", "  autoattack:\n    eps:\n", "eps_sweep.autoattack: the attack must have a step_size"),

@@ -14,6 +14,7 @@ from zsr.params import SYSTEM, ParamError, StudyError, build
 
 EXISTING = click.Path(exists=True, path_type=Path)
 WRITTEN = click.Path(path_type=Path)
+STATS = ("clip", "imagenet", "inception")  # of pixels; `zsr.models.heads` has the numbers, and takes seconds to import
 NOWHERE = (errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP)  # what /proc and its like answer where a file is made
 
 

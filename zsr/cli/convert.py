@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, Number, check_written
+from zsr.cli.command import EXISTING, STATS, WRITTEN, Number, check_written
 from zsr.cli.running import OneLine
 from zsr.params import Natural
 
@@ -29,7 +29,7 @@ FORMATS = ("zsr", "official", "robustvlm")
 @click.option("--activation", type=click.Choice(["", "gelu", "quickgelu"]), default="", help="If FILE is silent.")
 @click.option(
     "--norm-stats",
-    type=click.Choice(["", "clip", "imagenet"]),
+    type=click.Choice(["", *STATS]),
     default="",
     help="Mean and std of pixels in its training, if FILE is silent; PMG-AFT's code uses ImageNet's.",
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from zsr.cli.command import EXISTING, WRITTEN, Names, Number, check_written
+from zsr.cli.command import EXISTING, STATS, WRITTEN, Names, Number, check_written
 from zsr.cli.running import Log, OneLine, never_silent, told
 from zsr.params import BatchSize, Images, Iterations, Seed, Threads
 
@@ -42,7 +42,7 @@ DRAWN = 100  # images of a drawn set, which has no end
 @click.option("--arch", default="", help="The model's name in open_clip, such as ViT-B-32-quickgelu (OpenAI's).")
 @click.option("--base", default="", help="For an image tower alone: the whole model with its text tower [openai].")
 @click.option("--activation", type=click.Choice(["", "gelu", "quickgelu"]), default="", help="If the file is silent.")
-@click.option("--norm-stats", type=click.Choice(["", "clip", "imagenet"]), default="", help="If the file is silent.")
+@click.option("--norm-stats", type=click.Choice(["", *STATS]), default="", help="If the file is silent.")
 @click.option("--sets", type=Names(), default=(), help="Names of `zsr sets`.")
 @click.option("--data", type=EXISTING, help="A folder of your pictures, with a folder for each class.")
 @click.option("--classnames", type=EXISTING, help="Lines FOLDER<tab>NAME for --data; else the folders' names.")

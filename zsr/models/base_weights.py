@@ -3,6 +3,8 @@
 No stage has this code in its digest: a verified file is the same, whatever code got it.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from torch import nn
 from zsr import files
 from zsr.data.fetching import hub
 from zsr.data.fetching.download import Expected, Watch, download, unwatched
-from zsr.models import checkpoints
+from zsr.models import checkpoints, heads
 from zsr.models.pretrained import Pretrained, check
 from zsr.params import StudyError
 
@@ -71,15 +73,39 @@ def load(arch: str, weights: Pretrained) -> nn.Module:
 
     Raises what `found` raises, and StudyError where the file holds no weights of the arch.
     """
+    path, config = found(arch, weights), check(arch, weights)
+    model = _of_open_clip(arch, path) or _of_another_layout(arch, path)
+    files.check_finite(path, model.state_dict())
+    heads.set_norm_stats(model, heads.stats_of_config(config) or "clip")
+    return model
+
+
+def _of_open_clip(arch: str, path: Path) -> nn.Module | None:
+    """The model in a file that open_clip reads; None where it does not read the file as it is."""
     import open_clip
 
-    path = found(arch, weights)
     if checkpoints.is_archive(path):  # it holds code, and is loaded if its digest is known
-        return _of_another_layout(arch, path)
+        return None
     try:
-        return open_clip.create_model(arch, pretrained=str(path)).float().eval()
+        with _as_they_are():
+            return open_clip.create_model(arch, pretrained=str(path)).float().eval()
     except Exception:  # a file of another layout, or without weights, may raise any exception
-        return _of_another_layout(arch, path)
+        return None
+
+
+@contextmanager
+def _as_they_are() -> Iterator[None]:
+    """open_clip stretches the position embeddings of another image size or text length. That is another model."""
+    from open_clip import factory
+
+    stretching = {name: getattr(factory, name) for name in ("resize_pos_embed", "resize_text_pos_embed")}
+    try:
+        for name in stretching:
+            setattr(factory, name, lambda *_, **__: None)
+        yield
+    finally:
+        for name, function in stretching.items():
+            setattr(factory, name, function)
 
 
 def _of_another_layout(arch: str, path: Path) -> nn.Module:

@@ -330,6 +330,7 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
     """The mapping in a file, its facts, and whether it is an archive of TorchScript; {} for a file without facts."""
     stored: Any
     facts: Any = {}
+    start = b""
     try:
         require_plain(path)
         with path.open("rb") as file:
@@ -347,7 +348,7 @@ def _stored(path: Path) -> tuple[Mapping[Any, Any], dict[str, Any], bool]:
     except OSError as error:
         raise StudyError(f"{path}: {error.strerror or type(error).__name__}") from None
     except Exception as error:  # a damaged file may raise any exception
-        raise StudyError(f"{path}: {_refusal(error)}") from None
+        raise StudyError(f"{path}: {_refusal(error)}{_in_its_place(start)}") from None
     if not isinstance(stored, Mapping) or not isinstance(facts, dict):
         raise StudyError(f"{path}: must hold named weights, got a {type(stored).__name__}")
     return stored, facts, archived
@@ -391,6 +392,13 @@ def _refusal(error: Exception) -> str:
             "run"
         )
     return f"not a checkpoint of plain weights, or a damaged one ({type(error).__name__})"
+
+
+def _in_its_place(start: bytes) -> str:
+    """The end of a message: what stands in the place of weights, and the way to get them; "" for anything else."""
+    if start.lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return ": it is a page, as a host sends it that asks to sign in: get the file anew"
+    return ": it is a pointer of Git LFS: run `git lfs pull`" if start == b"version h" else ""
 
 
 def _state_dict(path: Path, stored: Mapping[Any, Any]) -> tuple[str, Any]:
@@ -469,6 +477,8 @@ def _weights(path: Path, stored: Any) -> dict[str, Tensor]:
             tensor = tensor.detach().float()
             if not tensor.isfinite().all():
                 raise StudyError(f"{path}: {shown} has values that are not finite")
+            if last == "logit_scale" and not tensor.exp().isfinite().all():
+                raise StudyError(f"{path}: {shown} must be the logarithm of a factor, got {tensor.max().item():.4g}")
         _add(path, weights, name, tensor)
     return weights
 
@@ -615,9 +625,9 @@ def _statistics(path: Path, checkpoint: Checkpoint, norm_stats: Stats) -> NormSt
 
 
 def _set_statistics(model: nn.Module, norm_stats: NormStats) -> None:
-    """Set the pixel statistics of a model, also where it has ImageNet's and shall have its arch's own."""
+    """Set the pixel statistics of a model, also where it has others and shall have its arch's own."""
     visual: Any = tower_of(model)
-    if norm_stats == "clip" and heads.norm_stats(model) == "imagenet":
+    if norm_stats == "clip" and heads.norm_stats(model) != "clip":
         visual.image_mean, visual.image_std = (tuple(visual.preprocess_cfg[key]) for key in ("mean", "std"))
     heads.set_norm_stats(model, norm_stats)
 

@@ -1,6 +1,6 @@
 """Models of both heads: CLIP, whose class prompts are the head, and an image tower with a linear head."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,8 +16,10 @@ from zsr.params import Rounds, Side
 MODULES = {"text": "zsr.models.clip", "linear": "zsr.models.linear"}  # head -> module of the models with that head
 Whole = nn.Module  # an open_clip model, or a `zsr.models.linear.PlainClassifier`
 Origin = Literal["base", "start", "file", "random"]
-NormStats = Literal["clip", "imagenet"]  # clip: the statistics in the tower's own attributes
+NormStats = Literal["clip", "imagenet", "inception"]  # clip: the statistics in the tower's own attributes
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of pixels in [0, 1]
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+STATISTICS: dict[NormStats, tuple] = {"imagenet": IMAGENET, "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))}
 
 
 class PixelClassifier(Protocol):
@@ -78,9 +80,9 @@ class PixelClassifier(Protocol):
 
 def set_norm_stats(model: nn.Module, norm_stats: NormStats) -> None:
     """Set the pixel statistics that every later `Classifier` of this open_clip model normalises by."""
-    if norm_stats == "imagenet":
+    if norm_stats in STATISTICS:
         visual: Any = model.visual
-        visual.image_mean, visual.image_std = IMAGENET
+        visual.image_mean, visual.image_std = STATISTICS[norm_stats]
 
 
 def tower_of(model: nn.Module) -> nn.Module:
@@ -155,7 +157,16 @@ def first_checkpoint(folder: Path) -> Path:
 
 def norm_stats(whole: Whole) -> NormStats:
     """The pixel statistics of a CLIP model. A model with a linear head has its pixel statistics among its weights."""
-    return "imagenet" if getattr(whole.visual, "image_mean", None) == IMAGENET[0] else "clip"
+    mean = getattr(whole.visual, "image_mean", None)
+    return next((name for name, statistics in STATISTICS.items() if mean == statistics[0]), "clip")
+
+
+def stats_of_config(config: Mapping[str, Any]) -> NormStats | Literal[""]:
+    """The name of the mean and std in a config of open_clip. "": the config has none, or others than are known."""
+    both = [config.get(key) for key in ("mean", "std")]
+    stated = tuple(tuple(numbers) if isinstance(numbers, list | tuple) else numbers for numbers in both)
+    known: dict[NormStats, tuple] = {"clip": CLIP, **STATISTICS}
+    return next((name for name, statistics in known.items() if stated == statistics), "")
 
 
 def classifier(

@@ -20,6 +20,10 @@ NAMES = (  # of weights, the first that a repository has is taken
 )
 
 
+class Unreachable(StudyError):
+    """A repository, or a file of it, that is not in the cache and cannot be had."""
+
+
 @dataclass(frozen=True)
 class Repository:
     """A repository of the hub at one revision.
@@ -63,9 +67,12 @@ def config(text: str) -> dict[str, Any]:
     """The content of open_clip_config.json: `model_cfg` and `preprocess_cfg`; {} where the repository has none."""
     path = _file(_parsed(text), CONFIG)
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path else {}
-    except ValueError:
-        raise StudyError(f"{text}: {CONFIG} is not JSON") from None
+        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise StudyError(f"{text}: {CONFIG} is no JSON object: fetch the repository anew")
+    return found
 
 
 def _parsed(text: str) -> Repository:
@@ -83,11 +90,11 @@ def _file(repository: Repository, name: str) -> Path | None:
     try:
         return Path(hf_hub_download(repository.name, name, revision=repository.revision))
     except LocalEntryNotFoundError:
-        raise StudyError(_unreachable(repository, "no network, and not in the cache")) from None
+        raise Unreachable(_unreachable(repository, "no network, and not in the cache")) from None
     except EntryNotFoundError:
         return None
     except Exception as error:  # the client passes on exceptions of its HTTP library, which differs by version
-        raise StudyError(_unreachable(repository, type(error).__name__)) from None
+        raise Unreachable(_unreachable(repository, type(error).__name__)) from None
 
 
 def _unreachable(repository: Repository, reason: str) -> str:

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from zsr.compute import Compute
-from zsr.models import base_weights, checkpoints, clip, hub
+from zsr.data.outside import printable
+from zsr.models import base_weights, checkpoints, clip, heads, hub
 from zsr.models.checkpoints import Checkpoint
 from zsr.models.clip import Classifier
 from zsr.models.pretrained import Pretrained
@@ -17,7 +18,7 @@ from zsr.params import ParamError, StudyError, nearest
 
 TEMPLATE = "This is a photo of a {}"
 Activation = Literal["", "gelu", "quickgelu"]
-Stats = Literal["", "clip", "imagenet"]
+Stats = Literal["", heads.NormStats]
 
 
 def load(
@@ -32,8 +33,8 @@ def load(
         base: the whole model that gives the text tower where `weights` is an image tower alone: a file or a tag; by
             default the tag "openai".
         activation: "gelu" or "quickgelu", where the file does not say what its weights were trained with.
-        norm_stats: mean and std of pixels that the tower was trained with, where the file does not say: "clip" or
-            "imagenet".
+        norm_stats: mean and std of pixels that the tower was trained with, where the file does not say: "clip",
+            "imagenet" or "inception". A repository of the hub that states its own needs none.
 
     Returns:
         An open_clip model. Its attribute `arch` is its name in open_clip.
@@ -52,6 +53,8 @@ def load(
     if not path.is_file():
         raise StudyError(_unknown(text, arch))
     checkpoint = checkpoints.read(path)
+    if text.startswith(hub.PREFIX):
+        norm_stats = norm_stats or checkpoint.norm_stats or _stats_of(text)
     arch = _required(arch or checkpoint.arch or "", text)
     whole = _base(checkpoint, arch, str(base))
     return _named(checkpoints.open_model(path, arch, whole, activation, norm_stats, checkpoint), arch)
@@ -129,6 +132,21 @@ def _arch_of(repository: str) -> str:
     return equal[0] if equal else ""
 
 
+def _stats_of(repository: str) -> Stats:
+    """The pixel statistics that the config of a repository states; "" where it states none, or cannot be had."""
+    try:
+        stated = hub.config(repository).get("preprocess_cfg")
+    except hub.Unreachable:  # the weights may be here all the same
+        return ""
+    if not isinstance(stated, dict) or not stated.get("mean"):
+        return ""
+    found = heads.stats_of_config(stated)
+    if not found:
+        known = ", ".join(get_args(heads.NormStats))
+        raise StudyError(f"{repository} states a mean and std of pixels that are none of {known}: state norm_stats")
+    return found
+
+
 def _base(checkpoint: Checkpoint, arch: str, base: str) -> Path | None:
     """The file of the whole model below an image tower; None where the checkpoint itself is whole."""
     if checkpoint.rest:
@@ -142,5 +160,5 @@ def _unknown(text: str, arch: str) -> str:
     tags = [tag for name, tag in clip.library().list_pretrained() if not arch or name == arch]
     return (
         f"weights must be a file, a tag of open_clip, {hub.PREFIX}organisation/name or a row of the study here, "
-        f"got '{text}'{nearest(text, tags)}"
+        f"got '{printable(text)}'{nearest(text, tags)}"
     )
