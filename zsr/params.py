@@ -57,6 +57,7 @@ SYSTEM = {  # errno -> what it means for a file, and what to do
     errno.EAGAIN: "the system gives no more processes or threads; set threads lower, or allow more (ulimit -u)",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 PARSERS = {  # modules whose exceptions say that a file is damaged
     *("safetensors_rust", "safetensors", "json", "csv", "_csv", "zipfile", "tarfile", "zlib", "lzma", "_lzma", "gzip"),
@@ -70,7 +71,7 @@ def line_of(error: BaseException) -> str:
     No words of libraries are passed on, since some advise what nobody should do.
     """
     if isinstance(error, StudyError):
-        return str(error)
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(error))
     if _is_of_memory(error):
         return (
             "out of memory; set batch_size or workers lower, train.accumulate higher, or end other programs, and run "
@@ -87,7 +88,8 @@ def line_of(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"{_path_of(error)}: must be UTF-8 text, and byte {error.object[error.start]:#x} is not; save it so"
     if isinstance(error, UnicodeEncodeError):
-        return f"{_path_of(error)}: {error.encoding} has no {shown(error.object[error.start])}; set PYTHONUTF8=1"
+        way = "rename what has a byte in its name that is no UTF-8" if error.encoding == "utf-8" else "set PYTHONUTF8=1"
+        return f"{_path_of(error)}: {error.encoding} has no {shown(error.object[error.start])}; {way}"
     root = type(error).__module__.partition(".")[0]
     if isinstance(error, OSError | EOFError) or root in PARSERS:
         return (
@@ -114,6 +116,8 @@ def _of_full_disk(error: OSError) -> str:
 def _path_of(error: BaseException) -> str:
     """The file that an error is about: the error's own, or what the innermost function with a `path` had in hand."""
     named = getattr(error, "filename", None)
+    if isinstance(error, OSError) and error.errno in IN_THE_WAY:  # of a file that was to take this name
+        named = error.filename2 or named
     found = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else ""
     trace = error.__traceback__
     while trace and not named:
@@ -597,13 +601,17 @@ def module_of(package: str, name: str, key: str) -> ModuleType:
 
     A name with a dot, such as "my_package.my_method", is a module in the folder `extensions`.
     """
+    defines = f"{package.removeprefix('zsr.').removesuffix('s').upper()}"
     if "." in name:
-        return _extension(name, key, f"{package.removeprefix('zsr.').removesuffix('s').upper()}")
+        return _extension(name, key, defines)
     choices = _modules_in(package)
     if name not in choices:
         known = ", ".join(sorted(choices))
         raise ParamError(f"{key} names no module of {package}: '{cut(name)}'{nearest(name, choices)} (known: {known})")
-    return import_module(f"{package}.{name}")
+    module = import_module(f"{package}.{name}")
+    if "." not in defines and not hasattr(module, defines):
+        raise ParamError(f"{key}: {package}.{name} is no {defines.lower()}; other modules of {package} use it")
+    return module
 
 
 @cache

@@ -22,7 +22,7 @@ from zsr.cli.running import OneLine
 from zsr.evaluation.evaluate import Evaluation
 from zsr.evaluation.grid import Grid
 from zsr.models.pretrained import Pretrained
-from zsr.params import BatchSize, Count, Interval, ParamError, Seed, Threads, build, line_of, read, text_of
+from zsr.params import BatchSize, Count, Interval, ParamError, Seed, StudyError, Threads, build, line_of, read, text_of
 from zsr.scratch import ROOT
 from zsr.study import Study
 from zsr.training.pretrain import Pretraining
@@ -61,6 +61,12 @@ def load_json(path: Path) -> Any:
     return json.loads(path.read_bytes())
 
 
+def replace_folder(file: Path, folder: Path) -> None:
+    file.touch()
+    folder.mkdir()
+    file.replace(folder)
+
+
 def load_arrays(path: Path) -> Any:
     path.write_bytes(b"\xff" * 100)
     return files.load_arrays(path)
@@ -75,6 +81,9 @@ MISHAPS = {  # what a command does in a folder -> parts of the line
     "a folder": (lambda x: x.read_bytes(), ["is a folder, and must be a file"]),
     "no file": (lambda x: (x / "none.csv").read_bytes(), ["none.csv: is not there"]),
     "a name of two lines": (lambda x: (x / "a\nb\udcff").read_bytes(), ["a?b?: is not there"]),
+    "a name in a message": (lambda x: fail(StudyError("a\nb\x1b\udcff is lost")), [r"a\nb\x1b\udcff is lost"]),
+    "a name of no text": (lambda x: "\udcff".encode(), ["utf-8 has no", "rename what has a byte in its name"]),
+    "a folder in the way": (lambda x: replace_folder(x / "new", x / "old"), ["/old: is a folder, and must be a file"]),
     "no right": (lambda x: fail(PermissionError(errno.EACCES, "?", x / "a")), ["a: permission denied; give"]),
     "read-only": (lambda x: fail(OSError(errno.EROFS, "?", x / "a")), ["a: the file system is read-only; choose"]),
     "many open files": (lambda x: fail(OSError(errno.EMFILE, "?", x / "a")), ["too many files are open; allow more"]),

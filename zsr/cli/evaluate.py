@@ -149,19 +149,17 @@ def name_of(weights: str) -> str:
 
 def _check(weights: str, given: Options) -> None:
     """Refuse what cannot be, before any library is loaded."""
-    from importlib.util import find_spec
-
     from zsr.data import folder
-    from zsr.data.registry import entries
+    from zsr.data.registry import entries, local
     from zsr.data.sources import absent
-    from zsr.params import ParamError, StudyError, nearest
+    from zsr.params import ParamError, StudyError, cut, nearest
 
     if not given.sets and not given.data:
         raise ParamError("nothing to measure on: give --sets (see `zsr sets`) or --data FOLDER")
-    known = [*entries(), *(name for name in given.sets if find_spec(f"zsr.data.sets.{name}"))]
+    known = [*entries(), *local()]
     for name in given.sets:
         if name not in known:
-            raise ParamError(f"--sets: there is no set '{name}'{nearest(name, known)}; `zsr sets` lists them")
+            raise ParamError(f"--sets: there is no set '{cut(name)}'{nearest(name, known)}; `zsr sets` lists them")
     missing = absent(given.sets, given.root)
     if missing:
         commands = f"`zsr fetch {' '.join(missing)}`"

@@ -15,7 +15,7 @@ from zsr.data.fetching import hub
 from zsr.data.fetching.download import Patience
 from zsr.data.fetching.fetch import Wish, fetch_all
 from zsr.data.registry import entries, entry
-from zsr.params import Interval, StudyError
+from zsr.params import Interval, StudyError, line_of
 
 Seconds = Annotated[float, Interval(0.1, ceiling=86_400)]  # sockets take no more than their clock holds
 Rate = Annotated[float, Interval(0, ceiling=1e12)]  # bytes a second
@@ -97,8 +97,11 @@ def _warn(line: str) -> None:
 
 def _fail(faults: list[str], what: str) -> None:
     """Exit with 1 where there are faults, one on each line."""
+    if len(faults) == 1:
+        raise StudyError(faults[0])
     if faults:
-        raise StudyError(faults[0] if len(faults) == 1 else "\n".join([f"{len(faults)} {what}:", *faults]))
+        lines = [line_of(StudyError(fault)) for fault in faults]
+        raise click.ClickException("\n".join([f"{len(faults)} {what}:", *lines]))
 
 
 class _Bars:

@@ -88,6 +88,15 @@ def test_all_files_of_a_set_come_together_in_its_folder(web, of, tmp_path):
     assert not list((tmp_path / "root" / ".staging").iterdir())
 
 
+def test_a_link_to_nothing_in_the_place_of_a_set_is_named(web, of, tmp_path):
+    """Such as a link to a disk that is not mounted."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "set").symlink_to(tmp_path / "not mounted")
+    with pytest.raises(StudyError, match="root/set is in the way of a folder: move it away"):
+        fetch(of, wish(tmp_path))
+    assert not (tmp_path / "not mounted").exists()
+
+
 def test_a_second_run_asks_for_nothing_and_changes_nothing(web, of, tmp_path):
     fetch(of, wish(tmp_path))
     receipt = tmp_path / "root" / "receipts" / "set.json"

@@ -66,7 +66,7 @@ def place(source: Path, target: Path) -> None:
     if source.is_dir() and target.is_dir():
         for child in sorted(source.iterdir()):
             place(child, target / child.name)
-    elif target.is_dir() or (source.is_dir() and target.exists()):
+    elif target.is_dir() or (source.is_dir() and os.path.lexists(target)):
         raise StudyError(f"{target} is in the way of a {'folder' if source.is_dir() else 'file'}: move it away")
     else:
         target.parent.mkdir(parents=True, exist_ok=True)
