@@ -26,6 +26,7 @@ def main(document: Mapping, code: str, name: str) -> None:
         files.write_kept(SETS / name / prepared.ABSENT, f"images of {name}", {downloads.ABSENT: reason})
         return click.echo(f"{name}: left out, since it {reason}")
     _require_files(name, size, manifest)
+    (SETS / name / prepared.ABSENT).unlink(missing_ok=True)  # of a run by hand before its files were here
     seed, image_size = block(document, "data.seed", Natural), block(document, "data.image_size", Count)
     native = block(document, "data.attack_resolution", Resolution) == "native"
     prompt_set, complete = block(document, "data.prompt_set", PromptSet), block(document, "data.complete", bool)
