@@ -115,6 +115,11 @@ MISTAKES = {
     "missing key 'registry.dtd.num_classes'": lambda d: d["dtd"].pop("num_classes"),
     "registry.dtd.splits.test must be at least 1": lambda d: d["dtd"]["splits"].update(test=0),
     "registry.dtd: a folder must lie below": lambda d: d["dtd"].update(layout_root="../dtd"),
+    "registry.dtd: layout_root must be a folder": lambda d: d["dtd"].update(layout_root="."),
+    "registry.dtd.sources[0].files[0]: urls must be": lambda d: d["dtd"]["sources"][0]["files"][0].update(urls=["//a"]),
+    "registry.dtd.sources[0].files[0]: urls must": lambda d: d["dtd"]["sources"][0]["files"][0].update(
+        urls=["ftp://[1"]
+    ),
     "registry.dtd.sources[0]: kind archive needs files": lambda d: d["dtd"]["sources"][0].pop("files"),
     "registry.dtd: sources must have one that serves the split train": lambda d: d["dtd"]["splits"].update(train=9),
     "registry: the name 'cifar10' stands for more than one": lambda d: d["dtd"].update(aliases=["cifar10"]),

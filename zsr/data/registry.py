@@ -12,6 +12,7 @@ from pathlib import Path
 from re import fullmatch
 from string import hexdigits
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from zsr.params import Count, Natural, ParamError, build, nearest, read
 
@@ -75,6 +76,8 @@ class File:
         _check_inside(self.into)
         if "/" in self.name or not self.name:
             raise ValueError(f"name must be that of a file, without a folder, got {self.name!r}")
+        for url in self.urls:
+            _check_address(url)
         if len(self.inner) > 1:
             raise ValueError(f"inner must be at most one archive, got {len(self.inner)}")
 
@@ -183,6 +186,8 @@ class Entry:
 
     def __post_init__(self) -> None:
         _check_inside(self.layout_root)
+        if not Path(self.layout_root).parts:
+            raise ValueError(f"layout_root must be a folder below the data root, got {self.layout_root!r}")
         if set(self.md5_of) - set(self.splits):
             raise ValueError(f"md5_of must be of the splits {', '.join(self.splits)}, got {', '.join(self.md5_of)}")
         for name, md5 in (named for files in self.md5_of.values() for named in files.items()):
@@ -258,6 +263,15 @@ def _check_hashes(file: File | Inner) -> None:
 def _check_digits(name: str, value: str, length: int) -> None:
     if len(value) != length or set(value) - set(hexdigits.lower()):
         raise ValueError(f"{name} must be {length} lower-case hexadecimal digits, got {value!r}")
+
+
+def _check_address(url: str) -> None:
+    try:
+        whole = bool(fullmatch(r"[a-z]+://\S+", url) and urlsplit(url))
+    except ValueError:
+        whole = False
+    if not whole:
+        raise ValueError(f"urls must be addresses such as https://host/file, got {url!r}")
 
 
 def _check_inside(folder: str) -> None:
