@@ -88,7 +88,8 @@ def line_of(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"{_path_of(error)}: must be UTF-8 text, and byte {error.object[error.start]:#x} is not; save it so"
     if isinstance(error, UnicodeEncodeError):
-        way = "rename what has a byte in its name that is no UTF-8" if error.encoding == "utf-8" else "set PYTHONUTF8=1"
+        names_are_utf8 = error.encoding == sys.getfilesystemencoding() == "utf-8"
+        way = "rename what has a byte in its name that is no UTF-8" if names_are_utf8 else "set PYTHONUTF8=1"
         return f"{_path_of(error)}: {error.encoding} has no {shown(error.object[error.start])}; {way}"
     root = type(error).__module__.partition(".")[0]
     if isinstance(error, OSError | EOFError) or root in PARSERS:

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
@@ -110,6 +111,12 @@ def test_a_mishap_is_one_line_that_says_what_to_do_and_no_advice_of_libraries(co
     assert result.exit_code == 1 and result.output.startswith("Error: ") and result.output.count("\n") == 1
     assert all(part in result.output for part in parts), result.output
     assert not any(word in result.output for word in ("weights_only", "PYTORCH", "alloc_cpu", "Ran out"))
+
+
+def test_a_name_in_a_locale_without_its_letters_needs_another_locale(monkeypatch):
+    """Where names of files are ASCII, every other byte is one that is no text."""
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert "set PYTHONUTF8=1" in raised(OneLine, lambda: "\udcc3".encode()).output
 
 
 @pytest.mark.parametrize("command_class", [OneLine, Lazy])
