@@ -13,13 +13,12 @@ from urllib.parse import quote
 
 import click
 
-from stages.progress import first
+from stages.progress import CHILD, first
 from zsr import files, scratch
 from zsr.cli.running import OneLine, never_silent
 from zsr.params import EXTENSIONS, PACKAGES, ParamError, StudyError, block, build, read
 from zsr.scratch import ROOT
 
-CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
 DVC = "ZSR_DVC"  # set by `python -m stages`: the number of the process of DVC that runs the stage
 EXISTING = click.Path(exists=True, path_type=Path)
 

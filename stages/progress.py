@@ -13,13 +13,19 @@ import click
 from zsr import files
 from zsr.cli.running import Log, told
 
+CHILD = "TORCHELASTIC_RUN_ID"  # set by torchrun in the processes that it starts
 LIVE_CURVE = 5  # seconds between two states of a curve
 Item = TypeVar("Item")
 
 
 def first() -> bool:
     """Is this the first process of the run? It alone tells anything."""
-    return os.environ.get("RANK", "0") == "0"
+    return _of_run("RANK", "0") == "0"
+
+
+def _of_run(name: str, alone: str) -> str:
+    """A variable of torchrun. On a cluster such variables may be set although torchrun has not started this process."""
+    return os.environ.get(name, alone) if CHILD in os.environ else alone
 
 
 def tell(line: str) -> None:
@@ -155,7 +161,7 @@ class Images:
 
     def expect(self, sizes: Sequence[int]) -> None:
         """Every model is judged on sets of so many images. Of several processes each judges a share of every set."""
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        processes = int(_of_run("WORLD_SIZE", "1"))
         self.bar.expect(self.models * sum(-(-size // processes) for size in sizes))
 
     def watch(self, steps: range, done: int, record_so_far: Callable[[], Any]) -> Iterator[int]:

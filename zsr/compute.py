@@ -20,6 +20,7 @@ from zsr.params import ParamError, StudyError
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # A rank may wait for another rank as long as a set takes; torchrun ends all ranks when one dies.
+CHILD, OF_RUN = "TORCHELASTIC_RUN_ID", ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
 PATIENCE = timedelta(days=7)
 
 
@@ -43,7 +44,7 @@ class Compute:
             raise ParamError("compute.device is cuda, but torch sees no GPU; choose auto or cpu")
         if self.device == "cpu" or not torch.cuda.is_available():
             return torch.device("cpu")
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) if CHILD in os.environ else 0)
         torch.cuda.set_device(device)
         return device
 
@@ -94,11 +95,18 @@ def joined() -> Iterator[None]:
 
     Raises StudyError where another process has gone.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if CHILD not in os.environ:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    try:
+        distributed.init_process_group(backend, timeout=PATIENCE)
+    except (ValueError, RuntimeError) as error:
+        found = ", ".join(f"{name} {os.environ.get(name, 'not set')!a}" for name in OF_RUN)
+        raise StudyError(
+            f"{CHILD} is set, as torchrun does, and the run cannot be joined ({type(error).__name__}; {found}): "
+            f"start the command again, or unset {CHILD}"
+        ) from None
     try:
         yield
     except RuntimeError as error:

@@ -266,3 +266,14 @@ def test_a_mistake_in_a_process_is_told_once_more_in_one_line(fine_tuning, tmp_p
     assert run.returncode == 1 and "Traceback" not in said
     assert "train.attack.gradient_leak needs one process; choose launcher: python, or gradient_leak: 0" in said
     assert "of the run ended with exit code 1; its message is above" in said
+
+
+@pytest.mark.parametrize("found", [{}, {"RANK": "0", "WORLD_SIZE": "2"}, {"RANK": "a", "WORLD_SIZE": "1"}])
+def test_variables_of_torchrun_that_are_half_set_are_told_in_one_line(monkeypatch, found):
+    for name in compute.OF_RUN:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {compute.CHILD: "x", **found}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StudyError, match="^TORCHELASTIC_RUN_ID is set, .* unset TORCHELASTIC_RUN_ID$"):
+        with compute.joined():
+            pass
