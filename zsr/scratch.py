@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from zsr import files
-from zsr.params import EXTENSIONS, StudyError
+from zsr.params import EXTENSIONS, StudyError, shown
 
 ROOT = EXTENSIONS.parent
 PACKAGES = ("zsr", "stages")
@@ -63,7 +63,8 @@ def described(value: Any) -> str:
         return "{" + ", ".join(f"{name!r}: {described(value[name])}" for name in value) + "}"
     if isinstance(value, (tuple, list)):
         return "[" + ", ".join(map(described, value)) + "]"
-    assert value is None or isinstance(value, (bool, int, float, str)), f"a task cannot hold {type(value).__name__}"
+    if value is not None and not isinstance(value, (bool, int, float, str)):  # a default in a user's own class
+        raise StudyError(f"a hyper-parameter must be text, a number, a list or a block, got {shown(value)}")
     return repr(value)
 
 
@@ -254,10 +255,19 @@ class _Parsed:
 @cache
 def _parsed(path: Path, changed: int) -> _Parsed:
     """The digest and the imports of a Python file. changed: the time of the last change, for the cache."""
-    tree, parts = ast.parse(path.read_text(encoding="utf-8")), list[str]()
+    tree, parts = _tree(path), list[str]()
     _structure(tree, parts)
     structure = "".join(f"{part}\0" for part in parts).encode("utf-8", "surrogatepass")
     return _Parsed(hashlib.sha256(structure).hexdigest(), _only_names(tree.body), _imports(path, tree))
+
+
+def _tree(path: Path) -> ast.Module:
+    """The syntax tree of a Python file. Raises StudyError where there is none: the file may be a user's own."""
+    try:
+        return ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError, RecursionError) as error:
+        line = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        raise StudyError(f"{path} is not Python{line} ({type(error).__name__}): mend it") from None
 
 
 def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -271,9 +281,17 @@ def _imports(path: Path, tree: ast.Module) -> tuple[tuple[str, ...], tuple[str, 
             assert node.module is not None  # only a relative import may lack a module
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PACKAGE_DATA":
-            data_files += ast.literal_eval(node.value)
+            data_files += _names_of_data(path, node.value)
     top = {name.split(".")[0] for name in names} - set(PACKAGES) - set(sys.stdlib_module_names)
     return tuple(names), tuple(data_files), tuple(sorted(top))
+
+
+def _names_of_data(path: Path, value: ast.expr) -> list[str]:
+    listed = value.elts if isinstance(value, ast.List | ast.Tuple) else [value]
+    names: list[Any] = [getattr(element, "value", None) for element in listed]
+    if not all(isinstance(name, str) and name and not os.path.isabs(name) for name in names):
+        raise StudyError(f"{path}: PACKAGE_DATA in line {value.lineno} must be a list of names of files beside it")
+    return names
 
 
 def _structure(node: Any, parts: list[str]) -> None:

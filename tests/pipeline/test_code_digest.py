@@ -112,6 +112,35 @@ def test_a_package_in_extensions_counts_with_all_that_it_imports_of_itself(root)
     assert scratch.code_digest(modules, root) != before
 
 
+NO_CODE = {
+    "no Python": ("def x(:\n", "is not Python in line 1 (SyntaxError)"),
+    "a NUL": ("x\0\n", "is not Python"),
+    "data by a call": (
+        "PACKAGE_DATA = [str(1)]\n",
+        "PACKAGE_DATA in line 1 must be a list of names of files beside it",
+    ),
+    "data elsewhere": ("PACKAGE_DATA = ['/etc/hosts']\n", "PACKAGE_DATA in line 1 must be a list of names of files"),
+    "data by number": ("PACKAGE_DATA = [1]\n", "PACKAGE_DATA in line 1 must be a list of names of files beside it"),
+}
+
+
+@pytest.mark.parametrize("case", NO_CODE)
+def test_code_of_a_user_that_cannot_be_read_is_refused_in_one_line(root, case):
+    text, message = NO_CODE[case]
+    (root / "extensions").mkdir()
+    (root / "extensions/mine.py").write_text(text)
+    with pytest.raises(StudyError) as error:
+        scratch.code_digest(["mine"], root)
+    assert str(error.value).startswith(f"{root / 'extensions/mine.py'}") and message in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_code(root):
+    before = digest(root)
+    (root / "zsr/used.py").write_text("\ufeff" + FILES["zsr/used.py"], encoding="utf-8")
+    scratch._parsed.cache_clear()
+    assert digest(root) == before
+
+
 def test_the_contents_of_weights_count_and_their_time_does_not(root):
     weights = root / "extensions/tower.pt"
     weights.parent.mkdir()
