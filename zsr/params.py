@@ -18,10 +18,12 @@ from difflib import get_close_matches
 from fractions import Fraction
 from functools import cache
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from pkgutil import iter_modules
 from reprlib import Repr
-from types import ModuleType
+from traceback import walk_tb
+from types import ModuleType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 EXTENSIONS = Path(__file__).resolve().parents[1] / "extensions"  # packages and weights from outside the project
@@ -97,7 +99,18 @@ def line_of(error: BaseException) -> str:
             f"{_path_of(error)}: damaged, or no file of its kind ({type(error).__name__}); restore it (dvc checkout, "
             "zsr fetch) or delete it, and run again"
         )
-    return ""
+    return _of_extension(error)
+
+
+def _of_extension(error: BaseException) -> str:
+    """The line about an error in code of the folder `extensions`, with the last line there; "": no such code ran."""
+    frames = [(Path(frame.f_code.co_filename), line) for frame, line in walk_tb(error.__traceback__)]
+    theirs = [f"{path}, line {line}" for path, line in frames if EXTENSIONS in path.parents]
+    return f"{theirs[-1]}: {_short_of(error)}; mend it there" if theirs else ""
+
+
+def _short_of(error: BaseException) -> str:
+    return _printable(cut(f"{type(error).__name__}: {error}", 200))
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -381,7 +394,8 @@ def build(schema: Any, value: Any, key: str) -> Any:
     if origin is dict:
         _check_block(value, key)
         return {name: build(args[1], item, f"{key}.{name}") for name, item in value.items()}
-    return _build_scalar(schema, value, key)
+    plain = isinstance(origin, type) and origin is not UnionType  # of list[int] the list alone is checked
+    return _build_scalar(origin if plain else schema, value, key)
 
 
 def _check_block(value: Any, key: str) -> None:
@@ -445,7 +459,7 @@ def _build_scalar(schema: type, value: Any, key: str) -> Any:
         if isinstance(value, str):
             _check_text(value, key)
         return value
-    raise ParamError(f"{key} must be {names[schema]}, got {shown(value)}")
+    raise ParamError(f"{key} must be {names.get(schema, schema)}, got {shown(value)}")
 
 
 def _check_text(value: str, key: str) -> None:
@@ -629,9 +643,33 @@ def _extension(name: str, key: str, defines: str) -> ModuleType:
         sys.path.append(str(EXTENSIONS))
     try:
         module = import_module(name)
-    except Exception as error:  # the code is not ours, so any exception may come
-        reason = cut(f"{type(error).__name__}: {error}", 200)
-        raise ParamError(f"{key}: {path} cannot be imported ({reason})") from None
-    if not hasattr(module, defines):
+    except (Exception, SystemExit) as error:  # the code is not ours, so any exception may come
+        raise ParamError(f"{key}: {path} cannot be imported ({_short_of(error)})") from None
+    made = getattr(module, defines, None)
+    if made is None:
         raise ParamError(f"{key}: {path} defines no {defines}, the class that the row makes")
+    _check_class(made, f"{key}: {defines} of {path}", defines)
     return module
+
+
+CALLED = {  # functions of a row's class -> the number of arguments that stages give
+    "METHOD": {"losses": 5, "inner_objective": 3, "refusal": 1},
+    "ATTACK": {"__call__": 6, "protocol": 1},
+    "DEFENCE": {"logits": 5, "surrogate": 5, "protocol": 1},
+}
+READ = {"METHOD": ("trains", "norm_stats"), "ATTACK": ("eps",), "DEFENCE": ("name", "title", "violates")}
+
+
+def _check_class(made: Any, label: str, defines: str) -> None:
+    """Raise ParamError where the METHOD, ATTACK or DEFENCE of an extension is no class as those of the project are."""
+    if not (isinstance(made, type) and is_dataclass(made)):
+        raise ParamError(f"{label} must be a dataclass, got {shown(made)}")
+    lacking = {*READ[defines], *CALLED[defines]} - {*dir(made), *(field.name for field in fields(made))}
+    if lacking:
+        raise ParamError(f"{label} lacks {min(lacking)}, see the classes in zsr/{defines.lower()}s")
+    try:
+        _hints(made)
+        for name, given in CALLED[defines].items():
+            signature(getattr(made, name)).bind(*[None] * given)
+    except Exception as error:  # a type that is not there, other arguments
+        raise ParamError(f"{label} is no class as those in zsr/{defines.lower()}s ({_short_of(error)})") from None

@@ -86,6 +86,26 @@ def run(recipe, unfinished, steps_allowed=10**6, broken_at=None):
     return model, rows, seen
 
 
+def no_losses(model, step):
+    return {
+        "nothing": None,
+        "a number": model.layer.bias.sum(),
+        "no terms": {},
+        "a vector": {"fit": model.layer.weight[0]},
+        "no tensor": {"fit": 1.0},
+        "no gradient": {"fit": model.layer.bias.sum().detach()},
+        "a name of the curve": {"step": model.layer.bias.sum()},
+        "another name": {"fit" if step < 2 else "fat": model.layer.bias.sum()},
+    }
+
+
+@pytest.mark.parametrize("kind", no_losses(Line(), 0))
+def test_losses_that_no_method_of_ours_gives_are_refused(tmp_path, kind):
+    model = Line()
+    with pytest.raises(StudyError, match="^the losses of (a|the) method .*(scalar|gradient|other than|equal names)"):
+        fit(model, lambda step, part: no_losses(model, step)[kind], len(X), RECIPE, 0, tmp_path / "unfinished")
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 @pytest.mark.parametrize("killed_after", [1, 4, 6])
 def test_a_killed_run_continues_bit_for_bit(tmp_path, optimizer, killed_after):

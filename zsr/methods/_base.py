@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from zsr.data.prepared import Split
 from zsr.models.heads import NormStats, PixelClassifier
 from zsr.models.passes import cross_entropy
+from zsr.params import StudyError
 
 
 @dataclass(frozen=True)
@@ -112,4 +113,4 @@ class Method:
         self, model: PixelClassifier, frozen: PixelClassifier, batch: Batch, adv: Tensor | None
     ) -> dict[str, Tensor]:
         """Named, weighted scalar terms. The loop minimises their sum."""
-        raise NotImplementedError
+        raise StudyError(f"{type(self).__name__} of {type(self).__module__} has no losses: define the function")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from zsr import files, scratch
 from zsr.compute import of_first, rank, total, world_size
 from zsr.files import mix
-from zsr.params import BatchSize, Count, Diverged, Epochs, Interval, Natural, NonNegative, Positive
+from zsr.params import BatchSize, Count, Diverged, Epochs, Interval, Natural, NonNegative, Positive, StudyError, shown
 from zsr.scratch import Watch, unwatched
 from zsr.training.batches import Fold, Part, batch_indices, parts_of
 from zsr.training.muon import Muon
@@ -174,11 +174,26 @@ def _accumulate_gradients(
         more = part is not parts[-1]
         with objective.no_sync() if more and isinstance(objective, DistributedDataParallel) else nullcontext():
             terms = objective(step, part)
+            _check_terms(terms)
             weighted = {name: part.weight(fold(name)) * term for name, term in terms.items()}
             sum(weighted.values()).backward()
         for name, term in weighted.items():
             shares[name] = shares.get(name, 0) + term.detach() / world_size()
     return shares
+
+
+def _check_terms(terms: Any) -> None:
+    """Raise StudyError where the losses of a method are no named scalars with a gradient: it may be a user's own."""
+    if not isinstance(terms, dict) or not terms or not all(map(_is_scalar, terms.values())):
+        raise StudyError(f"the losses of a method must be scalar tensors by name, got {shown(terms)}; mend the method")
+    if not all(isinstance(name, str) and name and name not in COLUMNS for name in terms):
+        raise StudyError(f"the losses of a method need names other than {', '.join(COLUMNS)}, got {shown(list(terms))}")
+    if not any(term.requires_grad for term in terms.values()):
+        raise StudyError(f"the losses of the method ({', '.join(terms)}) have no gradient; mend the method")
+
+
+def _is_scalar(term: Any) -> bool:
+    return isinstance(term, Tensor) and not term.ndim
 
 
 def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
@@ -206,6 +221,11 @@ def _update(optimizers: list[torch.optim.Optimizer], lr: float) -> None:
 def _check_pending(run: Progress) -> None:
     """Check the pending steps and turn them into rows of the curve."""
     names = list(run.pending[0][2])
+    for step, _, terms, _, _ in run.pending:
+        if set(terms) != set(names) or run.rows and not set(terms) <= set(run.rows[0]):
+            raise StudyError(
+                f"the losses of a method must have equal names at all steps, and step {step} has {[*terms]}"
+            )
     table = torch.stack([torch.stack([*terms.values()]) for _, _, terms, _, _ in run.pending])
     norms = torch.stack([norm for *_, norm, _ in run.pending]).tolist()
     for (step, lr, _, _, observed), values, norm in zip(run.pending, total(table).tolist(), norms):
