@@ -393,8 +393,30 @@ def test_an_attack_that_leaves_its_ball_is_caught(trained, split, tmp_path):
         def __call__(self, model, images, labels, noise, batch_size):
             return 1 - images
 
-    with pytest.raises(AssertionError, match="left its ball"):
+    with pytest.raises(StudyError, match="left its ball"):
         run(trained, split, tmp_path / "r", attack=Cheat())
+
+
+WRONG = {
+    "nothing": lambda images: None,
+    "an array": lambda images: images.numpy(),
+    "one image": lambda images: images[:1],
+    "rows": lambda images: images.flatten(1),
+    "the images themselves, changed": lambda images: images.mul_(0),
+    "other pixels": lambda images: images - 0.01,
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_is_no_attacked_batch_is_refused_in_one_line(trained, split, tmp_path, kind):
+    class Own(Clean):
+        eps = 0.02
+
+        def __call__(self, model, images, labels, noise, batch_size):
+            return WRONG[kind](images)
+
+    with pytest.raises(StudyError, match="^the attack Own of .* (must give images of the shape|left its|left the)"):
+        run(trained, split, tmp_path / "r", attack=Own())
 
 
 def test_a_ball_is_that_of_the_attack_s_norm(trained, split, tmp_path):
@@ -404,7 +426,7 @@ def test_a_ball_is_that_of_the_attack_s_norm(trained, split, tmp_path):
         def __call__(self, model, images, labels, noise, batch_size):
             return (images - 0.01).clamp(0, 1)  # a tenth of eps in l-inf, several of it in l2
 
-    with pytest.raises(AssertionError, match="left its ball"):
+    with pytest.raises(StudyError, match="left its ball"):
         run(trained, split, tmp_path / "r", attack=Round())
 
 

@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 
 import numpy as np
@@ -67,6 +68,13 @@ def test_sets_side_by_side_give_the_bits_of_one_after_another(judged):
 def test_sets_side_by_side_share_the_threads(workers, each):
     judging = SimpleNamespace(threads=7, evaluation=SimpleNamespace(workers=workers))
     assert Judging.threads_each.fget(judging) == each
+
+
+def test_no_more_threads_are_started_than_sets_are_judged(judged, monkeypatch):
+    started = []
+    monkeypatch.setattr(evaluation_module, "ThreadPool", lambda workers: started.append(workers) or ThreadPool(workers))
+    judged(1000)
+    assert started == [len(SETS)]
 
 
 def test_equal_weights_are_judged_once_and_other_weights_again(judged, tmp_path):

@@ -30,7 +30,7 @@ from zsr.compute import Compute, matmul_precision
 from zsr.data.prepared import Prepared
 from zsr.defences._base import AS_IS, ATTACK_DRAWS, Defence, Tower
 from zsr.evaluation.defence_records import CHECKED, COUNTS, UNDEFENDED, DefenceRecord, DefenceResult
-from zsr.evaluation.evaluate import INSPECTED, Attack, Evaluation, check_ball
+from zsr.evaluation.evaluate import INSPECTED, Attack, Evaluation, attacked
 from zsr.evaluation.records import Mark
 from zsr.models import clip, heads
 from zsr.models.heads import Model, PixelClassifier, Whole, tower_of
@@ -233,7 +233,7 @@ class Bench:
 
     def oblivious(self, images: Tensor, labels: Tensor, noise: Noise) -> list[Tensor]:
         """The images of every attack under the tower alone."""
-        return [_inside(attack, self.tower, images, labels, noise) for attack in self.attacks.values()]
+        return [attacked(self.tower, attack, images, labels, noise)[0] for attack in self.attacks.values()]
 
     def adaptive(
         self, images: Tensor, labels: Tensor, noise: Noise, counts: Tensor, scale: int = 1, eps: float = 0.0
@@ -257,7 +257,7 @@ class Bench:
                 break
             part = noise.take(rows)
             seen = _Seen(self.defence, self.tower, part, scale * self.defending.draws, variant)
-            last[rows] = _inside(attack, seen, images[rows], labels[rows], part)
+            last[rows] = attacked(seen, attack, images[rows], labels[rows], part)[0]
             left, failed = self.right(last[rows], labels[rows], part)
             counts[rows], broken = torch.minimum(counts[rows], left), broken + failed
         return counts, broken, last
@@ -322,14 +322,6 @@ def _changed(attack: Any, scale: int, eps: float) -> Any:
         step = getattr(attack, "step_size", 0)
         changes |= {"eps": eps} | ({"step_size": min(step * eps / attack.eps, 1.0)} if step else {})
     return replace(attack, **changes)
-
-
-def _inside(attack: Any, model: Any, images: Tensor, labels: Tensor, noise: Noise) -> Tensor:
-    """The attacked images, in the ball. A clean image replaces an image that is not finite."""
-    adv = attack(model, images, labels, noise, None)
-    adv = torch.where(adv.isfinite().flatten(1).all(dim=1)[:, None, None, None], adv, images)
-    check_ball(adv, images, attack)
-    return adv
 
 
 def _right(tower: Tower, images: Tensor, labels: Tensor) -> Tensor:

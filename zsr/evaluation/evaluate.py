@@ -270,7 +270,7 @@ def judge(
         return _judged(judging, tasks[name], sets[name], whole, keys[name], watch_of(name))
 
     alone = workers == 1 or compute.world_size() > 1  # then in the main thread, which numeric flags of a GPU need
-    with nullcontext() if alone else ThreadPool(workers) as pool:
+    with nullcontext() if alone else ThreadPool(min(workers, len(sets) or 1)) as pool:
         for name, record in zip(sets, map(record_of, sets) if pool is None else pool.imap(record_of, sets)):
             if compute.rank() == 0:
                 record.save(out / f"{name}.json")
@@ -386,12 +386,12 @@ def _extended(
     """The record extended by the verdicts of a batch of images."""
     meter, size = Meter(model, images, evaluation.precision), evaluation.batch_size
     noise = Noise(evaluation.seed, record.set_name, ids)
-    adv, whole = _attacked(meter, attack, images, labels, noise, size)
+    adv, whole = attacked(meter, attack, images, labels, noise, size)
     (clean, clean_finite), (robust, finite) = (_verdicts(meter, x, labels, size) for x in (images, adv))
     again = (robust & ~_right_at_low_precision(meter, adv, labels, attack, size)).nonzero().squeeze(1)
     if len(again):
         retried = replace(attack, precision="fp32")
-        adv[again], whole[again] = _attacked(meter, retried, images[again], labels[again], noise.take(again), size)
+        adv[again], whole[again] = attacked(meter, retried, images[again], labels[again], noise.take(again), size)
         robust, finite = _verdicts(meter, adv, labels, size)
     clean = clean & clean_finite
     bits = {"clean_bits": clean, "adv_bits": torch.where(finite, robust, clean)}
@@ -403,14 +403,26 @@ def _extended(
     return replace(record, ids=np.append(record.ids, ids), **grown)
 
 
-def _attacked(
-    meter: Meter, attack: Attack, images: Tensor, labels: Tensor, noise: Noise, batch_size: int
+def attacked(
+    model: Callable[[Tensor], Tensor],
+    attack: Attack,
+    images: Tensor,
+    labels: Tensor,
+    noise: Noise,
+    batch_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Adversarial images, and which of them are finite, (N,). A clean image replaces an image that is not finite."""
-    adv = attack(meter, images, labels, noise, batch_size)
+    """Adversarial images, and which of them are finite, (N,). A clean image replaces an image that is not finite.
+
+    The attack may be a user's own, so it gets a copy of the images. Raises StudyError where it gives no such images, or
+    images that do not lie in its ball.
+    """
+    adv: Any = attack(model, images.clone(), labels, noise, batch_size)
+    if not isinstance(adv, Tensor) or adv.shape != images.shape:
+        given = list(adv.shape) if isinstance(adv, Tensor) else type(adv).__name__
+        raise StudyError(f"{_named(attack)} must give images of the shape {list(images.shape)}, and gave {given}")
     whole = adv.isfinite().flatten(1).all(dim=1)
-    adv = torch.where(whole[:, None, None, None], adv, images)
-    check_ball(adv, images, attack)
+    adv = torch.where(whole[:, None, None, None], adv, images).to(images)
+    _check_ball(adv, images, attack)
     return adv, whole
 
 
@@ -436,8 +448,15 @@ def _verdicts(model: Meter, images: Tensor, labels: Tensor, batch_size: int) -> 
     return logits.argmax(dim=1) == labels, logits.isfinite().all(dim=1)
 
 
-def check_ball(adv: Tensor, images: Tensor, attack: Attack) -> None:
-    """Assert that attacked images lie in the ball of the attack and in [0, 1]."""
+def _check_ball(adv: Tensor, images: Tensor, attack: Attack) -> None:
+    """Raise StudyError where attacked images do not lie in the ball of the attack and in [0, 1]."""
     order = 2 if getattr(attack, "norm", "linf") == "l2" else torch.inf
-    assert (adv - images).flatten(1).norm(p=order, dim=1).max() <= attack.eps + ROUNDING, "the attack left its ball"
-    assert adv.min() >= 0 and adv.max() <= 1, "the attack left the range of pixels"
+    distance = float((adv - images).flatten(1).norm(p=order, dim=1).max())
+    if not distance <= attack.eps + ROUNDING:
+        raise StudyError(f"{_named(attack)} left its ball: an image moved by {distance:g}, and eps is {attack.eps:g}")
+    if not (adv.min() >= 0 and adv.max() <= 1):
+        raise StudyError(f"{_named(attack)} left the range of pixels, [0, 1]: mend the attack")
+
+
+def _named(attack: Attack) -> str:
+    return f"the attack {type(attack).__name__} of {type(attack).__module__}"
