@@ -7,7 +7,7 @@ from pathlib import Path
 from stages.command import CODE, METRICS, RESULTS, stage
 from zsr import files
 from zsr.params import read
-from zsr.reports import reading, report
+from zsr.reports import charts, reading, report
 from zsr.scratch import ROOT
 
 OUT, TABLES = Path("report.html"), Path("tables")
@@ -15,17 +15,19 @@ OUT, TABLES = Path("report.html"), Path("tables")
 
 def source(document: Mapping) -> report.Source:
     """What the files of the study say. A table that the study does not write is empty."""
-    tables = {
-        name: files.read_rows(TABLES / f"{name}.csv") if name in document["tables"] else ()
-        for name in ("orderings", "differences")
-    }
-    results = ("accuracy", "averages", "pairs", "attacks", "marks", "checks", "rates")
+    names = ("accuracy", "averages", "pairs", "attacks", "marks", "checks", "rates")
+    results, tables = {name: reading.results(RESULTS / f"{name}.csv") for name in names}, document["tables"]
+    differences = files.read_rows(TABLES / "differences.csv") if "differences" in tables else ()
+    orderings: report.Rows = ()
+    if "orderings" in tables:
+        orderings = reading.orderings(TABLES / "orderings.csv", results["pairs"], charts.VERDICTS)
     maps = METRICS / "attention"
     return report.Source(
         document=document,
         study=reading.study(RESULTS / "study.json"),
-        **{name: reading.results(RESULTS / f"{name}.csv") for name in results},
-        **tables,
+        **results,
+        orderings=orderings,
+        differences=differences,
         sweeps={name: reading.results(METRICS / f"eps_sweep/{name}.csv") for name in document["eps_sweep"]},
         attention={
             name: ((maps / f"{name}.png").read_bytes(), reading.results(maps / f"{name}.csv"))

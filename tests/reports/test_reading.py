@@ -1,11 +1,13 @@
 """What the files of metrics/ may not say, since no stage writes it."""
 
+import re
+
 import pytest
 
 from tests.checkout import ROOT
 from zsr import files
 from zsr.params import StudyError
-from zsr.reports import reading
+from zsr.reports import charts, reading
 
 CURVES = {
     "of another kind": ("<html>\n", "begins with other columns than step, lr, loss"),
@@ -35,6 +37,72 @@ def test_another_file_in_the_place_of_the_names_is_refused(tmp_path, content):
     files.write_json(tmp_path / "study.json", content)
     with pytest.raises(StudyError, match="study.json has no "):
         reading.study(tmp_path / "study.json")
+
+
+FORMS = {
+    "arch": (7, "arch must be text, got 7"),
+    "bases": (True, "bases must be a whole number, got True"),
+    "methods.clip": ("", "methods.clip must hold keys and values, got ''"),
+    "attacks.pgd": (None, "attacks.pgd must be text, got None"),
+    "attacks.cw": ("x/y", "has 'x/y' as eps of cw, which must be a fraction such as 8/255"),
+    "groups.source": (True, "groups.source must be a list, got True"),
+    "groups.all": ([{}], "groups.all[0] must be text, got {}"),
+    "groups": ({"all": []}, "lacks one of the groups of sets, all and source"),
+    "judged": ([[]], "judged[0] must be text, got []"),
+    "classes.shapes": (0, "classes.shapes must be at least 1, got 0"),
+    "absent": ({"food101": 1}, "absent.food101 must be text, got 1"),
+}
+
+
+@pytest.mark.parametrize("key", FORMS)
+def test_names_of_another_form_are_refused(tmp_path, key):
+    value, said = FORMS[key]
+    content, (*parents, last) = files.read_json(ROOT / "metrics/results/study.json"), key.split(".")
+    (content[parents[0]] if parents else content)[last] = value
+    files.write_json(tmp_path / "study.json", content)
+    with pytest.raises(files.Unusable, match=re.escape(said)):
+        reading.study(tmp_path / "study.json")
+
+
+def test_an_attack_that_the_study_does_not_have_is_refused(results):
+    path = results("accuracy", lambda rows: rows)
+    study = files.read_json(path.with_name("study.json"))
+    files.write_json(path.with_name("study.json"), study | {"attacks": {"pgd": "8/255"}})
+    with pytest.raises(files.Unusable, match="has 'autoattack' as attack, which is none of the study beside it"):
+        reading.results(path)
+
+
+def test_a_measurement_of_a_row_that_the_study_does_not_have_is_refused(tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/study.json").write_bytes((ROOT / "metrics/results/study.json").read_bytes())
+    for name in ("attention/things.csv", "eps_sweep/pgd.csv"):
+        rows = files.read_rows(ROOT / "metrics" / name)
+        files.write_rows(tmp_path / name, rows)
+        assert reading.results(tmp_path / name) == rows
+        files.write_rows(tmp_path / name, [row | {"method": row["method"].replace("clip", "klip")} for row in rows])
+        with pytest.raises(files.Unusable, match="has 'klip' as method, which is none of the study"):
+            reading.results(tmp_path / name)
+
+
+def test_differences_of_several_rows_are_not_empty(results):
+    with pytest.raises(files.Unusable, match="pairs.csv has no rows"):
+        reading.results(results("pairs", lambda rows: []))
+
+
+ORDERINGS = {"here": "perhaps", "paper": "inf", "first": "klip", "attack": "fab"}
+
+
+@pytest.mark.parametrize("column", ORDERINGS)
+def test_an_ordering_that_no_stage_writes_is_refused(tmp_path, column):
+    source, pairs = ROOT / "tables/orderings.csv", reading.results(ROOT / "metrics/results/pairs.csv")
+    rows = reading.orderings(source, pairs, charts.VERDICTS)
+    assert len(rows) > 10
+    for changed in (rows[1] | {column: ORDERINGS[column]}, {"x" + k: v for k, v in rows[1].items()}):
+        files.write_rows(tmp_path / "orderings.csv", [changed])
+        with pytest.raises(
+            files.Unusable, match="orderings.csv has another row 1 than the stage tables wrote; run dvc"
+        ):
+            reading.orderings(tmp_path / "orderings.csv", pairs, charts.VERDICTS)
 
 
 EDITS = {  # of a CSV file as the stage collect wrote it: its rows -> other rows

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,18 +10,28 @@ from typing import Any
 
 from zsr import files
 from zsr.evaluation.defence_records import COLUMNS
-from zsr.evaluation.results import counted_sets
-from zsr.params import require_plain
+from zsr.evaluation.results import CLEAN, WORST, counted_sets
+from zsr.params import Count, ParamError, build, require_plain
 
 COUNTED = ("both", "adv")
 CURVE = ["step", "lr", "loss"]  # the first columns of a curve
 DEFENDED_NUMBERS = (*COLUMNS, "low", "high", "undefended", "n")  # columns of a defence
 DEFENDED = (*DEFENDED_NUMBERS, "defence", "method", "set", "marks", "reasons", "statistics", "violates", "protocol")
-STUDY = ("attacks", "bases", "classes", "groups", "judged", "methods")
+SetNames = tuple[str, ...]
+STUDY: dict[str, Any] = {  # what study.json has -> its form
+    "arch": str,
+    "attacks": dict[str, str],
+    "bases": Count,
+    "classes": dict[str, Count],
+    "groups": dict[str, SetNames],
+    "judged": SetNames,
+    "methods": dict[str, dict[str, Any]],
+}
 WHOLE = {  # columns of whole numbers -> the least
     **dict.fromkeys(("n", "seeds"), 1),
     **dict.fromkeys(("seed", "correct", "clean_correct", "adv_correct", "cells", "marked", "chosen"), 0),
 }
+OF_ALL = {CLEAN, WORST}  # names beside those of attacks
 SPREAD = "sd"  # the one number that may be blank: one seed has no standard deviation
 NUMBERS = ("accuracy", "mean", "low", "high", "value", SPREAD)
 SETS = re.compile(r"[1-9][0-9]{0,5}( of [1-9][0-9]{0,5})?")  # 15 of 16: a set is left out
@@ -69,6 +79,9 @@ def results(path: Path) -> list[dict[str, str]]:
     if table is None:
         return rows
     if not rows:
+        if kind == "pairs" and path.with_name("study.json").exists():
+            if len(study(path.with_name("study.json"))["methods"]) > 1:
+                raise files.Unusable(path, "has no rows")
         with path.open(encoding="utf-8", errors="replace") as file:
             header = tuple(file.readline().rstrip("\r\n").split(","))
         if not table.nothing or header != table.nothing:
@@ -134,9 +147,9 @@ def _check_axes(path: Path, table: Table, rows: Sequence[dict[str, str]]) -> Non
         key = min(lacking) if lacking else next(key for key in keys if keys.count(key) > 1)
         said = ", ".join(name for part in key for name in part)
         raise files.Unusable(path, f"has {'no row' if lacking else 'two rows'} of {said}")
-    beside = path.with_name("study.json")
-    if beside.exists():
-        _check_names(path, rows, study(beside))
+    for place in (path.with_name("study.json"), path.parents[1] / "results/study.json"):
+        if place.exists() and _kind(path) != "likeness":  # its methods have no starts
+            _check_names(path, rows, study(place))
 
 
 def _check_names(path: Path, rows: Sequence[dict[str, str]], known: dict) -> None:
@@ -144,7 +157,7 @@ def _check_names(path: Path, rows: Sequence[dict[str, str]], known: dict) -> Non
     columns = {"method": "methods", "first": "methods", "second": "methods", "set": "judged", "group": "groups"}
     for column, kind in (columns | {"attack": "attacks"}).items():
         names, found = set(known[kind]), {row[column] for row in rows if column in row}
-        strange = found - names if column != "attack" else set()  # the rows of all attacks together have names, too
+        strange = found - names - (OF_ALL if column == "attack" else set())
         lacking = names - found if _kind(path) in ("accuracy", "averages") and column in rows[0] else set()
         if strange or lacking:
             what = f"'{min(strange)}' as {column}, which is none" if strange else f"no {column} '{min(lacking)}', one"
@@ -177,14 +190,36 @@ def defended(folder: Path, names: Iterable[str]) -> list[dict[str, str]]:
 def study(path: Path) -> dict:
     """The names of a study, as the stage `collect` wrote them. Raises Unusable: the file is another one."""
     content = files.read_json(path)
-    missing = [name for name in STUDY if name not in content] if isinstance(content, dict) else STUDY
+    missing = [name for name in STUDY if name not in content] if isinstance(content, dict) else list(STUDY)
     if missing:
         raise files.Unusable(path, f"has no {missing[0]}, so it is not the file that the stage collect wrote")
-    for name in STUDY:
-        expected: dict[str, Any] = {"bases": int, "judged": (list, dict)}
-        if not isinstance(content[name], expected.get(name, dict)) or isinstance(content[name], bool):
-            raise files.Unusable(path, f"has {name} of another form than the stage collect wrote")
+    try:
+        for name, form in STUDY.items():
+            build(form, content[name], name)
+        build(dict[str, str], content.get("absent", {}), "absent")
+    except ParamError as error:
+        raise files.Unusable(path, f"is of another form than the stage collect wrote: {error}") from None
+    for name, eps in content["attacks"].items():
+        if not EPS.fullmatch(eps):
+            raise files.Unusable(path, f"has {eps[:60]!r} as eps of {name}, which must be a fraction such as 8/255")
+    if not {"all", "source"} <= content["groups"].keys():
+        raise files.Unusable(path, "lacks one of the groups of sets, all and source")
     return content
+
+
+def orderings(path: Path, pairs: Iterable[Mapping[str, str]], verdicts: Collection[str]) -> list[dict[str, str]]:
+    """The rows of the table of orderings, as the stage `tables` wrote them. Raises Unusable: a row is another one.
+
+    pairs: the differences that the rows are about. verdicts: what may stand in the column `here`.
+    """
+    rows, known = files.read_rows(path, ("paper",)), {(row["attack"], row["first"], row["second"]) for row in pairs}
+    for number, row in enumerate(rows, 1):
+        pair = (row.get("attack"), row.get("first"), row.get("second"))
+        if pair not in known or row.get("here") not in verdicts or not _is_finite(row.get("paper", "")):
+            raise files.Unusable(
+                path, f"has another row {number} than the stage tables wrote; run dvc repro -f -s tables"
+            )
+    return rows
 
 
 def titled(name: str, study: Mapping) -> str:
