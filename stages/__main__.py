@@ -28,7 +28,9 @@ def _dvc() -> str:
 
 
 def main() -> None:
-    name, *arguments = sys.argv[1:]
+    name, *arguments = sys.argv[1:] or [""]
+    if not name.isidentifier() or not os.path.isfile(os.path.join(os.path.dirname(__file__), f"{name}.py")):
+        sys.exit(f"Error: python -m stages must get the name of a stage, such as check, got {name!a}")
     os.environ.update(rounding.variables())
     os.environ["ZSR_DVC"] = dvc = _dvc()
     if dvc and VARIABLE not in os.environ:

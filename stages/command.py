@@ -6,7 +6,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 from urllib.parse import quote
@@ -185,7 +186,12 @@ def _start_processes(module: str, arguments: list[str]) -> None:
     alone = [] if {"PET_RDZV_ENDPOINT", "PET_MASTER_ADDR"} & set(os.environ) else ["--standalone"]
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
-        run(get_args_parser().parse_args([*alone, "-m", module, *arguments]))
+        with redirect_stderr(StringIO()):  # where it prints how it is used
+            options = get_args_parser().parse_args([*alone, "-m", module, *arguments])
+        run(options)
+    except (ValueError, AssertionError, SystemExit) as error:
+        given = ", ".join(f"{name} {value!a}" for name, value in sorted(os.environ.items()) if name.startswith("PET_"))
+        raise StudyError(f"torchrun does not start with {given} ({type(error).__name__}), see many_gpus.md") from None
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode

@@ -155,3 +155,10 @@ def test_a_stage_holds_its_outputs_while_it_runs_and_not_afterwards(tmp_path, mo
     result = CliRunner().invoke(command.stage("tables")(lambda document, code: seen.append(is_held())), [])
     assert result.exit_code == 0, result.output
     assert seen == [True] and not is_held()
+
+
+@pytest.mark.parametrize("name", [[], ["nothing"], ["../check"], ["--help"]])
+def test_a_stage_that_is_not_there_is_told_in_one_line(name):
+    ended = subprocess.run([sys.executable, "-m", "stages", *name], cwd=ROOT, capture_output=True, text=True)
+    line = f"Error: python -m stages must get the name of a stage, such as check, got {''.join(name)!r}\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", line)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from stages import command
 from stages.command import CHILD
 from tests.conftest import ROOT
 from tests.prepared_sets import prepared_sets
@@ -277,3 +278,11 @@ def test_variables_of_torchrun_that_are_half_set_are_told_in_one_line(monkeypatc
     with pytest.raises(StudyError, match="^TORCHELASTIC_RUN_ID is set, .* unset TORCHELASTIC_RUN_ID$"):
         with compute.joined():
             pass
+
+
+@pytest.mark.parametrize("name, value", [("NPROC_PER_NODE", "many"), ("NPROC_PER_NODE", "0"), ("MASTER_PORT", "a")])
+def test_a_variable_that_torchrun_does_not_take_is_told_in_one_line(monkeypatch, capfd, name, value):
+    monkeypatch.setenv(f"PET_{name}", value)
+    with pytest.raises(StudyError, match=f"^torchrun does not start with .*PET_{name} '{value}'.* see many_gpus.md$"):
+        command._start_processes("stages.check", [])
+    assert capfd.readouterr().err == ""
