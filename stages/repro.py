@@ -24,7 +24,7 @@ import click
 from stages.command import BASE_MODEL
 from stages.warm import VARIABLE, serving
 from zsr.cli.running import OneLine
-from zsr.params import StudyError, read
+from zsr.params import StudyError, Threads, block, read
 
 DVC = [sys.executable, "-m", "stages.fast_dvc", "--wait-for-lock", "repro"]
 NOISE = re.compile(  # lines of DVC that say nothing about the study
@@ -79,10 +79,11 @@ def results(study: Path) -> str:
 
 
 def _lanes(document: Mapping) -> int:
-    if document["compute"]["device"] != "cpu" or document["launcher"] == "torchrun":
+    threads = block(document, "threads", Threads)  # no stage has checked the file yet
+    if block(document, "compute.device", str) != "cpu" or block(document, "launcher", str) == "torchrun":
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // document["threads"])
+    return max(1, cores // threads)
 
 
 def _worth_lanes(environment: Mapping[str, str]) -> bool:

@@ -18,6 +18,7 @@ from stages.progress import Bar, Images, Training, over, trained
 from zsr.cli import running
 from zsr.evaluation.records import Record
 from zsr.files import read_rows, write_json
+from zsr.params import ParamError
 
 
 @pytest.fixture
@@ -234,3 +235,10 @@ def test_the_last_line_says_what_to_open(tmp_path):
     assert repro.results(tmp_path).startswith(
         "Open report.html (all results on a page for the browser), tables/accuracy.md"
     )
+
+
+@pytest.mark.parametrize("changes", [{"threads": 0}, {"threads": "x"}, {"compute": None}, {"launcher": []}])
+def test_repro_reads_what_no_stage_has_checked(document, changes):
+    assert repro._lanes(document | {"threads": 1}) >= 1
+    with pytest.raises(ParamError, match=f"^{'|'.join(changes)}|missing key '{'|'.join(changes)}"):
+        repro._lanes(document | changes)
