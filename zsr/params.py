@@ -524,7 +524,6 @@ ROW_KEYS = {  # the keys of a row besides its hyper-parameters
     "attacks": ("module",),
     "defences": ("module", "on"),
 }
-NO_ROWS = ("zsr.attacks.batch",)  # modules beside those that rows may name
 PACKAGES = {"methods": "zsr.methods", "starts": "zsr.methods", "attacks": "zsr.attacks", "defences": "zsr.defences"}
 
 
@@ -632,8 +631,7 @@ def module_of(package: str, name: str, key: str) -> ModuleType:
 
 @cache
 def _modules_in(package: str) -> list[str]:
-    names = [module.name for module in iter_modules(import_module(package).__path__)]
-    return [name for name in names if not name.startswith("_") and f"{package}.{name}" not in NO_ROWS]
+    return [m.name for m in iter_modules(import_module(package).__path__) if not m.name.startswith("_")]
 
 
 def _extension(name: str, key: str, defines: str) -> ModuleType:

@@ -198,13 +198,6 @@ MISTAKES = {  # arguments after `evaluate` -> what the line says
     "no such file": (["nothing.pt", "--data", "PICTURES"], "weights must be a file, a tag of open_clip"),
     "a tag misspelt": (["openia", "--arch", "ViT-B-32", "--data", "PICTURES"], "did you mean 'openai'?"),
     "nothing to measure on": (["WEIGHTS"], "give --sets (see `zsr sets`) or --data FOLDER"),
-    "a set with a dot": (["WEIGHTS", "--sets", "a.b"], "there is no set 'a.b'"),
-    "a set elsewhere": (["WEIGHTS", "--sets", "../shapes"], "there is no set '../shapes'"),
-    "a hidden set": (["WEIGHTS", "--sets", "__init__"], "there is no set '__init__'"),
-    "a module that is no attack": (
-        ["WEIGHTS", "--sets", "shapes", "--attack", "batch"],
-        "attack names no module of zsr.attacks: 'batch'",
-    ),
     "a set misspelt": (["WEIGHTS", "--sets", "cifar01"], "there is no set 'cifar01'; did you mean 'cifar10'?"),
     "a set with a dot": (["WEIGHTS", "--sets", "cifar10.x"], "there is no set 'cifar10.x'; did you mean 'cifar10'?"),
     "a set that is a path": (["WEIGHTS", "--sets", "../x"], "there is no set '../x'"),

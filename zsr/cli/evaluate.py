@@ -1,6 +1,5 @@
 """Measure one model: weights -> accuracy without and under attacks, with intervals, marks and record files."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +33,6 @@ PROTOCOLS = {  # values of attacks, values of the evaluation
         {"precision": "fp16", "counted": "adv", "batch_size": 256},
     ),
 }
-PLAIN = re.compile("[a-z][a-z0-9_]*")  # names of modules
 RESULTS = Path("zsr-results")  # where records go without --out
 DRAWN = 100  # images of a drawn set, which has no end
 
