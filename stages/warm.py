@@ -47,7 +47,7 @@ LIBRARIES = (
 )
 # What libraries read when they are loaded: a stage whose variables differ cannot be a fork.
 READ_AT_LOADING = (
-    *("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_", "DNNL_"),
+    *("OMP_", "GOMP_", "MKL_", "OPENBLAS_", "ATEN_", "ONEDNN_", "DNNL_", "NPY_"),
     *("TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_", "LD_"),
 )
 LENGTH = 8  # bytes before a request that say how long it is

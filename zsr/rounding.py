@@ -13,6 +13,7 @@ OF_AVX2 = {  # what PyTorch, oneDNN, MKL and the OpenBLAS of NumPy read when the
     "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     "OPENBLAS_CORETYPE": "Haswell",
 }
+WITHOUT_AVX512 = {"NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512F AVX512CD AVX512_SKX AVX512_ICL AVX512_SPR"}  # of NumPy
 PROCESSORS = Path("/proc/cpuinfo")
 
 
@@ -22,7 +23,11 @@ def variables() -> dict[str, str]:
     There are none for a processor without AVX2, and on other systems than Linux. A variable that is set already keeps
     its value.
     """
-    return {name: value for name, value in OF_AVX2.items() if name not in os.environ} if "avx2" in _flags() else {}
+    flags = _flags()
+    if "avx2" not in flags:
+        return {}
+    wanted = OF_AVX2 | (WITHOUT_AVX512 if "avx512f" in flags else {})  # NumPy warns where there is nothing to disable
+    return {name: value for name, value in wanted.items() if name not in os.environ}
 
 
 def _flags() -> list[str]:
