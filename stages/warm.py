@@ -13,6 +13,7 @@ import importlib
 import io
 import json
 import os
+import re
 import runpy
 import selectors
 import shutil
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn, cast
@@ -58,20 +59,25 @@ ENDS_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
 def serving() -> Iterator[dict[str, str]]:
     """Run the process while the context lasts. Yields the environment variables for the stages that shall use it.
 
-    There is no process, and there are no variables, where a fork of loaded libraries may fail: outside of Linux.
+    There is no process, and there are no variables, where a fork of loaded libraries may fail: outside of Linux. Nor
+    where there can be no socket: the path of the temporary folder is too long for one, or its disk is full.
     """
-    if sys.platform != "linux":
-        yield {}
-        return
-    with tempfile.TemporaryDirectory(prefix="zsr-") as folder, socket.socket(socket.AF_UNIX) as listener:
-        path = str(Path(folder, "socket"))
-        listener.bind(path)
-        listener.listen(64)
+    with ExitStack() as stack:
+        listener = None
+        if sys.platform == "linux":
+            with suppress(OSError):
+                _sweep()
+                folder = tempfile.TemporaryDirectory(prefix=f"zsr-{os.getuid()}-{os.getpid()}-")
+                listener = _listener(Path(stack.enter_context(folder), "socket"))
+        if listener is None:
+            yield {}
+            return
+        stack.enter_context(listener)
         command = [sys.executable, "-B", "-m", "stages.warm", str(listener.fileno())]
         root = Path(__file__).resolve().parents[1]
         process = subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, pass_fds=[listener.fileno()])
         try:
-            yield {VARIABLE: path}
+            yield {VARIABLE: listener.getsockname()}
         finally:
             process.kill()
             process.wait()
@@ -81,14 +87,19 @@ def serving() -> Iterator[dict[str, str]]:
 def beside(dvc: str) -> str:
     """The socket of the process for the stages of one DVC; "": there was none yet, and now one is importing.
 
-    The process ends with that DVC. Only its user may ask it.
+    The process ends with that DVC. Only its user may ask it. There is none where `serving` has none.
 
     Args:
         dvc: the number of the process of DVC.
     """
     if sys.platform != "linux":
         return ""
-    folder = Path(tempfile.gettempdir(), f"zsr-{os.getuid()}-{dvc}")
+    with suppress(OSError):
+        return _beside(dvc, Path(tempfile.gettempdir(), f"zsr-{os.getuid()}-{dvc}"))
+    return ""
+
+
+def _beside(dvc: str, folder: Path) -> str:
     folder.mkdir(mode=0o700, exist_ok=True)
     if (found := folder.stat()).st_uid != os.getuid() or found.st_mode & 0o077:
         return ""  # somebody else has made it
@@ -97,14 +108,37 @@ def beside(dvc: str) -> str:
         connection.connect(str(path))
         return str(path)
     path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(64)
+    try:
+        listener = _listener(path)
+    except OSError:
+        folder.rmdir()
+        raise
+    with listener:
         command = [sys.executable, "-B", "-m", "stages.warm", str(listener.fileno()), dvc, str(folder)]
         silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         root = Path(__file__).resolve().parents[1]
         subprocess.Popen(command, cwd=root, pass_fds=[listener.fileno()], start_new_session=True, **silent)
+    _sweep()
     return ""
+
+
+def _listener(path: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        listener.listen(64)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _sweep() -> None:
+    """Remove the folders of sockets whose processes were killed: whoever asks there is gone, too."""
+    named = re.compile(rf"zsr-{os.getuid()}-([0-9]{{1,9}})(-.*)?")
+    for folder in Path(tempfile.gettempdir()).iterdir():
+        if (found := named.fullmatch(folder.name)) and not Path(f"/proc/{found[1]}").exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def asked(arguments: list[str]) -> int | None:

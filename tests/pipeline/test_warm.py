@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from stages.warm import serving
 from tests.checkout import ROOT
 
 STAGE = """
@@ -119,7 +120,10 @@ print(first, subprocess.run(told, stdin=subprocess.DEVNULL, capture_output=True,
 
 @pytest.mark.parametrize("variables", [{}, {"ZSR_WARM": ""}])
 def test_the_first_stage_of_a_dvc_starts_a_process_for_the_others_which_ends_with_that_dvc(ask, tmp_path, variables):
-    """With ZSR_WARM= there is no such process."""
+    """With ZSR_WARM= there is no such process. What a killed one has left goes."""
+    with subprocess.Popen(["true"]) as killed:
+        left = tmp_path / f"zsr-{os.getuid()}-{killed.pid}"
+    left.mkdir()
     (tmp_path / "dvc").write_text(DVC)
     environment = {k: v for k, v in os.environ.items() if k != "ZSR_WARM"} | {"TMPDIR": str(tmp_path)} | variables
     command = [sys.executable, "dvc"]
@@ -131,11 +135,23 @@ def test_the_first_stage_of_a_dvc_starts_a_process_for_the_others_which_ends_wit
     deadline = time.monotonic() + 10
     while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not folder.exists()
+    assert not folder.exists() and left.exists() == (not forked)
 
 
-def test_forks_run_side_by_side(ask):
-    waiting = ask("wait")
-    assert ask("tell").communicate("")[0] and waiting.poll() is None
-    waiting.kill()
-    waiting.wait()
+def test_where_there_can_be_no_socket_a_stage_imports_by_itself(ask, tmp_path):
+    """The path of a socket may have 107 bytes. The temporary folder of a cluster's job may be longer."""
+    (tmp_path / "dvc").write_text(DVC)
+    long = tmp_path / ("x" * 108)
+    long.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "ZSR_WARM"} | {"TMPDIR": str(long)}
+    told = subprocess.run([sys.executable, "dvc"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert told.stdout.count(" None False __main__") == 2 and not list(long.glob("zsr-*"))
+
+
+def test_where_there_can_be_no_socket_a_run_has_no_process(tmp_path, monkeypatch):
+    long = tmp_path / ("x" * 108)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with serving() as variables:
+        assert variables == {}
+    assert not list(long.iterdir())
