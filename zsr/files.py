@@ -97,14 +97,19 @@ def temporary_for(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{HOST}{secrets.token_hex(4)}.tmp")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
     try:
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666))
         yield temporary
         for check in BEFORE_WRITING:
             check()
         temporary.replace(path)
+    except OSError as error:
+        if str(error.filename) == str(temporary):  # a message names the file that its reader knows
+            error.filename, error.filename2 = path, None
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # such as a name that is too long; the first error tells more
+            temporary.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:

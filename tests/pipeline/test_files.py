@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -61,6 +62,14 @@ def test_the_temporary_file_of_a_killed_process_goes_with_the_next_write_and_no_
             path.touch()
         files.write_atomic(tmp_path / "x", b"new")
         assert {*tmp_path.iterdir()} == {*others, tmp_path / "x"}
+
+
+def test_an_error_of_a_temporary_file_names_the_file_that_was_to_be_written(tmp_path):
+    """The name of the temporary file is longer. The same holds where the disk has no room for one more file."""
+    path = tmp_path / ("x" * 240)
+    with pytest.raises(OSError) as caught:
+        files.write_atomic(path, b"")
+    assert caught.value.errno == errno.ENAMETOOLONG and caught.value.filename == path
 
 
 def test_a_symlink_in_the_place_of_a_lock_is_not_followed(tmp_path):
