@@ -55,10 +55,12 @@ SYSTEM = {  # errno -> what it means for a file, and what to do
     errno.EMFILE: "too many files are open; allow more (ulimit -n), or set evaluate.workers lower",
     errno.ENFILE: "too many files are open on this machine; end other programs and run again",
     errno.EFBIG: "the file is too large for its file system",
+    errno.EBADF: "is closed; send it to a file or a terminal",
     errno.EIO: "the disk fails to read or write it",
     errno.EAGAIN: "the system gives no more processes or threads; set threads lower, or allow more (ulimit -u)",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
+OUTPUT = "the output of the command"  # where it was sent to
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
 PARSERS = {  # modules whose exceptions say that a file is damaged
@@ -122,6 +124,8 @@ def _is_of_memory(error: BaseException) -> bool:
 def _of_full_disk(error: OSError) -> str:
     """The line about a full disk: the file, and the place where its disk is mounted."""
     path = _path_of(error)
+    if path == OUTPUT:
+        return f"no space left for {path}; finished work is kept: send it to another place and run again"
     disk = next((folder for folder in Path(path).absolute().parents if os.path.ismount(folder)), "the disk")
     what = "no space left" if error.errno == errno.ENOSPC else "the quota is used up"
     return f"{what} on {disk} while writing {path}; finished work is kept: free some space and run again"
@@ -135,6 +139,8 @@ def _path_of(error: BaseException) -> str:
     found = os.fsdecode(named) if isinstance(named, (str, bytes, os.PathLike)) else ""
     trace = error.__traceback__
     while trace and not named:
+        if trace.tb_frame.f_globals.get("__name__") == "click.utils":  # its `echo`, not a file of the caller
+            return OUTPUT
         path = trace.tb_frame.f_locals.get("path")
         found = str(path) if isinstance(path, Path) else found
         trace = trace.tb_next

@@ -1,6 +1,7 @@
 """What goes wrong outside of the project: one line with the file and the remedy. A bug of ours keeps its traceback."""
 
 import errno
+import io
 import json
 import math
 import pickle
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import click
@@ -52,6 +54,15 @@ def write(path: Path) -> None:
         file.write(b"x")
 
 
+def tell(path: Path, where: str) -> None:
+    path.touch()
+    click.echo("done", file=io.TextIOWrapper(io.FileIO(where, "w"), write_through=True))
+
+
+def fail_in_echo(error: OSError) -> None:
+    click.echo("done", file=SimpleNamespace(write=lambda _: fail(error), flush=lambda: None))
+
+
 def read_text(path: Path, content: bytes) -> str:
     path.write_bytes(content)
     return path.read_text(encoding="utf-8")
@@ -75,6 +86,8 @@ def load_arrays(path: Path) -> Any:
 
 MISHAPS = {  # what a command does in a folder -> parts of the line
     "full disk": (lambda x: write(Path("/dev/full")), ["no space left on /dev while writing /dev/full", "run again"]),
+    "full disk of the output": (lambda x: tell(x / "a", "/dev/full"), ["no space left for the output of the command"]),
+    "a closed output": (lambda x: fail_in_echo(OSError(errno.EBADF, "?")), ["the output of the command: is closed"]),
     "quota": (
         lambda x: fail(OSError(errno.EDQUOT, "?", x / "a")),
         ["the quota is used up", "a; finished work is kept"],
