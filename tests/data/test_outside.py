@@ -1,5 +1,6 @@
 """Files from outside: damage is one line that names the file, hidden files are no data, lists come in any dress."""
 
+import errno
 import io
 import pickle
 import struct
@@ -22,7 +23,7 @@ from zsr.data.prepared import MOST_PIXELS
 from zsr.data.registry import entry
 from zsr.data.samples import Samples, check_published, decoded
 from zsr.data.sources import Decoded
-from zsr.params import StudyError
+from zsr.params import StudyError, line_of
 
 COLOURS = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8))
 
@@ -93,6 +94,17 @@ def test_whatever_a_parser_raises_is_one_line_with_the_file(tmp_path, kind):
     (tmp_path / "a.png").write_bytes(DAMAGED[kind])
     with one_line("a.png cannot be read .it is damaged or no image"):
         decoded(tmp_path / "a.png", tmp_path / "a.png")
+
+
+def test_too_many_open_files_say_nothing_of_the_picture(tmp_path, monkeypatch):
+    def spent(path: Path, formats: object) -> None:
+        raise OSError(errno.EMFILE, "?", path)
+
+    monkeypatch.setattr(Image, "open", spent)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(OSError) as caught:
+        decoded(tmp_path / "a.png", tmp_path / "a.png")
+    assert "a.png: too many files are open; allow more" in line_of(caught.value)
 
 
 @pytest.mark.parametrize("kind", LARGE)

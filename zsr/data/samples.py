@@ -1,5 +1,6 @@
 """One split of a public set as it lies on disk: ids, labels and class keys, and images that are opened on demand."""
 
+import errno
 import hashlib
 import os
 import warnings
@@ -23,6 +24,7 @@ from zsr.data.registry import Entry, entry
 from zsr.params import ParamError, StudyError, require_plain
 
 COMMAND = "python -m zsr fetch"
+SPENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine, whatever the file holds
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # those of torchvision
 EIGHT_BITS = (
     "1",
@@ -136,6 +138,8 @@ def decoded(file: Path | IO[bytes], name: object) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise _too_large(name, str(error)) from None
     except Exception as error:  # a parser of ten formats, which raises exceptions of many types
+        if getattr(error, "errno", None) in SPENT:
+            raise  # the file may be whole
         reason = getattr(error, "strerror", None) or "it is damaged or no image"
         raise StudyError(
             f"{printable(name)} cannot be read ({reason}): put the file back, or fetch the set anew"
