@@ -4,6 +4,8 @@ After every stage DVC writes dvc.lock anew, by a reader and a writer in pure Pyt
 none, so it gets the same bytes from the fast library, which here writes and reads an equal text once. After every stage
 of an experiment DVC builds its graph anew and gives the files of the stage to git. Here git gets the files of all
 stages after the last one, so the commit of the experiment is the same.
+
+A DVC that was killed holds no file: see `let_go_of_the_killed`.
 """
 
 import io
@@ -12,8 +14,11 @@ import re
 import sys
 from collections import OrderedDict
 from textwrap import indent
+from types import SimpleNamespace
 from typing import Any, TextIO
 
+import psutil
+from dvc import rwlock
 from dvc.cli import main
 from dvc.utils import strictyaml
 from dvc.utils.serialize import _yaml
@@ -119,7 +124,24 @@ def give_to_git_at_the_end() -> None:
     BaseExecutor._get_top_level_paths = staticmethod(of_all_stages)
 
 
+def let_go_of_the_killed() -> None:
+    """Let DVC take the files of a process that was killed, also where the system still lists the process.
+
+    The system does so until the parent of the process has asked for its end. In a container the first process is the
+    parent, and may ask late or never; DVC then says that the files are busy.
+    """
+    rwlock.psutil = SimpleNamespace(pid_exists=_is_alive)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 if __name__ == "__main__":
+    let_go_of_the_killed()
     _yaml.parse_yaml = strictyaml.parse_yaml = parsed
     _yaml.parse_yaml_for_update, _yaml._dump = parsed_for_update, dump
     if sys.argv[1:2] == ["exp"]:

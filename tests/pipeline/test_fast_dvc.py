@@ -1,6 +1,7 @@
 """The faster reading and writing of YAML gives DVC what its own gives."""
 
 import io
+import json
 import os
 import random
 import subprocess
@@ -122,3 +123,26 @@ def test_an_experiment_has_the_commit_that_dvc_makes(tmp_path):
         trees.append(experiment(tmp_path / module, module))
     assert trees[0] == trees[1] and all(name in trees[0] for name in ("plain.txt", "m.json", "given.txt", "same.txt"))
     assert "two.txt" not in trees[0].replace("dvc.lock", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the states of processes are those of Linux")
+def test_a_killed_dvc_holds_no_file_while_the_system_still_lists_its_process(tmp_path, monkeypatch):
+    from dvc import rwlock
+    from dvc.fs import localfs
+    from dvc.lock import LockError
+
+    monkeypatch.setattr(rwlock, "psutil", rwlock.psutil)
+
+    def take() -> None:
+        with rwlock.rwlock(str(tmp_path), localfs, "repro", [], [str(tmp_path / "code.yaml")], False):
+            pass
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as killed:
+        held = {"write": {str(tmp_path / "code.yaml"): {"pid": killed.pid, "cmd": "repro"}}, "read": {}}
+        (tmp_path / "rwlock").write_text(json.dumps(held))
+        fast_dvc.let_go_of_the_killed()
+        with pytest.raises(LockError, match="busy"):
+            take()  # it runs
+        killed.kill()
+        os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays listed
+        take()
