@@ -19,8 +19,8 @@ from zsr.params import ParamError, StudyError
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# A rank may wait for another rank as long as a set takes; torchrun ends all ranks when one dies.
 CHILD, OF_RUN = "TORCHELASTIC_RUN_ID", ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun
+# A rank may wait for another rank as long as a set takes; torchrun ends all ranks when one dies.
 PATIENCE = timedelta(days=7)
 
 
